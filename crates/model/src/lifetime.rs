@@ -1,0 +1,54 @@
+//! How long a sandbox may live, and what then happens to it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// When a sandbox expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lifetime {
+    /// It does not.
+    Never,
+    /// This long after its last activity.
+    Idle(Duration),
+}
+
+/// What expiry does to a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExpiry {
+    /// It is deleted with everything in it.
+    #[default]
+    Destroy,
+    /// It is paused and can be resumed.
+    Pause,
+}
+
+impl Lifetime {
+    /// From whole seconds of inactivity, 0 meaning never: the form of the seed's RPC.
+    pub fn from_idle_seconds(seconds: u32) -> Self {
+        if seconds == 0 { Self::Never } else { Self::Idle(Duration::from_secs(seconds.into())) }
+    }
+
+    /// The inverse of [`Self::from_idle_seconds`].
+    pub fn idle_seconds(self) -> u32 {
+        match self {
+            Self::Never => 0,
+            Self::Idle(duration) => u32::try_from(duration.as_secs()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_seconds_is_never() {
+        assert_eq!(Lifetime::from_idle_seconds(0), Lifetime::Never);
+        for seconds in [0, 1, 300, u32::MAX] {
+            assert_eq!(Lifetime::from_idle_seconds(seconds).idle_seconds(), seconds);
+        }
+    }
+}
