@@ -1,0 +1,144 @@
+//! The seam to virtual machine monitors: the trait [`Vmm`], and [`qemu`], the driver that runs everywhere.
+//!
+//! A driver knows how to describe a virtual machine to its monitor and how to speak to it. It does not know how the
+//! monitor's process is jailed (that is the [`Launcher`] it is given), what a sandbox, a template or a network is, or
+//! who waits for the guest to answer.
+
+mod accelerator;
+mod launch;
+mod log;
+pub mod qemu;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use model::Shape;
+
+pub use accelerator::{Accelerator, AcceleratorChoice, AcceleratorMode, ForcedKvmUnusable, choose, kvm_obstacle};
+pub use launch::{Bind, Device, LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
+pub use log::{BoundedLog, LOG_LIMIT};
+
+/// A virtual machine monitor.
+pub trait Vmm: Send + Sync {
+    /// What it is and what it runs guests on.
+    fn info(&self) -> VmmInfo;
+
+    /// Starts a monitor for one virtual machine and lets its vCPUs run. Legal at any time, any number of times at
+    /// once. Returns when the guest executes, which says nothing of what the guest does. After an error no process
+    /// is left.
+    fn boot<'a>(&'a self, spec: BootSpec, launcher: &'a dyn Launcher) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>>;
+
+    /// Tells the driver that a guest on hardware virtualisation never answered. Returns whether the next boot will
+    /// be on something else.
+    fn distrust_hardware(&self) -> bool;
+}
+
+/// One virtual machine. Its process does not end with ours.
+pub trait Vm: Send + Sync {
+    /// The monitor's process.
+    fn process(&self) -> &VmmProcess;
+
+    /// Stops the vCPUs. Legal while they run.
+    fn pause(&self) -> BoxFuture<'_, Result<(), VmError>>;
+
+    /// Lets the vCPUs go on. Legal while they are stopped.
+    fn resume(&self) -> BoxFuture<'_, Result<(), VmError>>;
+
+    /// Ends the monitor at once and returns when its process is gone. Legal in every state, and idempotent. What the
+    /// guest had not written to its disk is lost.
+    fn kill(&self) -> BoxFuture<'_, ()>;
+
+    /// The last lines that the guest's console and the monitor wrote. Hostile bytes, bounded and made printable.
+    fn last_words(&self) -> String;
+}
+
+/// What a monitor is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmmInfo {
+    /// Its name and version, as shown to users.
+    pub version: String,
+    /// What its guests execute on.
+    pub accelerator: Accelerator,
+}
+
+/// What a virtual machine boots from. Files come as descriptors wherever the monitor can take them.
+#[derive(Debug)]
+pub struct BootSpec {
+    /// vCPUs and memory; the disk's size is the overlay's.
+    pub shape: Shape,
+    /// A Linux kernel, readable by everyone.
+    pub kernel: PathBuf,
+    /// Its initramfs, readable by everyone.
+    pub initramfs: PathBuf,
+    /// The template's raw image, opened for reading.
+    pub base_image: OwnedFd,
+    /// A qcow2 overlay, opened for reading and writing. The backing file that its header names is never followed.
+    pub overlay: OwnedFd,
+    /// A tap device with virtio headers.
+    pub tap: OwnedFd,
+    /// The guest's MAC address on it.
+    pub mac: [u8; 6],
+    /// An existing directory of the caller's, for the monitor's sockets.
+    pub directory: PathBuf,
+}
+
+/// Why a virtual machine did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// Before the monitor existed.
+    #[error("prepare {what} of the virtual machine")]
+    Prepare {
+        /// The thing that could not be made.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The monitor's process did not start.
+    #[error("start the virtual machine monitor")]
+    Launch(#[from] LaunchError),
+    /// It ended, or closed its control socket, before the guest ran.
+    #[error("the virtual machine monitor ended while starting:\n{last_words}")]
+    Ended {
+        /// What it had said.
+        last_words: String,
+    },
+    /// It refused.
+    #[error("the virtual machine monitor refused to start the guest:\n{last_words}")]
+    Refused {
+        /// What it had said.
+        last_words: String,
+        /// The command it refused.
+        #[source]
+        source: VmError,
+    },
+}
+
+/// Why a monitor did not do as told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VmError {
+    /// Its control connection is closed: the process has ended or is about to.
+    #[error("the virtual machine monitor is gone (while doing {command})")]
+    Gone {
+        /// What it was asked to do.
+        command: &'static str,
+    },
+    /// No answer in time.
+    #[error("the virtual machine monitor did not answer {command} in time")]
+    Silent {
+        /// What it was asked to do.
+        command: &'static str,
+    },
+    /// An answer that says no.
+    #[error("the virtual machine monitor refused {command}: {reason}")]
+    Refused {
+        /// What it was asked to do.
+        command: &'static str,
+        /// Its words.
+        reason: String,
+    },
+}
