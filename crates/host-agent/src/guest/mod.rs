@@ -1,0 +1,159 @@
+//! The host's side of the conversation with the agent inside a guest: plain HTTP and Connect over TCP, opened in the
+//! sandbox's namespace. Knows nothing of sandboxes' states.
+//!
+//! Every byte that comes back is hostile: sizes and times are bounded here, and nothing of it becomes a path, a
+//! command or a log line of the host.
+
+mod error;
+mod exec;
+mod files;
+mod transport;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::net::GuestConnector;
+pub use error::{FileError, GuestError, ReadyError};
+pub use exec::{ExecError, ExecOutput, ExecRequest, OUTPUT_LIMIT};
+pub use files::READ_LIMIT;
+use transport::Transport;
+
+/// The guest agent's port.
+pub const PORT: u16 = 49983;
+
+/// The longest body of an answer to one of our own small questions.
+const ANSWER_LIMIT: usize = 64 * 1024;
+
+/// A guest that is up answers its small questions in milliseconds; this is for one that is not, or will not.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Between two tries to reach a guest that boots. The connection itself is refused, or unanswered, within this time.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The agent inside one guest. Cheap to clone; clones share connections.
+#[derive(Clone)]
+pub struct Guest {
+    transport: Transport,
+    access_token: Arc<str>,
+}
+
+/// What a guest is told after each start.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    /// The sandbox's id.
+    pub sandbox_id: String,
+    /// The template's name.
+    pub template_id: String,
+    /// The guest's host name.
+    pub hostname: String,
+    /// Environment of every process.
+    pub env_vars: BTreeMap<String, String>,
+    /// The user of processes that name none.
+    pub default_user: String,
+    /// Their working directory, where the template has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_workdir: Option<String>,
+    /// Addresses of name servers.
+    pub nameservers: Vec<String>,
+    /// The host's wall clock, RFC 3339.
+    pub timestamp: String,
+}
+
+impl Guest {
+    /// Connects nowhere yet. The access token is new: the guest learns it when it is introduced.
+    pub fn new(connector: GuestConnector) -> Self {
+        let access_token: Arc<str> = random_token().into();
+        let header = HeaderValue::from_str(&access_token).expect("tokens are made of letters and digits");
+        Self { transport: Transport::new(connector, header), access_token }
+    }
+
+    /// Waits until the agent answers.
+    pub async fn wait_until_ready(&self, limit: Duration) -> Result<(), ReadyError> {
+        let deadline = Instant::now() + limit;
+        let mut interval = tokio::time::interval(READY_INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while Instant::now() < deadline {
+            interval.tick().await;
+            let probe = self.request(Method::GET, "/health", Body::empty());
+            if let Ok(Ok(response)) = tokio::time::timeout(Duration::from_secs(2), probe).await
+                && response.status().is_success()
+            {
+                return Ok(());
+            }
+        }
+        Err(ReadyError { limit })
+    }
+
+    /// Tells a guest who it is. Until then it answers nobody.
+    pub async fn introduce(&self, identity: &Identity) -> Result<(), GuestError> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Introduction<'a> {
+            access_token: &'a str,
+            #[serde(flatten)]
+            identity: &'a Identity,
+        }
+        let introduction = Introduction { access_token: &self.access_token, identity };
+        let body = serde_json::to_vec(&introduction).expect("an introduction is plain data");
+        self.ask(Method::POST, "/init", body.into()).await.map(drop)
+    }
+
+    /// Times `count` runs of a program inside the guest, by the guest's own clock; the answer is the guest's JSON.
+    pub async fn benchmark_spawn(&self, count: u32) -> Result<Bytes, GuestError> {
+        self.ask(Method::GET, &format!("/benchmark/spawn?count={count}&cmd=/bin/true"), Bytes::new()).await
+    }
+
+    /// Passes a request on and its answer back, both as streams. The caller decides which paths may be asked for.
+    pub async fn forward(&self, request: Request<Body>) -> Result<Response<Body>, GuestError> {
+        self.transport.send(request).await.map_err(GuestError::Unreachable)
+    }
+
+    /// A small question with a small answer.
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, GuestError> {
+        let answer = async {
+            let response = self.request(method, path, Full::new(body).into_body()).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), ANSWER_LIMIT);
+            let body = body.collect().await.map_err(|_| GuestError::Garbled)?.to_bytes();
+            if status.is_success() { Ok(body) } else { Err(GuestError::refused(status, &body)) }
+        };
+        tokio::time::timeout(ANSWER_DEADLINE, answer).await.map_err(|_| GuestError::Silent)?
+    }
+
+    async fn request(&self, method: Method, path: &str, body: Body) -> Result<Response<Body>, GuestError> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse::<Uri>().map_err(|_| GuestError::Garbled)?;
+        if path == "/init" {
+            request.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        self.transport.send(request).await.map_err(GuestError::Unreachable)
+    }
+}
+
+/// 128 random bits.
+fn random_token() -> String {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the kernel has randomness");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Bodies of one piece as the streaming kind.
+trait IntoBody {
+    fn into_body(self) -> Body;
+}
+
+impl IntoBody for Full<Bytes> {
+    fn into_body(self) -> Body {
+        Body::new(self)
+    }
+}

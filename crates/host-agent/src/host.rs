@@ -1,0 +1,217 @@
+//! What all sandboxes of this host share, opened once.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::InstanceId;
+use rustix::fs::FlockOperation;
+use vmm::Vmm;
+use vmm::qemu::{BundleError, Qemu};
+use vmm::{AcceleratorMode, ForcedKvmUnusable};
+
+use crate::files::write_durably;
+use crate::net::{self, Network, NetworkConfig, Slot};
+use crate::template::{TemplateError, TemplateStore};
+
+/// How a host agent is set up.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// Everything that it keeps.
+    pub data_dir: PathBuf,
+    /// What guests execute on.
+    pub accelerator: AcceleratorMode,
+    /// A QEMU other than the one in the search path.
+    pub qemu: Option<PathBuf>,
+    /// How long a guest may take from power-on to its first answer.
+    pub boot_timeout: Duration,
+    /// Free disk space that sandboxes never use, in MiB.
+    pub disk_reserve_mb: u64,
+    /// The first of 32768 uids and gids for monitors.
+    pub uid_base: u32,
+    /// The agent that guests run.
+    pub guest_agent: &'static [u8],
+}
+
+/// What all sandboxes of a host share.
+pub struct Host {
+    /// Part of every name that is made on this machine.
+    pub instance: InstanceId,
+    /// Everything that is kept.
+    pub data_dir: PathBuf,
+    /// The virtual machine monitor.
+    pub vmm: Arc<dyn Vmm>,
+    /// The networks of sandboxes.
+    pub network: Network,
+    /// What sandboxes boot from.
+    pub templates: TemplateStore,
+    /// How long a guest may take to answer.
+    pub boot_timeout: Duration,
+    /// Free disk space that sandboxes never use, in MiB.
+    pub disk_reserve_mb: u64,
+    /// Name servers that guests are told.
+    pub nameservers: Vec<String>,
+    uid_base: u32,
+    /// Held as long as this host agent lives.
+    _lock: File,
+}
+
+/// Why a host agent cannot work here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// Namespaces, devices and other users' processes are root's.
+    #[error("the host agent must run as root: it makes namespaces, networks and jails")]
+    NotRoot,
+    /// The data directory.
+    #[error("{step} {}", path.display())]
+    DataDir {
+        /// What was done.
+        step: &'static str,
+        /// The directory or file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Another host agent works in it.
+    #[error("another server is using {}; stop it, or choose another --data-dir", .0.display())]
+    InUse(PathBuf),
+    /// KVM was demanded.
+    #[error(transparent)]
+    Accelerator(#[from] ForcedKvmUnusable),
+    /// QEMU.
+    #[error(transparent)]
+    Vmm(#[from] BundleError),
+    /// Networks.
+    #[error("prepare the host's network")]
+    Network(#[from] net::OpenError),
+    /// Templates.
+    #[error("open the templates")]
+    Templates(#[from] TemplateError),
+    /// The process's own settings.
+    #[error("become the parent of monitors that outlive their helper")]
+    Subreaper(#[source] io::Error),
+}
+
+impl Host {
+    /// Opens everything. Blocks for some tenths of a second; the first time QEMU is copied.
+    pub async fn open(config: HostConfig) -> Result<Self, HostError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(HostError::NotRoot);
+        }
+        let data_dir = &config.data_dir;
+        let lock = prepare(data_dir)?;
+        let instance = instance_id(data_dir)?;
+        // Monitors lose their helper at once; as our children they are reaped as long as we live.
+        let own = Some(rustix::process::getpid());
+        rustix::process::set_child_subreaper(own).map_err(|error| HostError::Subreaper(error.into()))?;
+        let choice = vmm::choose(config.accelerator, vmm::kvm_obstacle())?;
+        tracing::info!(accelerator = %choice.accelerator, reason = %choice.reason, "accelerator chosen");
+        let vmm = Arc::new(Qemu::open(data_dir, config.qemu.as_deref(), choice)?);
+        let network = Network::open(NetworkConfig::new(instance.clone(), data_dir.clone())).await?;
+        let templates = TemplateStore::open(data_dir, config.guest_agent)?;
+        Ok(Self {
+            instance,
+            vmm,
+            network,
+            templates,
+            boot_timeout: config.boot_timeout,
+            disk_reserve_mb: config.disk_reserve_mb,
+            nameservers: nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            uid_base: config.uid_base,
+            data_dir: config.data_dir,
+            _lock: lock,
+        })
+    }
+
+    /// Where each sandbox has a directory.
+    pub fn sandboxes_dir(&self) -> PathBuf {
+        self.data_dir.join("sandboxes")
+    }
+
+    /// The uid and gid of a slot's monitor: slots are claimed for the whole machine, so no two monitors share one.
+    pub fn uid_of(&self, slot: Slot) -> u32 {
+        self.uid_base + u32::from(slot.number())
+    }
+}
+
+/// Makes the data directory and locks it.
+fn prepare(data_dir: &Path) -> Result<File, HostError> {
+    let failed = |step, path: &Path| {
+        let path = path.to_owned();
+        move |source| HostError::DataDir { step, path, source }
+    };
+    let make = |path: &Path, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    make(data_dir, 0o700).map_err(failed("make", data_dir))?;
+    let sandboxes = data_dir.join("sandboxes");
+    make(&sandboxes, 0o700).map_err(failed("make", &sandboxes))?;
+    let path = data_dir.join("lock");
+    let lock = File::create(&path).map_err(failed("open", &path))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(HostError::InUse(data_dir.to_owned())),
+        Err(error) => Err(failed("lock", &path)(error.into())),
+    }
+}
+
+/// The data directory's id, made the first time.
+fn instance_id(data_dir: &Path) -> Result<InstanceId, HostError> {
+    let path = data_dir.join("instance-id");
+    let failed = |step| {
+        let path = path.clone();
+        move |source| HostError::DataDir { step, path, source }
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|error| failed("read")(io::Error::new(io::ErrorKind::InvalidData, error))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let id = InstanceId::random();
+            write_durably(&path, id.as_str().as_bytes()).map_err(failed("write"))?;
+            Ok(id)
+        }
+        Err(error) => Err(failed("read")(error)),
+    }
+}
+
+/// Those of the host that a guest can reach: a resolver on the host's loopback is not one of them.
+fn nameservers(resolv_conf: &str) -> Vec<String> {
+    let servers: Vec<_> = resolv_conf
+        .lines()
+        .filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<std::net::Ipv4Addr>().ok())
+        .filter(|address| !address.is_loopback())
+        .map(|address| address.to_string())
+        .collect();
+    if servers.is_empty() { vec!["1.1.1.1".to_owned(), "8.8.8.8".to_owned()] } else { servers }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_are_told_name_servers_that_they_can_reach() {
+        assert_eq!(nameservers("nameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch x\n"), ["192.0.2.1"]);
+        assert_eq!(nameservers("nameserver ::1\n"), ["1.1.1.1", "8.8.8.8"]);
+    }
+
+    #[test]
+    fn an_instance_id_is_made_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = instance_id(directory.path()).unwrap();
+        assert_eq!(instance_id(directory.path()).unwrap(), first);
+        fs::write(directory.path().join("instance-id"), "../x").unwrap();
+        assert!(instance_id(directory.path()).is_err());
+    }
+
+    #[test]
+    fn a_data_directory_has_one_server() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = prepare(directory.path()).unwrap();
+        assert!(matches!(prepare(directory.path()), Err(HostError::InUse(_))));
+        drop(lock);
+        prepare(directory.path()).unwrap();
+    }
+}

@@ -1,0 +1,156 @@
+//! The jail around every virtual machine monitor: its own uid and gid, mount, PID, network, IPC and UTS namespaces, a
+//! file system that holds only the monitor's own files, no capabilities, `no_new_privs`, its own session.
+//!
+//! A monitor is started by a helper process (this binary again, see [`inside`]): namespaces and credentials cannot be
+//! changed safely in a process with threads. The two speak over a socket pair, so that the monitor's identity is on
+//! disk before its first instruction and nothing can be started that cannot be found again:
+//!
+//! ```text
+//!  host agent                       helper                          monitor-to-be
+//!      │── order + descriptors ───────▶│ namespaces, mounts
+//!      │                               │── fork ───────────────────────▶│ waits
+//!      │◀──────────── pid ─────────────┤ (ends)                         │
+//!      │ identity written, synced                                       │
+//!      │── go ─────────────────────────────────────────────────────────▶│ drops rights, exec
+//!      │◀── end of file (exec), or what failed ─────────────────────────┘
+//! ```
+//!
+//! Knows nothing of QEMU or sandboxes.
+
+pub mod inside;
+mod order;
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+use vmm::{LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
+
+use order::{Order, Report};
+
+/// How long the helper may take for a step. It takes milliseconds on an idle machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The hidden argument by which the `sandpiper` binary knows that it is to become the helper: it must then call
+/// [`inside::enter`] before it starts any thread.
+pub const HELPER_ARGUMENT: &str = "jail-helper";
+
+/// Starts one sandbox's monitor.
+#[derive(Debug, Clone)]
+pub struct Jail {
+    /// uid and gid of the monitor: nobody else's, and owner of nothing.
+    pub uid: u32,
+    /// The file that the monitor's identity is written to.
+    pub identity_file: PathBuf,
+}
+
+impl Launcher for Jail {
+    fn launch(&self, program: Program) -> BoxFuture<'_, Result<VmmProcess, LaunchError>> {
+        let jail = self.clone();
+        Box::pin(async move {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            // The steps block, and once begun they must come to their end even when nobody waits any more.
+            tokio::task::spawn_blocking(move || {
+                if let Err(Ok(process)) = sender.send(jail.launch_blocking(program)) {
+                    tokio::spawn(async move { process.kill().await });
+                }
+            });
+            let stopped = |_| failed("start the jail")(io::Error::other("the server is stopping"));
+            receiver.await.map_err(stopped)?
+        })
+    }
+}
+
+fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
+    let step = step.into();
+    move |source| LaunchError { step, source }
+}
+
+impl Jail {
+    fn launch_blocking(&self, program: Program) -> Result<VmmProcess, LaunchError> {
+        let (ours, theirs) = channel().map_err(failed("make the jail's channel"))?;
+        let mut helper = std::process::Command::new("/proc/self/exe")
+            .arg(HELPER_ARGUMENT)
+            .env_clear()
+            .stdin(theirs)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(failed("start the jail's helper"))?;
+        let result = self.converse(&ours, program);
+        // Lets everyone at the other end stop who still waits for an answer.
+        drop(ours);
+        helper.wait().map_err(failed("wait for the jail's helper"))?;
+        result
+    }
+
+    fn converse(&self, channel: &OwnedFd, program: Program) -> Result<VmmProcess, LaunchError> {
+        let (order, descriptors) = Order::new(self.uid, program);
+        send_order(channel, &order, &descriptors).map_err(failed("hand over to the jail's helper"))?;
+        drop(descriptors);
+        let pid = match receive_report(channel).map_err(failed("hear from the jail's helper"))? {
+            Some(Report::Forked { pid }) => pid,
+            Some(Report::Failed { step, error }) => return Err(failed(step)(io::Error::from_raw_os_error(error))),
+            None => return Err(failed("hear from the jail's helper")(io::Error::from(io::ErrorKind::UnexpectedEof))),
+        };
+        let identity = ProcessIdentity::of(pid).map_err(failed("identify the jailed process"))?;
+        let process = VmmProcess::open(identity).map_err(failed("identify the jailed process"))?;
+        let started = record(&self.identity_file, identity)
+            .map_err(failed(format!("write {}", self.identity_file.display())))
+            .and_then(|()| release(channel));
+        if let Err(error) = started {
+            tokio::spawn(async move { process.kill().await });
+            return Err(error);
+        }
+        Ok(process)
+    }
+}
+
+/// Lets the process go on to exec, and hears of it.
+fn release(channel: &OwnedFd) -> Result<(), LaunchError> {
+    rustix::net::send(channel, b"go", SendFlags::NOSIGNAL).map_err(|error| failed("release the jailed process")(error.into()))?;
+    match receive_report(channel).map_err(failed("hear from the jailed process"))? {
+        None => Ok(()),
+        Some(Report::Failed { step, error }) => Err(failed(step)(io::Error::from_raw_os_error(error))),
+        Some(Report::Forked { .. }) => Err(failed("hear from the jailed process")(io::ErrorKind::InvalidData.into())),
+    }
+}
+
+/// A pair of sockets that keep message boundaries. Ours gives up after [`DEADLINE`].
+fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::sockopt::set_socket_timeout(&ours, rustix::net::sockopt::Timeout::Recv, Some(DEADLINE))?;
+    Ok((ours, theirs))
+}
+
+fn send_order(channel: &OwnedFd, order: &Order, descriptors: &[OwnedFd]) -> io::Result<()> {
+    let message = serde_json::to_vec(order)?;
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(order::MOST_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::from(io::ErrorKind::ArgumentListTooLong));
+    }
+    rustix::net::sendmsg(channel, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// The next report, or `None` when nobody is left to send one.
+fn receive_report(channel: &OwnedFd) -> io::Result<Option<Report>> {
+    let mut buffer = [0; 4096];
+    let (count, _) = rustix::net::recv(channel, &mut buffer[..], RecvFlags::empty())?;
+    if count == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&buffer[..count])?)) }
+}
+
+/// On disk when this returns, so that the process is found even after a crash.
+fn record(file: &Path, identity: ProcessIdentity) -> io::Result<()> {
+    let mut text = serde_json::to_vec(&identity)?;
+    text.push(b'\n');
+    crate::files::write_durably(file, &text)
+}

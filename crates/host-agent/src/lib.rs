@@ -1,0 +1,62 @@
+//! Runs sandboxes on one host.
+//!
+//! One owner task per sandbox ([`sandbox`]) drives the parts that know nothing of each other: [`template`] (what it
+//! boots from), [`net`] (its namespace and addresses), [`jail`] (how its monitor is confined) and the `vmm` crate (the
+//! virtual machine). [`service`] is the edge that the control plane calls; [`guest`] speaks to the agent inside.
+
+mod files;
+pub mod guest;
+mod host;
+pub mod jail;
+pub mod net;
+pub mod sandbox;
+pub mod service;
+pub mod template;
+
+use std::sync::Arc;
+
+pub use host::{Host, HostConfig, HostError};
+use sandbox::{DestroyError, SandboxInfo, Sandboxes, SweepError};
+
+/// One host's sandboxes and what they share.
+pub struct HostAgent {
+    /// What all sandboxes share.
+    pub host: Arc<Host>,
+    /// The sandboxes.
+    pub sandboxes: Sandboxes,
+}
+
+/// Why a host agent did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The host is not fit.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// Something of an earlier run is in the way.
+    #[error("clean up after an earlier run")]
+    Sweep(#[from] SweepError),
+}
+
+impl HostAgent {
+    /// Opens the host and removes what an earlier run left on it.
+    pub async fn start(config: HostConfig) -> Result<Self, StartError> {
+        let host = Arc::new(Host::open(config).await?);
+        sandbox::sweep(&host).await?;
+        Ok(Self { sandboxes: Sandboxes::new(host.clone()), host })
+    }
+
+    /// Removes every sandbox and what this installation made on the machine for all of them. Returns what is left.
+    pub async fn close(&self) -> Vec<(model::SandboxId, DestroyError)> {
+        let left = self.sandboxes.close().await;
+        if let Err(error) = self.host.network.close().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the host's firewall rules are left");
+        }
+        left
+    }
+
+    /// Every sandbox, oldest first.
+    pub fn list(&self) -> Vec<SandboxInfo> {
+        self.sandboxes.list()
+    }
+}

@@ -1,0 +1,144 @@
+//! What can go wrong with a sandbox, one enum per operation.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use model::{IllegalTransition, SandboxId, Status};
+
+use crate::guest::{GuestError, ReadyError};
+use crate::net;
+use crate::template::TemplateError;
+
+/// Why a sandbox was not made. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// The id means another sandbox.
+    #[error("sandbox {0} exists already, with other properties")]
+    AlreadyExists(SandboxId),
+    /// The server ends.
+    #[error("the host agent is shutting down")]
+    Closing,
+    /// It was deleted while it was being made.
+    #[error("the sandbox was deleted while it was being created")]
+    Deleted,
+    /// Its template cannot be used.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The host's disk is too full.
+    #[error("no disk space: {free_mb} MB are free in {}, and {reserve_mb} MB are kept in reserve", directory.display())]
+    NoDiskSpace {
+        /// The data directory.
+        directory: PathBuf,
+        /// Free there.
+        free_mb: u64,
+        /// Never used for sandboxes.
+        reserve_mb: u64,
+    },
+    /// The host's memory is too small or in use.
+    #[error("no memory: the sandbox asks for {wanted_mb} MB and the host has {available_mb} MB available")]
+    NoMemory {
+        /// Of the shape.
+        wanted_mb: u64,
+        /// As the kernel tells.
+        available_mb: u64,
+    },
+    /// A file or directory of the sandbox.
+    #[error("{step} {}", path.display())]
+    File {
+        /// What was done to it.
+        step: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Its network.
+    #[error("set up the sandbox's network")]
+    Network(#[from] net::CreateError),
+    /// Its disk.
+    #[error("make the sandbox's overlay: {0}")]
+    Overlay(String),
+    /// Its virtual machine.
+    #[error("boot the sandbox's virtual machine")]
+    Boot(#[from] vmm::BootError),
+    /// The virtual machine ended before its guest answered.
+    #[error("the virtual machine ended while its guest was starting:\n{last_words}")]
+    Ended {
+        /// Of the guest's console and of the monitor.
+        last_words: String,
+    },
+    /// The guest never answered.
+    #[error("the guest's last words were:\n{last_words}")]
+    Unanswered {
+        /// Of the guest's console and of the monitor.
+        last_words: String,
+        /// How long it had.
+        #[source]
+        source: ReadyError,
+    },
+    /// The guest answered and would not take its identity.
+    #[error("tell the guest who it is")]
+    Introduce(#[source] GuestError),
+}
+
+/// Why a sandbox was not paused or resumed. It is as it was, unless it is in error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransitionError {
+    /// There is none of that id.
+    #[error("sandbox not found: {0}")]
+    NotFound(SandboxId),
+    /// Its state forbids it.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    /// The monitor would not.
+    #[error("{step} the sandbox's virtual machine")]
+    Vm {
+        /// What was wanted.
+        step: &'static str,
+        /// The monitor's answer.
+        #[source]
+        source: vmm::VmError,
+    },
+    /// It runs again, but its guest does not answer.
+    #[error("resume the sandbox")]
+    Unanswered(#[source] ReadyError),
+}
+
+/// Why something of a sandbox is still there.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DestroyError {
+    /// There is none of that id.
+    #[error("sandbox not found: {0}")]
+    NotFound(SandboxId),
+    /// A part could not be removed; deleting again tries again.
+    #[error("the sandbox's {part} could not be removed; delete it again to try again")]
+    Left {
+        /// What is left.
+        part: &'static str,
+        /// Why.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why a guest cannot be talked to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UseError {
+    /// There is none of that id.
+    #[error("sandbox not found: {0}")]
+    NotFound(SandboxId),
+    /// It does not run.
+    #[error("sandbox {id} is not running (status: {status})")]
+    NotRunning {
+        /// Which.
+        id: SandboxId,
+        /// What it is in.
+        status: Status,
+    },
+}

@@ -1,0 +1,235 @@
+//! The sandboxes of this host: a table of handles, and behind each handle one owner task that alone changes the
+//! sandbox's state (see [`owner`]). Callers only enqueue.
+//!
+//! Knows nothing of RPC or HTTP.
+
+mod activity;
+mod admission;
+mod error;
+mod owner;
+mod parts;
+mod sweep;
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use model::{Lifetime, SandboxId, Shape, Status, TemplateName};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::guest::Guest;
+use crate::host::Host;
+pub use activity::Busy;
+use activity::Activity;
+pub use error::{CreateError, DestroyError, TransitionError, UseError};
+pub use sweep::{SweepError, sweep};
+
+/// What a sandbox is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSpec {
+    /// Chosen by the caller, so that a repeated call means the same sandbox.
+    pub id: SandboxId,
+    /// What it boots from.
+    pub template: TemplateName,
+    /// What it is made of.
+    pub shape: Shape,
+    /// When it expires.
+    pub lifetime: Lifetime,
+}
+
+/// A sandbox as others see it.
+#[derive(Debug, Clone)]
+pub struct SandboxInfo {
+    /// What it was asked to be.
+    pub spec: SandboxSpec,
+    /// What it is in.
+    pub status: Status,
+    /// Where this host reaches it; none before it has a network.
+    pub host_ip: Option<Ipv4Addr>,
+    /// When it was asked for.
+    pub created_at: SystemTime,
+    /// When it last did something for a caller.
+    pub last_active_at: SystemTime,
+}
+
+/// What the owner task publishes.
+#[derive(Debug, Clone)]
+struct View {
+    status: Status,
+    host_ip: Option<Ipv4Addr>,
+    /// Why a create did not work.
+    failure: Option<Arc<CreateError>>,
+}
+
+/// What callers may ask of an owner task.
+enum Command {
+    Pause(oneshot::Sender<Result<(), TransitionError>>),
+    Resume(oneshot::Sender<Result<(), TransitionError>>),
+    Destroy(oneshot::Sender<Result<(), DestroyError>>),
+}
+
+/// Room for callers that ask while the owner is busy; further ones wait.
+const QUEUE: usize = 16;
+
+/// One sandbox, for everyone but its owner task.
+#[derive(Clone)]
+struct Handle {
+    spec: SandboxSpec,
+    created_at: SystemTime,
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<View>,
+    activity: Arc<Activity>,
+    guest: Arc<std::sync::OnceLock<Guest>>,
+}
+
+/// A guest that may be talked to. While this exists the sandbox counts as busy and does not expire.
+pub struct GuestUse {
+    /// The agent inside.
+    pub guest: Guest,
+    /// Held as long as bytes flow.
+    pub busy: Busy,
+}
+
+/// All sandboxes of this host. Cheap to clone.
+#[derive(Clone)]
+pub struct Sandboxes {
+    host: Arc<Host>,
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Default)]
+struct Table {
+    handles: HashMap<SandboxId, Handle>,
+    /// Set when the server ends: from then on nothing new is made.
+    is_closing: bool,
+}
+
+impl Sandboxes {
+    /// None yet.
+    pub fn new(host: Arc<Host>) -> Self {
+        Self { host, table: Arc::default() }
+    }
+
+    /// Makes a sandbox and returns when its guest answers. The same request again means the same sandbox. Goes on when
+    /// the caller does not wait; can be ended by [`Self::destroy`] at any time.
+    pub async fn create(&self, spec: SandboxSpec) -> Result<SandboxInfo, Arc<CreateError>> {
+        let mut handle = self.register(spec)?;
+        let settled = handle.view.wait_for(|view| view.status != Status::Pending || view.failure.is_some()).await;
+        let view = settled.map_err(|_| Arc::new(CreateError::Deleted))?.clone();
+        match (view.failure, view.status) {
+            (Some(failure), _) => Err(failure),
+            (None, Status::Stopping | Status::Stopped) => Err(Arc::new(CreateError::Deleted)),
+            (None, _) => Ok(handle.info()),
+        }
+    }
+
+    /// Finds the sandbox of this very request, or enters it and starts its owner task.
+    fn register(&self, spec: SandboxSpec) -> Result<Handle, Arc<CreateError>> {
+        let mut table = self.table();
+        if let Some(existing) = table.handles.get(&spec.id) {
+            let is_same = existing.spec == spec;
+            return if is_same { Ok(existing.clone()) } else { Err(Arc::new(CreateError::AlreadyExists(spec.id))) };
+        }
+        if table.is_closing {
+            return Err(Arc::new(CreateError::Closing));
+        }
+        let id = spec.id.clone();
+        let (handle, owner) = owner::new(self.host.clone(), spec);
+        table.handles.insert(id.clone(), handle.clone());
+        drop(table);
+        let sandboxes = self.clone();
+        tokio::spawn(async move {
+            let farewell = owner.run().await;
+            sandboxes.table().handles.remove(&id);
+            farewell.say();
+        });
+        Ok(handle)
+    }
+
+    /// Removes a sandbox, whatever it is doing, and returns when nothing of it is left.
+    pub async fn destroy(&self, id: &SandboxId) -> Result<(), DestroyError> {
+        let handle = self.handle(id).ok_or_else(|| DestroyError::NotFound(id.clone()))?;
+        let (sender, receiver) = oneshot::channel();
+        if handle.commands.send(Command::Destroy(sender)).await.is_err() {
+            // The owner task has ended between the two: everything is gone.
+            return Ok(());
+        }
+        receiver.await.unwrap_or(Ok(()))
+    }
+
+    /// Stops a running sandbox's vCPUs.
+    pub async fn pause(&self, id: &SandboxId) -> Result<(), TransitionError> {
+        self.change(id, Command::Pause).await
+    }
+
+    /// Lets a paused sandbox go on.
+    pub async fn resume(&self, id: &SandboxId) -> Result<(), TransitionError> {
+        self.change(id, Command::Resume).await
+    }
+
+    async fn change(
+        &self,
+        id: &SandboxId,
+        command: impl FnOnce(oneshot::Sender<Result<(), TransitionError>>) -> Command,
+    ) -> Result<(), TransitionError> {
+        let not_found = || TransitionError::NotFound(id.clone());
+        let handle = self.handle(id).ok_or_else(not_found)?;
+        let (sender, receiver) = oneshot::channel();
+        handle.commands.send(command(sender)).await.map_err(|_| not_found())?;
+        receiver.await.map_err(|_| not_found())?
+    }
+
+    /// A running sandbox's guest, to talk to.
+    pub fn use_guest(&self, id: &SandboxId) -> Result<GuestUse, UseError> {
+        let handle = self.handle(id).ok_or_else(|| UseError::NotFound(id.clone()))?;
+        let status = handle.view.borrow().status;
+        let not_running = || UseError::NotRunning { id: id.clone(), status };
+        let guest = handle.guest.get().filter(|_| status == Status::Running).ok_or_else(not_running)?;
+        // Fails when the owner has just decided that the sandbox has expired.
+        let busy = handle.activity.begin().ok_or_else(|| UseError::NotFound(id.clone()))?;
+        Ok(GuestUse { guest: guest.clone(), busy })
+    }
+
+    /// Every sandbox, oldest first.
+    pub fn list(&self) -> Vec<SandboxInfo> {
+        let mut list: Vec<_> = self.table().handles.values().map(Handle::info).collect();
+        list.sort_by_key(|info| info.created_at);
+        list
+    }
+
+    /// Makes nothing new any more and removes every sandbox. Returns those that could not be removed.
+    pub async fn close(&self) -> Vec<(SandboxId, DestroyError)> {
+        let ids: Vec<_> = {
+            let mut table = self.table();
+            table.is_closing = true;
+            table.handles.keys().cloned().collect()
+        };
+        let removals: FuturesUnordered<_> =
+            ids.into_iter().map(|id| async move { (id.clone(), self.destroy(&id).await) }).collect();
+        removals.filter_map(|(id, result)| async move { result.err().map(|error| (id, error)) }).collect().await
+    }
+
+    fn handle(&self, id: &SandboxId) -> Option<Handle> {
+        self.table().handles.get(id).cloned()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Handle {
+    fn info(&self) -> SandboxInfo {
+        let view = self.view.borrow();
+        SandboxInfo {
+            spec: self.spec.clone(),
+            status: view.status,
+            host_ip: view.host_ip,
+            created_at: self.created_at,
+            last_active_at: self.activity.last(),
+        }
+    }
+}

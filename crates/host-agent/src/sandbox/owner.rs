@@ -1,0 +1,290 @@
+//! The owner task: the only code that changes a sandbox's state. It makes the sandbox, then takes commands one at a
+//! time, watches the virtual machine and the clock, and ends when nothing of the sandbox is left.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use model::{Event, Lifetime, Status, transition};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use vmm::Vm;
+
+use super::activity::{Activity, Expiry};
+use super::parts::Parts;
+use super::{Command, CreateError, DestroyError, Handle, QUEUE, SandboxSpec, TransitionError, View};
+use crate::guest::Guest;
+use crate::host::Host;
+
+/// A resumed guest answers at once; this is for a busy host.
+const RESUME_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Until a deletion that left something is tried again by itself.
+const RETRY_DELETE: Duration = Duration::from_secs(5);
+
+type DestroyReply = oneshot::Sender<Result<(), DestroyError>>;
+
+/// All that belongs to a sandbox.
+pub(super) struct Owner {
+    host: Arc<Host>,
+    spec: SandboxSpec,
+    commands: mpsc::Receiver<Command>,
+    view: watch::Sender<View>,
+    activity: Arc<Activity>,
+    guest: Arc<OnceLock<Guest>>,
+    parts: Parts,
+    /// Why the create did not work.
+    failure: Option<CreateError>,
+}
+
+/// What is still to be said once nothing is left of a sandbox and nobody can find it any more.
+pub(super) struct Farewell {
+    view: watch::Sender<View>,
+    failure: Option<CreateError>,
+    waiting: Vec<DestroyReply>,
+}
+
+/// A sandbox that is pending, and its owner, to be run.
+pub(super) fn new(host: Arc<Host>, spec: SandboxSpec) -> (Handle, Owner) {
+    let (sender, commands) = mpsc::channel(QUEUE);
+    let (view, receiver) = watch::channel(View { status: Status::Pending, host_ip: None, failure: None });
+    let activity = Activity::new();
+    let guest = Arc::new(OnceLock::new());
+    let handle = Handle {
+        spec: spec.clone(),
+        created_at: SystemTime::now(),
+        commands: sender,
+        view: receiver,
+        activity: activity.clone(),
+        guest: guest.clone(),
+    };
+    (handle, Owner { host, spec, commands, view, activity, guest, parts: Parts::default(), failure: None })
+}
+
+/// Why the time of taking commands is over.
+enum Ending {
+    /// Someone asked for it, or the sandbox expired.
+    Delete(Option<DestroyReply>),
+    /// The virtual machine is gone.
+    Lost,
+}
+
+impl Owner {
+    /// The whole life of the sandbox, up to when nothing of it is left.
+    pub async fn run(mut self) -> Farewell {
+        let mut waiting = self.create().await;
+        if self.status() == Status::Running {
+            match self.serve().await {
+                Ending::Delete(reply) => waiting.extend(reply),
+                Ending::Lost => waiting.extend(self.mourn().await),
+            }
+        }
+        self.delete(waiting).await
+    }
+
+    /// Makes the sandbox while commands are heard: a delete cancels. Returns those who wait for the deletion.
+    async fn create(&mut self) -> Vec<DestroyReply> {
+        let cancel = CancellationToken::new();
+        let mut waiting = Vec::new();
+        let Self { host, spec, parts, commands, .. } = self;
+        let result = {
+            let build = parts.build(host, spec, &cancel);
+            tokio::pin!(build);
+            loop {
+                tokio::select! {
+                    result = &mut build => break result,
+                    Some(command) = commands.recv() => {
+                        if let Some(reply) = refuse_unless_delete(command, Status::Pending) {
+                            cancel.cancel();
+                            waiting.push(reply);
+                        }
+                    }
+                }
+            }
+        };
+        match result {
+            Ok(()) if waiting.is_empty() => self.become_running(),
+            Ok(()) => {}
+            Err(error) => self.fail(error),
+        }
+        waiting
+    }
+
+    fn become_running(&mut self) {
+        let guest = self.parts.guest().cloned().expect("a sandbox that was made has a guest");
+        // Empty until now: this is the only place that fills it.
+        let _ = self.guest.set(guest);
+        self.activity.touch();
+        let host_ip = self.parts.host_ip();
+        self.view.send_modify(|view| view.host_ip = host_ip);
+        self.publish(Event::Ready);
+    }
+
+    /// The caller hears of the failure only when nothing is left, so it is kept aside.
+    fn fail(&mut self, error: CreateError) {
+        if !matches!(error, CreateError::Deleted) {
+            tracing::warn!(sandbox = %self.spec.id, error = &error as &dyn std::error::Error, "a create failed");
+            self.failure = Some(error);
+        }
+    }
+
+    /// Takes commands until the sandbox is to end.
+    async fn serve(&mut self) -> Ending {
+        let vm = self.parts.vm().cloned().expect("a running sandbox has a virtual machine");
+        let idle = match self.spec.lifetime {
+            Lifetime::Never => None,
+            Lifetime::Idle(idle) => Some(idle),
+        };
+        loop {
+            let deadline = idle.filter(|_| self.status() == Status::Running).map(|idle| self.activity.expire(idle));
+            if deadline == Some(Expiry::Expired) {
+                tracing::info!(sandbox = %self.spec.id, "expired");
+                return Ending::Delete(None);
+            }
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(Command::Pause(reply)) => answer(reply, self.pause(&*vm).await),
+                    Some(Command::Resume(reply)) => answer(reply, self.resume(&*vm).await),
+                    Some(Command::Destroy(reply)) => return Ending::Delete(Some(reply)),
+                    None => return Ending::Delete(None),
+                },
+                () = vm.process().ended() => return Ending::Lost,
+                () = at(deadline) => {}
+            }
+        }
+    }
+
+    async fn pause(&mut self, vm: &dyn Vm) -> Result<(), TransitionError> {
+        self.publish_legal(Event::PauseRequested)?;
+        match vm.pause().await {
+            Ok(()) => {
+                self.publish(Event::Paused);
+                Ok(())
+            }
+            Err(source) => {
+                // Harmless if the vCPUs never stopped; if the monitor is gone, that is noticed on its own.
+                let _ = vm.resume().await;
+                self.publish(Event::RolledBack);
+                Err(TransitionError::Vm { step: "pause", source })
+            }
+        }
+    }
+
+    async fn resume(&mut self, vm: &dyn Vm) -> Result<(), TransitionError> {
+        self.publish_legal(Event::ResumeRequested)?;
+        if let Err(source) = vm.resume().await {
+            self.publish(Event::RolledBack);
+            return Err(TransitionError::Vm { step: "resume", source });
+        }
+        let guest = self.guest.get().expect("a sandbox that ran has a guest");
+        if let Err(error) = guest.wait_until_ready(RESUME_DEADLINE).await {
+            let _ = vm.pause().await;
+            self.publish(Event::RolledBack);
+            return Err(TransitionError::Unanswered(error));
+        }
+        self.activity.touch();
+        self.publish(Event::Ready);
+        Ok(())
+    }
+
+    /// The virtual machine ended on its own: gives back what it held and stays, in error, until someone deletes it.
+    async fn mourn(&mut self) -> Option<DestroyReply> {
+        let last_words = self.parts.vm().map(|vm| vm.last_words()).unwrap_or_default();
+        tracing::warn!(sandbox = %self.spec.id, %last_words, "the virtual machine ended");
+        self.publish(Event::Failed);
+        if let Err(error) = self.parts.dismantle().await {
+            tracing::warn!(sandbox = %self.spec.id, error = &error as &dyn std::error::Error, "something is left");
+        }
+        while let Some(command) = self.commands.recv().await {
+            if let Some(reply) = refuse_unless_delete(command, Status::Error) {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    /// Removes everything, as often as it takes.
+    async fn delete(mut self, mut waiting: Vec<DestroyReply>) -> Farewell {
+        // A failed create stays pending until nothing is left: then its caller hears of both at once.
+        if self.failure.is_none() {
+            self.publish(Event::DeleteRequested);
+        }
+        while let Err(error) = self.parts.dismantle().await {
+            tracing::warn!(sandbox = %self.spec.id, error = &error as &dyn std::error::Error, "something is left");
+            for reply in waiting.drain(..) {
+                answer(reply, Err(error.clone()));
+            }
+            waiting.extend(self.next_try().await);
+        }
+        Farewell { view: self.view, failure: self.failure, waiting }
+    }
+
+    /// Waits until someone deletes the sandbox again, or a while has passed.
+    async fn next_try(&mut self) -> Option<DestroyReply> {
+        let later = tokio::time::sleep(RETRY_DELETE);
+        tokio::pin!(later);
+        loop {
+            tokio::select! {
+                Some(command) = self.commands.recv() => {
+                    if let Some(reply) = refuse_unless_delete(command, Status::Stopping) {
+                        return Some(reply);
+                    }
+                }
+                () = &mut later => return None,
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        self.view.borrow().status
+    }
+
+    fn publish_legal(&mut self, event: Event) -> Result<(), TransitionError> {
+        let status = transition(self.status(), event)?;
+        self.view.send_modify(|view| view.status = status);
+        Ok(())
+    }
+
+    /// For events that follow from what this task has just done, and so are always legal.
+    fn publish(&mut self, event: Event) {
+        if let Err(error) = self.publish_legal(event) {
+            tracing::error!(sandbox = %self.spec.id, %error, "the owner task did what its state forbids");
+        }
+    }
+}
+
+impl Farewell {
+    /// Tells everyone who waits.
+    pub fn say(self) {
+        let failure = self.failure.map(Arc::new);
+        self.view.send_modify(|view| match failure {
+            Some(failure) => view.failure = Some(failure),
+            None => view.status = transition(view.status, Event::Deleted).unwrap_or(Status::Stopped),
+        });
+        for reply in self.waiting {
+            answer(reply, Ok(()));
+        }
+    }
+}
+
+/// Answers every other command that it is not legal in `status`.
+fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply> {
+    let refused = |event| transition(status, event).map(drop).map_err(TransitionError::from);
+    match command {
+        Command::Destroy(reply) => return Some(reply),
+        Command::Pause(reply) => answer(reply, refused(Event::PauseRequested)),
+        Command::Resume(reply) => answer(reply, refused(Event::ResumeRequested)),
+    }
+    None
+}
+
+/// The one who asked may be gone; the answer is then for nobody.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+async fn at(deadline: Option<Expiry>) {
+    match deadline {
+        Some(Expiry::NotBefore(instant)) => tokio::time::sleep_until(instant).await,
+        _ => std::future::pending().await,
+    }
+}

@@ -1,0 +1,133 @@
+//! From what went wrong to the code that tells callers what to do about it. The last step; nothing inwards knows codes.
+
+use std::error::Error;
+
+use connectrpc::{ConnectError, ErrorCode};
+use model::{InvalidId, InvalidShape, InvalidTemplateName};
+
+use crate::guest::{ExecError, FileError, GuestError};
+use crate::net;
+use crate::sandbox::{CreateError, DestroyError, TransitionError, UseError};
+use crate::template::{RecipeError, TemplateError};
+
+/// An error's own words and those of its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += ": ";
+        text += &cause.to_string();
+        source = cause.source();
+    }
+    text
+}
+
+/// Errors of the host agent's operations, as Connect errors.
+pub(super) trait IntoConnect: Error + Sized {
+    /// The code for callers.
+    fn code(&self) -> ErrorCode;
+
+    /// Code and message.
+    fn into_connect(self) -> ConnectError {
+        ConnectError::new(self.code(), chain(&self))
+    }
+}
+
+macro_rules! invalid_argument {
+    ($($error:ty),*) => {
+        $(impl IntoConnect for $error {
+            fn code(&self) -> ErrorCode {
+                ErrorCode::InvalidArgument
+            }
+        })*
+    };
+}
+
+invalid_argument!(InvalidId, InvalidShape, InvalidTemplateName);
+
+impl IntoConnect for std::sync::Arc<CreateError> {
+    fn code(&self) -> ErrorCode {
+        match &**self {
+            CreateError::AlreadyExists(_) => ErrorCode::AlreadyExists,
+            CreateError::Template(error) => error.code(),
+            CreateError::NoDiskSpace { .. } => ErrorCode::ResourceExhausted,
+            CreateError::NoMemory { .. } | CreateError::Closing => ErrorCode::Unavailable,
+            CreateError::Network(net::CreateError::Claim(net::ClaimError::AllTaken)) => ErrorCode::Unavailable,
+            CreateError::Unanswered { .. } => ErrorCode::DeadlineExceeded,
+            CreateError::Deleted => ErrorCode::Aborted,
+            _ => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for TemplateError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            TemplateError::NotBuilt { .. } | TemplateError::Recipe(RecipeError::Unknown { .. }) => ErrorCode::NotFound,
+            TemplateError::Damaged { .. } => ErrorCode::FailedPrecondition,
+            _ => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for DestroyError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            DestroyError::NotFound(_) => ErrorCode::NotFound,
+            DestroyError::Left { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for TransitionError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            TransitionError::NotFound(_) => ErrorCode::NotFound,
+            TransitionError::Illegal(_) => ErrorCode::FailedPrecondition,
+            TransitionError::Unanswered(_) => ErrorCode::DeadlineExceeded,
+            TransitionError::Vm { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for UseError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            UseError::NotFound(_) => ErrorCode::NotFound,
+            UseError::NotRunning { .. } => ErrorCode::FailedPrecondition,
+        }
+    }
+}
+
+impl IntoConnect for GuestError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            GuestError::Silent => ErrorCode::DeadlineExceeded,
+            GuestError::Unreachable(_) => ErrorCode::Unavailable,
+            GuestError::Garbled | GuestError::Refused { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for ExecError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            ExecError::TimedOut { .. } => ErrorCode::DeadlineExceeded,
+            ExecError::Refused(_) => ErrorCode::InvalidArgument,
+            ExecError::Lost(_) => ErrorCode::Unknown,
+        }
+    }
+}
+
+impl IntoConnect for FileError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            FileError::NotFound(_) => ErrorCode::NotFound,
+            FileError::BadPath(_) => ErrorCode::InvalidArgument,
+            FileError::Forbidden(_) => ErrorCode::PermissionDenied,
+            FileError::NoSpace(_) => ErrorCode::ResourceExhausted,
+            FileError::TooLarge(_) => ErrorCode::OutOfRange,
+            FileError::Guest(error) => error.code(),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Our own service: the host itself.
+
+use std::sync::Arc;
+
+use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
+use proto::hostagent::v1::{
+    BenchmarkSpawnRequest, BenchmarkSpawnResponse, GetHostRequest, GetHostResponse, HostService as Service,
+};
+use serde::Deserialize;
+
+use super::error::IntoConnect;
+use crate::HostAgent;
+
+/// Enough for a median.
+const DEFAULT_RUNS: u32 = 20;
+
+pub(super) struct HostService {
+    agent: Arc<HostAgent>,
+}
+
+impl HostService {
+    pub fn new(agent: Arc<HostAgent>) -> Self {
+        Self { agent }
+    }
+}
+
+/// The guest agent's answer to a benchmark.
+#[derive(Deserialize)]
+struct Timing {
+    count: u32,
+    median_us: u64,
+    min_us: u64,
+}
+
+impl Service for HostService {
+    async fn get_host(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, GetHostRequest>,
+    ) -> ServiceResult<GetHostResponse> {
+        let host = &self.agent.host;
+        let vmm = host.vmm.info();
+        let templates = host.templates.list().map_err(IntoConnect::into_connect)?;
+        Response::ok(GetHostResponse {
+            instance_id: host.instance.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            accelerator: vmm.accelerator.to_string(),
+            vmm_version: vmm.version,
+            templates: templates
+                .into_iter()
+                .filter(|listed| listed.template.is_ok())
+                .map(|listed| listed.name.to_string())
+                .collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn benchmark_spawn(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, BenchmarkSpawnRequest>,
+    ) -> ServiceResult<BenchmarkSpawnResponse> {
+        let id = request.sandbox_id.parse().map_err(|error: model::InvalidId| error.into_connect())?;
+        let count = match request.count {
+            0 => DEFAULT_RUNS,
+            count @ 1..=1000 => count,
+            _ => return Err(ConnectError::invalid_argument("count must be at most 1000")),
+        };
+        let using = self.agent.sandboxes.use_guest(&id).map_err(IntoConnect::into_connect)?;
+        let answer = using.guest.benchmark_spawn(count).await.map_err(IntoConnect::into_connect)?;
+        let garbled = |_| ConnectError::internal("the guest agent's answer cannot be understood");
+        let timing: Timing = serde_json::from_slice(&answer).map_err(garbled)?;
+        Response::ok(BenchmarkSpawnResponse {
+            count: timing.count,
+            median_us: timing.median_us,
+            min_us: timing.min_us,
+            ..Default::default()
+        })
+    }
+}

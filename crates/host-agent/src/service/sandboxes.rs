@@ -1,0 +1,226 @@
+//! The seed's service: its eight RPCs.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
+use model::{Lifetime, SandboxId, ShapeRequest};
+use proto::hostagent::v1::{
+    CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
+    ExecResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse, PauseSandboxRequest,
+    PauseSandboxResponse, ReadFileRequest, ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse,
+    SandboxInfo as WireInfo, WriteFileRequest, WriteFileResponse,
+};
+
+use super::error::IntoConnect;
+use crate::HostAgent;
+use crate::guest;
+use crate::sandbox::{GuestUse, SandboxInfo, SandboxSpec};
+
+/// What a command gets that names no timeout.
+const DEFAULT_EXEC_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The template of those who name none.
+const DEFAULT_TEMPLATE: &str = "minimal";
+
+pub(super) struct SandboxService {
+    agent: Arc<HostAgent>,
+}
+
+impl SandboxService {
+    pub fn new(agent: Arc<HostAgent>) -> Self {
+        Self { agent }
+    }
+
+    fn use_guest(&self, sandbox_id: &str) -> Result<GuestUse, ConnectError> {
+        let id = parse_id(sandbox_id)?;
+        self.agent.sandboxes.use_guest(&id).map_err(IntoConnect::into_connect)
+    }
+}
+
+fn parse_id(text: &str) -> Result<SandboxId, ConnectError> {
+    text.parse().map_err(|error: model::InvalidId| error.into_connect())
+}
+
+fn spec_of(request: CreateSandboxRequest) -> Result<SandboxSpec, ConnectError> {
+    let id = if request.sandbox_id.is_empty() { SandboxId::random() } else { parse_id(&request.sandbox_id)? };
+    let template = if request.template.is_empty() { DEFAULT_TEMPLATE } else { &request.template };
+    let template = template.parse().map_err(|error: model::InvalidTemplateName| error.into_connect())?;
+    let shape = ShapeRequest { vcpus: request.vcpus.into(), memory_mb: request.memory_mb.into(), disk_mb: 0 };
+    let shape = shape.try_into().map_err(|error: model::InvalidShape| error.into_connect())?;
+    let seconds = u32::try_from(request.timeout_sec);
+    let seconds = seconds.map_err(|_| ConnectError::invalid_argument("timeout_sec must not be negative"))?;
+    Ok(SandboxSpec { id, template, shape, lifetime: Lifetime::from_idle_seconds(seconds) })
+}
+
+/// Absent or 0 means the default; -1 means none.
+fn exec_timeout(seconds: i32) -> Result<Option<Duration>, ConnectError> {
+    match u64::try_from(seconds) {
+        Ok(0) => Ok(Some(DEFAULT_EXEC_TIMEOUT)),
+        Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
+        Err(_) if seconds == -1 => Ok(None),
+        Err(_) => Err(ConnectError::invalid_argument("timeout_sec must be positive, 0 for the default, or -1 for none")),
+    }
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().try_into().unwrap_or(i64::MAX))
+}
+
+fn wire_info(info: &SandboxInfo) -> WireInfo {
+    let signed = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    WireInfo {
+        sandbox_id: info.spec.id.to_string(),
+        status: info.status.to_string(),
+        template: info.spec.template.to_string(),
+        vcpus: signed(info.spec.shape.vcpus.get()),
+        memory_mb: signed(info.spec.shape.memory.get()),
+        host_ip: info.host_ip.map(|address| address.to_string()).unwrap_or_default(),
+        created_at_unix: unix_seconds(info.created_at),
+        last_active_at_unix: unix_seconds(info.last_active_at),
+        timeout_sec: signed(info.spec.lifetime.idle_seconds()),
+        ..Default::default()
+    }
+}
+
+impl HostAgentService for SandboxService {
+    async fn create_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, CreateSandboxRequest>,
+    ) -> ServiceResult<CreateSandboxResponse> {
+        let spec = spec_of(request.to_owned_message())?;
+        let info = self.agent.sandboxes.create(spec).await.map_err(IntoConnect::into_connect)?;
+        let wire = wire_info(&info);
+        Response::ok(CreateSandboxResponse {
+            sandbox_id: wire.sandbox_id,
+            status: wire.status,
+            host_ip: wire.host_ip,
+            ..Default::default()
+        })
+    }
+
+    async fn destroy_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, DestroySandboxRequest>,
+    ) -> ServiceResult<DestroySandboxResponse> {
+        let id = parse_id(request.sandbox_id)?;
+        self.agent.sandboxes.destroy(&id).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(DestroySandboxResponse::default())
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, PauseSandboxRequest>,
+    ) -> ServiceResult<PauseSandboxResponse> {
+        let id = parse_id(request.sandbox_id)?;
+        self.agent.sandboxes.pause(&id).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(PauseSandboxResponse::default())
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ResumeSandboxRequest>,
+    ) -> ServiceResult<ResumeSandboxResponse> {
+        let id = parse_id(request.sandbox_id)?;
+        self.agent.sandboxes.resume(&id).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(ResumeSandboxResponse::default())
+    }
+
+    async fn exec(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ExecRequest>,
+    ) -> ServiceResult<ExecResponse> {
+        let request = request.to_owned_message();
+        if request.cmd.is_empty() {
+            return Err(ConnectError::invalid_argument("cmd must not be empty"));
+        }
+        let command = guest::ExecRequest {
+            program: request.cmd,
+            arguments: request.args,
+            timeout: exec_timeout(request.timeout_sec)?,
+        };
+        let using = self.use_guest(&request.sandbox_id)?;
+        let output = using.guest.exec(command).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(ExecResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.exit_code,
+            stdout_omitted: output.stdout_omitted,
+            stderr_omitted: output.stderr_omitted,
+            ..Default::default()
+        })
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, ListSandboxesRequest>,
+    ) -> ServiceResult<ListSandboxesResponse> {
+        let sandboxes = self.agent.sandboxes.list().iter().map(wire_info).collect();
+        Response::ok(ListSandboxesResponse { sandboxes, ..Default::default() })
+    }
+
+    async fn write_file(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, WriteFileRequest>,
+    ) -> ServiceResult<WriteFileResponse> {
+        let request = request.to_owned_message();
+        let using = self.use_guest(&request.sandbox_id)?;
+        let written = using.guest.write_file(&request.path, Bytes::from(request.content)).await;
+        written.map_err(IntoConnect::into_connect)?;
+        Response::ok(WriteFileResponse::default())
+    }
+
+    async fn read_file(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, ReadFileRequest>,
+    ) -> ServiceResult<ReadFileResponse> {
+        let using = self.use_guest(request.sandbox_id)?;
+        let content = using.guest.read_file(request.path).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(ReadFileResponse { content: content.into(), ..Default::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_request_is_the_default_sandbox() {
+        let spec = spec_of(CreateSandboxRequest::default()).unwrap();
+        assert_eq!(spec.template.as_str(), "minimal");
+        assert_eq!((spec.shape.vcpus.get(), spec.shape.memory.get()), (1, 512));
+        assert_eq!(spec.lifetime, Lifetime::Never);
+        assert!(spec.id.as_str().starts_with("sb"));
+    }
+
+    #[test]
+    fn bad_requests_are_invalid_arguments() {
+        let check = |request: CreateSandboxRequest, word: &str| {
+            let error = spec_of(request).unwrap_err();
+            assert_eq!(error.code, connectrpc::ErrorCode::InvalidArgument);
+            assert!(error.message.as_deref().unwrap().contains(word), "{:?}", error.message);
+        };
+        check(CreateSandboxRequest { vcpus: -1, ..Default::default() }, "vcpus");
+        check(CreateSandboxRequest { memory_mb: 1, ..Default::default() }, "memory_mb");
+        check(CreateSandboxRequest { timeout_sec: -5, ..Default::default() }, "timeout_sec");
+        check(CreateSandboxRequest { template: "../x".into(), ..Default::default() }, "template name");
+        check(CreateSandboxRequest { sandbox_id: "a/b".into(), ..Default::default() }, "sandbox id");
+    }
+
+    #[test]
+    fn exec_timeouts_have_a_default_and_a_none() {
+        assert_eq!(exec_timeout(0).unwrap(), Some(DEFAULT_EXEC_TIMEOUT));
+        assert_eq!(exec_timeout(7).unwrap(), Some(Duration::from_secs(7)));
+        assert_eq!(exec_timeout(-1).unwrap(), None);
+        assert!(exec_timeout(-2).is_err());
+    }
+}

@@ -1,0 +1,116 @@
+//! A template's root file system as a directory: installed by mmdebstrap, then given the few files that packages
+//! leave to the administrator.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::bootstrap::{Depth, Plan, bootstrap};
+use super::error::{BuildError, FileError};
+use super::progress::Progress;
+use super::recipe::{Privilege, Recipe, User};
+use super::sources::{Sources, without_credentials};
+use super::tool::Runner;
+
+const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// Installs the recipe's packages into `tree`.
+pub(super) async fn install(
+    runner: &Runner<'_>,
+    recipe: &Recipe,
+    sources: &Sources,
+    cache: &Path,
+    tree: &Path,
+    progress: &dyn Progress,
+) -> Result<(), BuildError> {
+    let plan = Plan {
+        suite: recipe.suite,
+        depth: Depth::Installed,
+        packages: &recipe.packages,
+        at_the_end: recipe.users.iter().map(add_user).collect(),
+    };
+    bootstrap(runner, plan, sources, cache, tree, progress).await?;
+    Ok(settle(tree, recipe, sources)?)
+}
+
+/// Safe in a shell: the recipe was checked to hold nothing but a name's characters.
+fn add_user(user: &User) -> String {
+    let User { name, uid, .. } = user;
+    format!(r#"chroot "$1" useradd --create-home --user-group --shell /bin/bash --uid {uid} {name}"#)
+}
+
+fn settle(tree: &Path, recipe: &Recipe, sources: &Sources) -> Result<(), FileError> {
+    replace(tree, "etc/hostname", 0o644, "sandbox\n")?;
+    replace(tree, "etc/hosts", 0o644, HOSTS)?;
+    // Plain and empty: the guest agent writes the sandbox's own.
+    replace(tree, "etc/resolv.conf", 0o644, "")?;
+    replace(tree, "etc/machine-id", 0o444, "")?;
+    if !sources.lines.is_empty() {
+        let lines: String = sources.lines.iter().map(|line| format!("{}\n", without_credentials(line))).collect();
+        replace(tree, "etc/apt/sources.list", 0o644, &lines)?;
+    }
+    for user in recipe.users.iter().filter(|user| user.sudo == Privilege::All) {
+        fs::create_dir_all(tree.join("etc/sudoers.d")).map_err(FileError::at("making", tree.join("etc/sudoers.d")))?;
+        replace(
+            tree,
+            &format!("etc/sudoers.d/{}", user.name),
+            0o440,
+            &format!("{} ALL=(ALL) NOPASSWD:ALL\n", user.name),
+        )?;
+    }
+    for log in ["var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log"] {
+        remove(&tree.join(log))?;
+    }
+    Ok(())
+}
+
+/// Never follows a link that a package left there: it would lead out of the tree.
+fn replace(tree: &Path, file: &str, mode: u32, text: &str) -> Result<(), FileError> {
+    let path = tree.join(file);
+    remove(&path)?;
+    let write = |path: &Path| {
+        fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?.write_all(text.as_bytes())
+    };
+    write(&path).map_err(FileError::at("writing", &path))
+}
+
+fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(FileError::at("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_leads_out_of_the_tree_is_replaced_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (outside, tree) = (directory.path().join("outside"), directory.path().join("tree"));
+        fs::write(&outside, "mine").unwrap();
+        fs::create_dir_all(tree.join("etc")).unwrap();
+        std::os::unix::fs::symlink(&outside, tree.join("etc/resolv.conf")).unwrap();
+        replace(&tree, "etc/resolv.conf", 0o644, "").unwrap();
+        assert_eq!(fs::read_to_string(outside).unwrap(), "mine");
+        assert!(fs::symlink_metadata(tree.join("etc/resolv.conf")).unwrap().is_file());
+    }
+
+    #[test]
+    fn a_tree_gets_its_hosts_its_mirrors_and_no_passwords() {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = directory.path();
+        fs::create_dir_all(tree.join("etc/apt")).unwrap();
+        let text = "description=''\nsuite='bookworm'\npackages=[]\nusers=[{name='dev', uid=1000, sudo='all'}]";
+        let recipe: Recipe = toml::from_str(text).unwrap();
+        let lines = vec!["deb https://me:secret@mirror.test/debian bookworm main".to_owned()];
+        settle(tree, &recipe, &Sources { lines, settings: "/s".into(), keyring: "/k".into() }).unwrap();
+        let read = |file: &str| fs::read_to_string(tree.join(file)).unwrap();
+        assert!(read("etc/hosts").contains("127.0.0.1\tlocalhost"));
+        assert_eq!(read("etc/apt/sources.list"), "deb https://mirror.test/debian bookworm main\n");
+        assert_eq!(read("etc/sudoers.d/dev"), "dev ALL=(ALL) NOPASSWD:ALL\n");
+        assert_eq!((read("etc/machine-id"), read("etc/resolv.conf")), (String::new(), String::new()));
+    }
+}
