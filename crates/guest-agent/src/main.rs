@@ -1,0 +1,117 @@
+//! The guest agent: PID 1 inside every sandbox. Starts processes, reads and writes files, and answers the host.
+//!
+//! Run by anything but the kernel it just serves, which is how its tests use it.
+
+mod auth;
+mod benchmark;
+mod files;
+mod init;
+mod log;
+mod process;
+mod service;
+mod settings;
+mod users;
+
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rustix::fs::Mode;
+use tokio::net::TcpListener;
+
+use crate::init::network;
+use crate::process::Processes;
+use crate::process::reaper::Reaper;
+use crate::service::Agent;
+
+/// The port of the wire contract.
+const PORT: u16 = 49983;
+const USAGE: &str = "usage: guest-agent [--listen ADDR:PORT] [--control-peer IP]";
+/// Exit code for arguments that make no sense.
+const USAGE_ERROR: u8 = 64;
+
+/// Whether the system is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// PID 1 of a sandbox: names the system, sets its clock, ends it.
+    Init,
+    /// A program among others.
+    Service,
+}
+
+/// What to do.
+enum Mission {
+    /// Serve at this address, and answer control requests of that peer.
+    Serve { listen: SocketAddr, control_peer: IpAddr },
+    /// Time the start of a program.
+    Benchmark { count: usize, cmd: String },
+}
+
+fn main() -> ExitCode {
+    let mission =
+        Mission::Serve { listen: (Ipv4Addr::UNSPECIFIED, PORT).into(), control_peer: IpAddr::V4(network::HOST) };
+    if std::process::id() == 1 {
+        // The kernel passes what it did not understand of its command line as arguments; they are not for us.
+        init::power_off_after(|| init::prepare().map_err(Into::into).and_then(|()| fulfil(mission, Role::Init)));
+    }
+    let Some(mission) = parse(mission, std::env::args().skip(1)) else {
+        log::line(USAGE);
+        return ExitCode::from(USAGE_ERROR);
+    };
+    match fulfil(mission, Role::Service) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::line(log::chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(default: Mission, mut args: impl Iterator<Item = String>) -> Option<Mission> {
+    let mut mission = default;
+    while let Some(arg) = args.next() {
+        match (arg.as_str(), &mut mission) {
+            ("--listen", Mission::Serve { listen, .. }) => *listen = args.next()?.parse().ok()?,
+            ("--control-peer", Mission::Serve { control_peer, .. }) => *control_peer = args.next()?.parse().ok()?,
+            ("benchmark", _) => {
+                let count = args.next()?.parse().ok().filter(|count| *count > 0)?;
+                mission = Mission::Benchmark { count, cmd: args.next()? };
+            }
+            _ => return None,
+        }
+    }
+    Some(mission)
+}
+
+fn fulfil(mission: Mission, role: Role) -> Result<(), Box<dyn Error>> {
+    match mission {
+        Mission::Benchmark { count, cmd } => Ok(benchmark::run(count, &cmd)?),
+        Mission::Serve { listen, control_peer } => {
+            rustix::process::umask(Mode::from_raw_mode(0o022));
+            // One thread serves: between the few requests of one sandbox, hand-overs would only cost. What may block
+            // has threads of its own.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(serve(listen, control_peer, role))
+        }
+    }
+}
+
+/// Returns only when the system is to end.
+async fn serve(listen: SocketAddr, control_peer: IpAddr, role: Role) -> Result<(), Box<dyn Error>> {
+    let reaper = Reaper::default();
+    let agent = Arc::new(Agent::new(Processes::new(reaper.clone()), control_peer, role));
+    let listener = TcpListener::bind(listen).await?;
+    log::line(format_args!("listening on {}", listener.local_addr()?));
+    log::line("guest agent ready");
+    let end = async {
+        agent.shutdown.notified().await;
+        init::power::end_processes(&reaper).await;
+    };
+    tokio::select! {
+        result = reaper.run() => result?,
+        result = service::serve(listener, agent.clone()) => result?,
+        () = end => {}
+    }
+    Ok(())
+}

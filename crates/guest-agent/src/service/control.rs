@@ -1,0 +1,134 @@
+//! Routes for the host alone: what the sandbox is to be, and when it is to end.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use buffa_types::google::protobuf::Timestamp;
+use bytes::Bytes;
+use http::{StatusCode, header};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::Agent;
+use super::error::HttpError;
+use crate::init::clock;
+use crate::init::identity::{self, Identity};
+use crate::process::reaper::Exit;
+use crate::process::{Command, End, Event, Request, Stdin};
+use crate::settings::{Applied, Settings, Update};
+use crate::{Role, log};
+
+/// The longest that a benchmark may take.
+const BENCHMARK_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the host says at each start. Members of the contract that mean nothing here are not read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct InitRequest {
+    access_token: Option<String>,
+    env_vars: Option<BTreeMap<String, String>>,
+    default_user: Option<String>,
+    default_workdir: Option<String>,
+    timestamp: Option<Timestamp>,
+    hostname: Option<String>,
+    nameservers: Option<Vec<IpAddr>>,
+}
+
+/// `POST /init`: applies what the host says, unless it has said something newer.
+pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<StatusCode, HttpError> {
+    let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
+    let request: InitRequest =
+        serde_json::from_slice(body).map_err(|error| HttpError::bad_request(format!("body: {error}")))?;
+    let (hostname, nameservers) = (request.hostname, request.nameservers.unwrap_or_default());
+    let identity = Identity::new(hostname, nameservers).map_err(|error| HttpError::bad_request(error.to_string()))?;
+    let timestamp = request.timestamp.clone();
+    let applied = agent.settings.apply(Update {
+        timestamp: request.timestamp,
+        token: request.access_token,
+        envs: request.env_vars,
+        default_user: request.default_user,
+        default_workdir: request.default_workdir,
+    });
+    // A program that is not PID 1 of a sandbox must not rename or reset the machine that it runs on.
+    if (applied, agent.role) == (Applied::Yes, Role::Init) {
+        if let Some(time) = timestamp {
+            clock::follow(&time).map_err(|error| HttpError::internal(&error))?;
+        }
+        let write = tokio::task::spawn_blocking(move || identity::assume(&identity)).await;
+        write.map_err(|error| HttpError::internal(&error))?.map_err(|error| HttpError::internal(&error))?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /sync`: all that was written is on the disk when this answers.
+pub async fn sync() -> Result<StatusCode, HttpError> {
+    tokio::task::spawn_blocking(rustix::fs::sync).await.map_err(|error| HttpError::internal(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /shutdown`: begins the orderly end of the system. The answer comes before it.
+pub async fn shutdown(State(agent): State<Arc<Agent>>) -> Result<StatusCode, HttpError> {
+    match agent.role {
+        Role::Init => {
+            agent.shutdown.notify_one();
+            Ok(StatusCode::NO_CONTENT)
+        }
+        Role::Service => Err(HttpError::new(StatusCode::NOT_FOUND, "not PID 1: there is no system to shut down")),
+    }
+}
+
+/// How often to start what.
+#[derive(Debug, Deserialize)]
+pub struct BenchmarkQuery {
+    #[serde(default = "default_count")]
+    count: u32,
+    #[serde(default = "default_cmd")]
+    cmd: String,
+}
+
+fn default_count() -> u32 {
+    20
+}
+
+fn default_cmd() -> String {
+    "/bin/true".to_owned()
+}
+
+/// `GET /benchmark/spawn`: how long an ordinary program in this sandbox takes to start another one and wait for it.
+pub async fn benchmark_spawn(
+    State(agent): State<Arc<Agent>>,
+    Query(query): Query<BenchmarkQuery>,
+) -> Result<Response, HttpError> {
+    if !(1..=1000).contains(&query.count) {
+        return Err(HttpError::bad_request("count must be between 1 and 1000"));
+    }
+    // In a program of its own, because the children of this one belong to the reaper.
+    let args = vec!["benchmark".to_owned(), query.count.to_string(), query.cmd];
+    let request = Request {
+        command: Command { cmd: "/proc/self/exe".to_owned(), args, ..Command::default() },
+        user: "root".to_owned(),
+        tag: None,
+        stdin: Stdin::Null,
+        deadline: Some(Instant::now() + BENCHMARK_LIMIT),
+    };
+    let started = agent.processes.start(request, Arc::new(Settings::default())).await;
+    let mut events = started.map_err(|error| HttpError::internal(&error))?.events;
+    let (mut report, mut complaint, mut end) = (Vec::new(), Vec::new(), None);
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Stdout(data) => report.extend_from_slice(&data),
+            Event::Stderr(data) => complaint.extend_from_slice(&data),
+            Event::End(how) => end = Some(how),
+        }
+    }
+    if end != Some(End::Exited(Exit::Code(0))) {
+        let complaint = String::from_utf8_lossy(&complaint).into_owned();
+        log::line(format_args!("benchmark failed: {}", complaint.trim_end()));
+        return Err(HttpError::bad_request(complaint));
+    }
+    Ok(([(header::CONTENT_TYPE, "application/json")], report).into_response())
+}

@@ -1,0 +1,94 @@
+//! The edge: one port that speaks HTTP and Connect. Turns requests into calls of the other modules and their errors
+//! into the codes of the wire contract; decides which route asks for which proof. Does no work itself.
+
+mod control;
+mod cors;
+mod download;
+mod error;
+mod filesystem;
+mod gate;
+mod metrics;
+mod process;
+mod upload;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use axum::{Json, Router};
+use http::StatusCode;
+use proto::filesystem::FilesystemExt;
+use proto::process::ProcessExt;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+use crate::Role;
+use crate::process::Processes;
+use crate::settings;
+
+/// The version of the wire contract that this agent speaks.
+const CONTRACT_VERSION: &str = "0.6.13";
+
+/// What all requests share.
+#[derive(Debug)]
+pub struct Agent {
+    /// What the host has set.
+    pub settings: settings::Shared,
+    /// What clients have started.
+    pub processes: Processes,
+    /// The only address whose control requests are answered.
+    pub control_peer: IpAddr,
+    /// Whether this is PID 1, which may change the system.
+    pub role: Role,
+    /// Told when the host wants the system to stop.
+    pub shutdown: Notify,
+    /// Remembers the processors' times between two looks.
+    pub cpu: metrics::Cpu,
+}
+
+impl Agent {
+    /// An agent that has been told nothing yet.
+    pub fn new(processes: Processes, control_peer: IpAddr, role: Role) -> Self {
+        let (settings, shutdown, cpu) = Default::default();
+        Self { settings, processes, control_peer, role, shutdown, cpu }
+    }
+}
+
+/// Serves for ever.
+pub async fn serve(listener: TcpListener, agent: Arc<Agent>) -> std::io::Result<()> {
+    // Answers are small and somebody waits for each.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    axum::serve(listener, router(agent).into_make_service_with_connect_info::<SocketAddr>()).await
+}
+
+fn router(agent: Arc<Agent>) -> Router {
+    let open = Router::new()
+        .route("/health", get(async || StatusCode::NO_CONTENT))
+        // Checks token or signature itself.
+        .route("/files", get(download::download).post(upload::upload))
+        .layer(DefaultBodyLimit::disable());
+    let control = Router::new()
+        .route("/init", post(control::init))
+        .route("/sync", post(control::sync))
+        .route("/shutdown", post(control::shutdown))
+        .route("/benchmark/spawn", get(control::benchmark_spawn))
+        .layer(from_fn_with_state(agent.clone(), gate::only_the_host));
+    let protected = Router::new()
+        .route("/envs", get(envs))
+        .route("/metrics", get(metrics::metrics))
+        .fallback_service(rpc(&agent).into_axum_service())
+        .layer(from_fn_with_state(agent.clone(), gate::only_with_token));
+    open.merge(control).merge(protected).layer(from_fn(cors::allow_everyone)).with_state(agent)
+}
+
+fn rpc(agent: &Arc<Agent>) -> connectrpc::Router {
+    let router = ProcessExt::register(Arc::new(process::Service(agent.clone())), connectrpc::Router::new());
+    FilesystemExt::register(Arc::new(filesystem::Service(agent.clone())), router)
+}
+
+async fn envs(State(agent): State<Arc<Agent>>) -> Json<std::collections::BTreeMap<String, String>> {
+    Json(agent.settings.current().envs.clone())
+}

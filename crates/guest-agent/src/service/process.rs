@@ -1,0 +1,234 @@
+//! The process service of the wire contract.
+#![allow(refining_impl_trait_internal, refining_impl_trait_reachable)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use futures::stream::{self, Stream, StreamExt};
+use proto::process as wire;
+use proto::process::process_event as wire_event;
+use proto::process::process_selector::Selector as WireSelector;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::Agent;
+use super::error::{no_process, start_error};
+use super::filesystem::user_of;
+use crate::process::reaper::Exit;
+use crate::process::{Attached, Command, End, Event, Process, Request, Selector, Stdin, number};
+
+/// How often a stream on which nothing happens says that it lives, unless the client asks for another time.
+const KEEPALIVE: Duration = Duration::from_secs(90);
+
+/// The service.
+pub struct Service(pub Arc<Agent>);
+
+impl wire::Process for Service {
+    async fn start(
+        &self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::StartRequest>,
+    ) -> ServiceResult<ServiceStream<wire::StartResponse>> {
+        let settings = self.0.settings.current();
+        let request = start_request(request.to_owned_message(), user_of(&ctx, &settings), ctx.deadline())?;
+        let attached = self.0.processes.start(request, settings).await.map_err(start_error)?;
+        let respond = |event: wire::ProcessEvent| wire::StartResponse { event: event.into(), ..Default::default() };
+        Ok(Response::new(Box::pin(events(attached, keepalive(&ctx)).map(move |event| event.map(respond)))))
+    }
+
+    async fn connect(
+        &self,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::ConnectRequest>,
+    ) -> ServiceResult<ServiceStream<wire::ConnectResponse>> {
+        let selector = selector(request.to_owned_message().process.into_option())?;
+        let attached = self.0.processes.attach(&selector).map_err(no_process)?;
+        let respond = |event: wire::ProcessEvent| wire::ConnectResponse { event: event.into(), ..Default::default() };
+        let events = events(attached, keepalive(&ctx)).map(move |event| event.map(respond));
+        Ok(Response::new(until(events, ctx.deadline())))
+    }
+
+    async fn list(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, wire::ListRequest>,
+    ) -> ServiceResult<wire::ListResponse> {
+        let processes = self.0.processes.list().iter().map(|process| info(process)).collect();
+        Response::ok(wire::ListResponse { processes, ..Default::default() })
+    }
+
+    async fn send_signal(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, wire::SendSignalRequest>,
+    ) -> ServiceResult<wire::SendSignalResponse> {
+        let request = request.to_owned_message();
+        let signal = match request.signal.as_known() {
+            Some(wire::Signal::SIGNAL_SIGKILL) => rustix::process::Signal::KILL,
+            Some(wire::Signal::SIGNAL_SIGTERM) => rustix::process::Signal::TERM,
+            _ => return Err(ConnectError::unimplemented("only SIGTERM and SIGKILL can be sent")),
+        };
+        let selector = selector(request.process.into_option())?;
+        self.0.processes.signal(&selector, signal).map_err(no_process)?;
+        Response::ok(wire::SendSignalResponse::default())
+    }
+
+    async fn update(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, wire::UpdateRequest>,
+    ) -> ServiceResult<wire::UpdateResponse> {
+        Err(ConnectError::unimplemented("terminals are not supported yet"))
+    }
+
+    async fn stream_input(
+        &self,
+        _ctx: RequestContext,
+        _requests: InboundStream<wire::StreamInputRequest>,
+    ) -> ServiceResult<wire::StreamInputResponse> {
+        Err(ConnectError::unimplemented("input is not supported yet"))
+    }
+
+    async fn send_input(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, wire::SendInputRequest>,
+    ) -> ServiceResult<wire::SendInputResponse> {
+        Err(ConnectError::unimplemented("input is not supported yet"))
+    }
+
+    async fn close_stdin(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, wire::CloseStdinRequest>,
+    ) -> ServiceResult<wire::CloseStdinResponse> {
+        Err(ConnectError::unimplemented("input is not supported yet"))
+    }
+}
+
+fn start_request(
+    request: wire::StartRequest,
+    user: String,
+    deadline: Option<std::time::Instant>,
+) -> Result<Request, ConnectError> {
+    if request.pty.is_set() {
+        return Err(ConnectError::unimplemented("terminals are not supported yet"));
+    }
+    let config = request.process.into_option().ok_or_else(|| ConnectError::invalid_argument("process is missing"))?;
+    let command = Command { cmd: config.cmd, args: config.args, envs: config.envs.into_iter().collect(), cwd: config.cwd };
+    let stdin = if request.stdin == Some(false) { Stdin::Null } else { Stdin::Pipe };
+    Ok(Request { command, user, tag: request.tag, stdin, deadline: deadline.map(Instant::from_std) })
+}
+
+fn selector(selector: Option<wire::ProcessSelector>) -> Result<Selector, ConnectError> {
+    match selector.and_then(|selector| selector.selector) {
+        Some(WireSelector::Pid(pid)) => Ok(Selector::Pid(pid)),
+        Some(WireSelector::Tag(tag)) => Ok(Selector::Tag(tag)),
+        None => Err(ConnectError::unimplemented("a process is selected by pid or tag")),
+    }
+}
+
+fn info(process: &Process) -> wire::ProcessInfo {
+    let Command { cmd, args, envs, cwd } = process.command.clone();
+    let config = wire::ProcessConfig { cmd, args, envs: envs.into_iter().collect(), cwd, ..Default::default() };
+    let (pid, tag) = (number(process.pid), process.tag.clone());
+    wire::ProcessInfo { config: config.into(), pid, tag, ..Default::default() }
+}
+
+fn keepalive(ctx: &RequestContext) -> Duration {
+    let header = ctx.header("keepalive-ping-interval").and_then(|value| value.to_str().ok()?.parse().ok());
+    header.filter(|seconds| *seconds > 0).map_or(KEEPALIVE, Duration::from_secs)
+}
+
+/// All that a listener is told: the start, the output, a sign of life when there is none, the end.
+fn events(attached: Attached, keepalive: Duration) -> impl Stream<Item = Result<wire::ProcessEvent, ConnectError>> {
+    let start = wire_event::StartEvent { pid: number(attached.pid), ..Default::default() };
+    let rest = stream::unfold(Some(attached.events), move |events| next(events, keepalive));
+    stream::once(async { Ok(wrap(start)) }).chain(rest)
+}
+
+type Told = Result<wire::ProcessEvent, ConnectError>;
+
+async fn next(
+    events: Option<mpsc::Receiver<Event>>,
+    keepalive: Duration,
+) -> Option<(Told, Option<mpsc::Receiver<Event>>)> {
+    let mut events = events?;
+    Some(match timeout(keepalive, events.recv()).await {
+        Err(_) => (Ok(wrap(wire_event::KeepAlive::default())), Some(events)),
+        Ok(Some(Event::Stdout(data))) => {
+            (Ok(output(wire_event::data_event::Output::Stdout(data.into()))), Some(events))
+        }
+        Ok(Some(Event::Stderr(data))) => {
+            (Ok(output(wire_event::data_event::Output::Stderr(data.into()))), Some(events))
+        }
+        Ok(Some(Event::End(End::Exited(exit)))) => (Ok(wrap(end(exit))), None),
+        Ok(Some(Event::End(End::TimedOut))) => {
+            (Err(ConnectError::deadline_exceeded("the process was killed because its time was over")), None)
+        }
+        Ok(None) => (Err(ConnectError::internal("the process is no longer followed")), None),
+    })
+}
+
+/// A listener's own deadline ends what it hears, not the process.
+fn until<T: Send + 'static>(
+    events: impl Stream<Item = Result<T, ConnectError>> + Send + 'static,
+    deadline: Option<std::time::Instant>,
+) -> ServiceStream<T> {
+    let Some(deadline) = deadline else { return Box::pin(events) };
+    let over = async move {
+        tokio::time::sleep_until(Instant::from_std(deadline)).await;
+        Err(ConnectError::deadline_exceeded("the time to listen is over"))
+    };
+    let over = Box::pin(stream::once(over));
+    // The first error ends the stream; the process's end does so too, because then nobody asks for more.
+    Box::pin(stream::unfold((Box::pin(events), Some(over)), async |(mut events, over)| {
+        let mut over = over?;
+        tokio::select! {
+            biased;
+            event = events.next() => event.map(|event| (event, (events, Some(over)))),
+            error = over.next() => error.map(|error| (error, (events, None))),
+        }
+    }))
+}
+
+fn wrap(event: impl Into<wire_event::Event>) -> wire::ProcessEvent {
+    wire::ProcessEvent { event: Some(event.into()), ..Default::default() }
+}
+
+fn output(output: wire_event::data_event::Output) -> wire::ProcessEvent {
+    wrap(wire_event::DataEvent { output: Some(output), ..Default::default() })
+}
+
+fn end(exit: Exit) -> wire_event::EndEvent {
+    let (exit_code, exited, status) = match exit {
+        Exit::Code(code) => (code, true, format!("exit status {code}")),
+        Exit::Signal(signal) => (-1, false, format!("signal: {}", signal_name(signal))),
+    };
+    let error = (exit != Exit::Code(0)).then(|| status.clone());
+    wire_event::EndEvent { exit_code, exited, status, error, ..Default::default() }
+}
+
+/// Signals by the names that clients of the contract know.
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        libc::SIGHUP => "hangup",
+        libc::SIGINT => "interrupt",
+        libc::SIGQUIT => "quit",
+        libc::SIGILL => "illegal instruction",
+        libc::SIGTRAP => "trace/breakpoint trap",
+        libc::SIGABRT => "aborted",
+        libc::SIGBUS => "bus error",
+        libc::SIGFPE => "floating point exception",
+        libc::SIGKILL => "killed",
+        libc::SIGUSR1 => "user defined signal 1",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGUSR2 => "user defined signal 2",
+        libc::SIGPIPE => "broken pipe",
+        libc::SIGALRM => "alarm clock",
+        libc::SIGTERM => "terminated",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}

@@ -1,0 +1,257 @@
+//! A real agent as an ordinary program on a free port, and the clients to drive it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use connectrpc::ConnectError;
+use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
+use proto::filesystem::FilesystemClient;
+use proto::process::process_event::{EndEvent, Event};
+use proto::process::process_event::data_event::Output;
+use proto::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse};
+use serde_json::json;
+
+/// Longer than anything here takes, so that a hang fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct Agent {
+    child: Child,
+    address: SocketAddr,
+    pub http: reqwest::Client,
+}
+
+impl Agent {
+    /// One that takes control from this machine and has been told nothing.
+    pub fn fresh() -> Self {
+        Self::with_control_peer("127.0.0.1")
+    }
+
+    pub fn with_control_peer(peer: &str) -> Self {
+        let args = ["--listen", "127.0.0.1:0", "--control-peer", peer];
+        let program = env!("CARGO_BIN_EXE_guest-agent");
+        let mut child = Command::new(program).args(args).stderr(Stdio::piped()).spawn().expect("start the agent");
+        let console = BufReader::new(child.stderr.take().expect("piped"));
+        let mut lines = console.lines().map(|line| line.expect("console"));
+        let address = lines.find_map(|line| Some(line.strip_prefix("sandpiper: listening on ")?.to_owned()));
+        let address = address.expect("the agent listens").parse().expect("address");
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address, http: reqwest::Client::new() }
+    }
+
+    /// One that may be used by everybody.
+    pub async fn open() -> Self {
+        let agent = Self::fresh();
+        agent.init(json!({})).await;
+        agent
+    }
+
+    pub async fn init(&self, body: serde_json::Value) {
+        let answer = self.http.post(self.url("/init")).body(body.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{:?}", answer.text().await);
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Status and body of a plain request.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.http.get(self.url(path)).timeout(PATIENCE).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// Uploads as octet-stream.
+    pub async fn put(&self, path: &str, content: impl Into<reqwest::Body>) -> (u16, String) {
+        let request = self.http.post(self.url(path)).header("content-type", "application/octet-stream");
+        let answer = request.body(content).timeout(PATIENCE).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// One unary call with JSON, as the published clients make it.
+    pub async fn call(&self, method: &str, user: &str, body: serde_json::Value) -> (u16, serde_json::Value) {
+        let request = self.http.post(self.url(method)).header("content-type", "application/json");
+        let request = request.header("authorization", basic(user)).header("connect-protocol-version", "1");
+        let answer = request.body(body.to_string()).timeout(PATIENCE).send().await.unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
+    }
+
+    fn config(&self) -> ClientConfig {
+        ClientConfig::new(self.url("").parse().unwrap())
+    }
+
+    pub fn processes(&self) -> ProcessClient<HttpClient> {
+        ProcessClient::new(HttpClient::plaintext(), self.config())
+    }
+
+    pub fn processes_json(&self) -> ProcessClient<HttpClient> {
+        ProcessClient::new(HttpClient::plaintext(), self.config().json())
+    }
+
+    pub fn files(&self) -> FilesystemClient<HttpClient> {
+        FilesystemClient::new(HttpClient::plaintext(), self.config())
+    }
+
+    pub async fn start(&self, request: StartRequest, options: CallOptions) -> Result<Running, ConnectError> {
+        Running::begin(&self.processes(), request, options).await
+    }
+
+    /// Runs a shell script to its end.
+    pub async fn sh(&self, script: &str) -> Ended {
+        self.run(shell(script), CallOptions::default()).await.unwrap()
+    }
+
+    pub async fn run(&self, request: StartRequest, options: CallOptions) -> Result<Ended, ConnectError> {
+        let running = self.start(request, options).await?;
+        tokio::time::timeout(PATIENCE, running.end()).await.expect("the process ends in time")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Its processes are in sessions of their own.
+        for pid in children(self.child.id()) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn children(pid: u32) -> Vec<i32> {
+    let path = format!("/proc/{pid}/task");
+    let tasks = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
+type Body = <HttpClient as connectrpc::client::ClientTransport>::ResponseBody;
+type Stream = connectrpc::client::ServerStream<Body, proto::process::StartResponseView<'static>>;
+
+/// A process that has told its number.
+pub struct Running {
+    pub pid: u32,
+    stream: Stream,
+}
+
+#[derive(Debug, Default)]
+pub struct Ended {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub end: EndEvent,
+    pub keepalives: usize,
+}
+
+impl Ended {
+    pub fn stdout(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+
+    pub fn stderr(&self) -> &str {
+        std::str::from_utf8(&self.stderr).unwrap()
+    }
+}
+
+impl Running {
+    pub async fn begin(
+        client: &ProcessClient<HttpClient>,
+        request: StartRequest,
+        options: CallOptions,
+    ) -> Result<Self, ConnectError> {
+        let mut stream = client.start_with_options(request, options).await?;
+        match next(&mut stream).await? {
+            Some(Event::Start(start)) => Ok(Self { pid: start.pid, stream }),
+            other => panic!("{other:?} instead of the start"),
+        }
+    }
+
+    pub async fn next(&mut self) -> Result<Option<Event>, ConnectError> {
+        next(&mut self.stream).await
+    }
+
+    pub async fn end(mut self) -> Result<Ended, ConnectError> {
+        let mut ended = Ended::default();
+        while let Some(event) = self.next().await? {
+            match event {
+                Event::Start(_) => panic!("a second start"),
+                Event::Keepalive(_) => ended.keepalives += 1,
+                Event::Data(data) => match data.output.unwrap() {
+                    Output::Stdout(data) => ended.stdout.extend(data),
+                    Output::Stderr(data) => ended.stderr.extend(data),
+                    Output::Pty(_) => panic!("there is no terminal"),
+                },
+                Event::End(end) => {
+                    ended.end = *end;
+                    assert!(self.next().await?.is_none(), "nothing follows the end");
+                    return Ok(ended);
+                }
+            }
+        }
+        panic!("the stream ended before the process")
+    }
+}
+
+async fn next(stream: &mut Stream) -> Result<Option<Event>, ConnectError> {
+    match stream.message().await? {
+        None => Ok(None),
+        Some(message) => {
+            let message: StartResponse = message.to_owned_message();
+            Ok(message.event.into_option().and_then(|event| event.event))
+        }
+    }
+}
+
+pub fn command(cmd: &str, args: &[&str]) -> StartRequest {
+    let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    let process = ProcessConfig { cmd: cmd.to_owned(), args, ..Default::default() };
+    StartRequest { process: process.into(), stdin: Some(false), ..Default::default() }
+}
+
+pub fn shell(script: &str) -> StartRequest {
+    command("/bin/sh", &["-c", script])
+}
+
+pub fn as_user(user: &str) -> CallOptions {
+    CallOptions::default().with_header("authorization", basic(user))
+}
+
+fn basic(user: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:")))
+}
+
+/// Whether a process of that number exists and is not just waiting to be reaped.
+pub fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// Waits until `condition` holds.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A directory that everybody may enter.
+pub fn open_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    directory
+}
+
+/// Content that shows when a piece is missing or out of place.
+pub fn pattern(size: usize) -> Bytes {
+    (0..size).map(|index| (index / 7 + index / 4096) as u8).collect()
+}

@@ -1,0 +1,9 @@
+//! Drives a real agent over the wire: with the generated clients, with JSON as the published clients write it, and
+//! with plain HTTP. What only PID 1 does is shown where virtual machines boot.
+#![allow(missing_docs)]
+
+mod access;
+mod files;
+mod filesystem;
+mod harness;
+mod processes;

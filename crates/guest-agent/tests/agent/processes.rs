@@ -1,0 +1,305 @@
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use connectrpc::ErrorCode;
+use connectrpc::client::CallOptions;
+use proto::process::process_event::Event;
+use proto::process::process_selector::Selector;
+use proto::process::{
+    CloseStdinRequest, ConnectRequest, ListRequest, ProcessSelector, SendSignalRequest, Signal, StartRequest,
+};
+
+use crate::harness::{Agent, Running, as_user, command, is_alive, open_directory, shell, until};
+
+fn pid(pid: u32) -> ProcessSelector {
+    ProcessSelector { selector: Some(Selector::Pid(pid)), ..Default::default() }
+}
+
+fn tag(tag: &str) -> ProcessSelector {
+    ProcessSelector { selector: Some(Selector::Tag(tag.into())), ..Default::default() }
+}
+
+fn signal(process: ProcessSelector, signal: Signal) -> SendSignalRequest {
+    SendSignalRequest { process: process.into(), signal: signal.into(), ..Default::default() }
+}
+
+fn with_config(mut request: StartRequest, change: impl FnOnce(&mut proto::process::ProcessConfig)) -> StartRequest {
+    request.process.modify(change);
+    request
+}
+
+#[tokio::test]
+async fn output_and_exit_code_arrive_in_both_encodings() {
+    let agent = Agent::open().await;
+    for client in [agent.processes(), agent.processes_json()] {
+        let request = shell("echo out; echo err >&2; exit 3");
+        let ended = Running::begin(&client, request, CallOptions::default()).await.unwrap().end().await.unwrap();
+        assert_eq!((ended.stdout(), ended.stderr()), ("out\n", "err\n"));
+        assert_eq!((ended.end.exit_code, ended.end.exited), (3, true));
+        assert_eq!((ended.end.status.as_str(), ended.end.error.as_deref()), ("exit status 3", Some("exit status 3")));
+    }
+    assert_eq!(agent.sh("true").await.end.error, None);
+}
+
+#[tokio::test]
+async fn a_missing_program_is_127_and_one_that_cannot_be_executed_126() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = |name: &str, content: &str, mode| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let plain = file("plain", "x", 0o644);
+    let no_interpreter = file("lost", "#!/no/such/interpreter\n", 0o755);
+    let directory_path = directory.path().to_str().unwrap().to_owned();
+    let cases = [("nonesuch", 127), ("/no/such", 127), (&plain, 126), (&no_interpreter, 126), (&directory_path, 126)];
+    for (cmd, code) in cases {
+        let ended = agent.run(command(cmd, &[]), CallOptions::default()).await.unwrap();
+        assert_eq!(ended.end.exit_code, code, "{cmd}");
+        assert!(ended.stderr().contains(cmd), "{cmd}: {}", ended.stderr());
+    }
+    let bare_script = file("script", "echo \"$0 $1\"\n", 0o755);
+    let ended = agent.run(command(&bare_script, &["a b"]), CallOptions::default()).await.unwrap();
+    assert_eq!(ended.stdout(), format!("{bare_script} a b\n"));
+}
+
+#[tokio::test]
+async fn programs_are_sought_in_the_path_of_the_request() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let program = directory.path().join("mine");
+    std::fs::write(&program, "#!/bin/sh\necho mine\n").unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("/nowhere:{}", directory.path().display());
+    let request = with_config(command("mine", &[]), |config| drop(config.envs.insert("PATH".into(), path)));
+    assert_eq!(agent.run(request, CallOptions::default()).await.unwrap().stdout(), "mine\n");
+}
+
+#[tokio::test]
+async fn a_process_has_the_user_s_identity_and_environment() {
+    let agent = Agent::fresh();
+    agent.init(serde_json::json!({"envVars": {"A": "sandbox", "B": "sandbox"}})).await;
+    let script = "id -u; id -g; cut -d: -f2 < /dev/null; grep Groups /proc/self/status; echo $HOME $USER $LOGNAME $A $B; pwd";
+    let request = with_config(shell(script), |config| {
+        config.envs.insert("B".into(), "request".into());
+        config.cwd = Some("/tmp".into());
+    });
+    let ended = agent.run(request, as_user("daemon")).await.unwrap();
+    let lines: Vec<&str> = ended.stdout().lines().map(str::trim).collect();
+    assert_eq!(lines, ["1", "1", "Groups:\t1", "/usr/sbin daemon daemon sandbox request", "/tmp"]);
+}
+
+#[tokio::test]
+async fn the_working_directory_is_relative_to_the_home() {
+    let agent = Agent::open().await;
+    let home = |cwd: Option<&str>| {
+        let cwd = cwd.map(str::to_owned);
+        with_config(shell("pwd"), |config| config.cwd = cwd)
+    };
+    for (cwd, expect) in [(None, "/usr/sbin\n"), (Some("~"), "/usr/sbin\n"), (Some("../bin"), "/usr/bin\n")] {
+        assert_eq!(agent.run(home(cwd), as_user("daemon")).await.unwrap().stdout(), expect, "{cwd:?}");
+    }
+    let error = agent.run(home(Some("/no/such")), as_user("daemon")).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidArgument);
+    assert_eq!(error.message(), Some("cwd '/no/such' does not exist"));
+}
+
+#[tokio::test]
+async fn an_unknown_user_is_unauthenticated() {
+    let agent = Agent::open().await;
+    let error = agent.run(shell("true"), as_user("nobody-here")).await.unwrap_err();
+    assert_eq!((error.code(), error.message()), (ErrorCode::Unauthenticated, Some("invalid username: 'nobody-here'")));
+}
+
+#[tokio::test]
+async fn a_process_starts_clean() {
+    let agent = Agent::open().await;
+    let script = "ls /proc/self/fd | wc -l; grep -E 'SigBlk|SigIgn' /proc/self/status; cat /proc/self/oom_score_adj; \
+        ps -o sid= -p $$ | grep -qw $$ && echo own session; readlink /proc/self/fd/0; umask";
+    let ended = agent.sh(script).await;
+    // The fourth descriptor is the directory that ls reads.
+    let expect = "4\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n100\nown session\n/dev/null\n0022\n";
+    assert_eq!(ended.stdout(), expect, "{}", ended.stderr());
+}
+
+#[tokio::test]
+async fn a_signal_ends_the_process_and_what_it_started() {
+    let agent = Agent::open().await;
+    let mut running = agent.start(shell("sleep 1000 & echo $!; wait"), CallOptions::default()).await.unwrap();
+    let Some(Event::Data(data)) = running.next().await.unwrap() else { panic!("no output") };
+    let Some(proto::process::process_event::data_event::Output::Stdout(child)) = data.output else { panic!("{data:?}") };
+    let client = agent.processes();
+    client.send_signal(signal(pid(running.pid), Signal::SIGNAL_SIGKILL)).await.unwrap();
+    let number = running.pid;
+    let end = running.end().await.unwrap().end;
+    assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, "signal: killed"));
+    let child = String::from_utf8(child).unwrap();
+    until("the child is killed too", || !is_alive(&child)).await;
+    let error = client.send_signal(signal(pid(number), Signal::SIGNAL_SIGKILL)).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::NotFound);
+    assert_eq!(error.message(), Some(format!("process with pid {number} not found").as_str()));
+}
+
+#[tokio::test]
+async fn a_process_can_catch_sigterm() {
+    let agent = Agent::open().await;
+    let script = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 1000 & wait $!; done";
+    let mut running = agent.start(shell(script), CallOptions::default()).await.unwrap();
+    running.next().await.unwrap();
+    agent.processes().send_signal(signal(pid(running.pid), Signal::SIGNAL_SIGTERM)).await.unwrap();
+    let ended = running.end().await.unwrap();
+    assert_eq!((ended.stdout(), ended.end.exit_code), ("bye\n", 7));
+}
+
+#[tokio::test]
+async fn other_signals_and_selectors_are_unimplemented() {
+    let agent = Agent::open().await;
+    let client = agent.processes();
+    let error = client.send_signal(signal(pid(1), Signal::SIGNAL_UNSPECIFIED)).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unimplemented);
+    let error = client.send_signal(signal(ProcessSelector::default(), Signal::SIGNAL_SIGKILL)).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unimplemented);
+    let error = client.close_stdin(CloseStdinRequest::default()).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unimplemented);
+}
+
+#[tokio::test]
+async fn the_time_limit_kills_the_whole_group() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = directory.path().join("pid");
+    let request = shell(&format!("sleep 1000 & echo $! > {}; wait", file.display()));
+    let options = CallOptions::default().with_timeout(Duration::from_millis(500));
+    let error = agent.run(request, options).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
+    let child = std::fs::read_to_string(file).unwrap();
+    until("the child is killed too", || !is_alive(&child)).await;
+}
+
+#[tokio::test]
+async fn a_process_outlives_its_client_and_is_still_limited() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = directory.path().join("out");
+    // More output than any buffer holds: a process that is blocked by it never comes to the file.
+    let script = format!("head -c 4000000 /dev/zero; echo done > {}", file.display());
+    let running = agent.start(shell(&script), CallOptions::default()).await.unwrap();
+    drop(running);
+    until("the process goes on", || std::fs::read_to_string(&file).is_ok_and(|text| text == "done\n")).await;
+
+    let options = CallOptions::default().with_timeout(Duration::from_millis(500));
+    let running = agent.start(command("sleep", &["1000"]), options).await.unwrap();
+    let number = running.pid.to_string();
+    drop(running);
+    until("the limit holds without a client", || !is_alive(&number)).await;
+}
+
+#[tokio::test]
+async fn a_slow_client_loses_nothing() {
+    let agent = Agent::open().await;
+    let mut running = agent.start(shell("seq 1 300000; echo end >&2"), CallOptions::default()).await.unwrap();
+    let number = running.pid.to_string();
+    let first = running.next().await.unwrap();
+    assert!(matches!(first, Some(Event::Data(_))));
+    // It waits for the client: nothing holds two megabytes for it.
+    until("the process is blocked", || {
+        std::fs::read_to_string(format!("/proc/{number}/wchan")).is_ok() && is_alive(&number)
+    })
+    .await;
+    let Some(Event::Data(data)) = first else { unreachable!() };
+    let Some(proto::process::process_event::data_event::Output::Stdout(mut text)) = data.output else { panic!() };
+    let ended = running.end().await.unwrap();
+    text.extend(&ended.stdout);
+    let expect: String = (1..=300_000).map(|number| format!("{number}\n")).collect();
+    assert!(text == expect.as_bytes(), "{} bytes instead of {}", text.len(), expect.len());
+    assert_eq!(ended.stderr(), "end\n");
+}
+
+#[tokio::test]
+async fn what_holds_the_pipes_does_not_delay_the_end() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = directory.path().join("alive");
+    let script = format!("(sleep 1; echo more && echo yes > {}) & echo first", file.display());
+    let begun = Instant::now();
+    let ended = agent.sh(&script).await;
+    assert_eq!((ended.stdout(), ended.end.exit_code), ("first\n", 0));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    until("it can go on writing to nobody", || file.exists()).await;
+}
+
+#[tokio::test]
+async fn a_silent_stream_shows_that_it_lives() {
+    let agent = Agent::open().await;
+    let options = CallOptions::default().with_header("keepalive-ping-interval", "1");
+    let ended = agent.run(shell("sleep 2.5"), options).await.unwrap();
+    assert_eq!(ended.keepalives, 2);
+}
+
+#[tokio::test]
+async fn processes_are_listed_and_found_again() {
+    let agent = Agent::open().await;
+    let client = agent.processes();
+    let directory = open_directory();
+    let go = directory.path().join("go");
+    let script = format!("until [ -e {} ]; do sleep 0.02; done; echo later; exit 5", go.display());
+    let mut request = with_config(shell(&script), |config| drop(config.envs = HashMap::from_iter([("A".into(), "1".into())])));
+    request.tag = Some("mine".into());
+    let running = agent.start(request.clone(), CallOptions::default()).await.unwrap();
+
+    let listed = client.list(ListRequest::default()).await.unwrap().view().to_owned_message().unwrap().processes;
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].pid, listed[0].tag.as_deref()), (running.pid, Some("mine")));
+    assert_eq!(listed[0].config, request.process);
+
+    let connect = |selector: ProcessSelector| ConnectRequest { process: selector.into(), ..Default::default() };
+    let mut by_tag = client.connect(connect(tag("mine"))).await.unwrap();
+    let mut events = Vec::new();
+    events.push(by_tag.message().await.unwrap().unwrap().to_owned_message());
+    std::fs::write(&go, "").unwrap();
+    while let Some(message) = by_tag.message().await.unwrap() {
+        events.push(message.to_owned_message());
+    }
+    let events: Vec<Event> = events.into_iter().map(|message| message.event.event.clone().unwrap()).collect();
+    assert!(matches!(&events[..], [Event::Start(_), Event::Data(_), Event::End(end)] if end.exit_code == 5), "{events:?}");
+
+    // The start and the end are told for a while after that.
+    let ended = running.end().await.unwrap();
+    assert_eq!(ended.stdout(), "later\n");
+    let mut late = client.connect(connect(tag("mine"))).await.unwrap();
+    let mut count = 0;
+    while late.message().await.unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 2);
+    let listed = client.list(ListRequest::default()).await.unwrap().view().to_owned_message().unwrap().processes;
+    assert!(listed.is_empty(), "{listed:?}");
+    let mut nothing = client.connect(connect(tag("other"))).await;
+    let code = match &mut nothing {
+        Err(error) => error.code(),
+        Ok(stream) => stream.message().await.unwrap_err().code(),
+    };
+    assert_eq!(code, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_many_short_processes() {
+    let agent = Agent::open().await;
+    let runs = (0..100).map(|_| agent.run(command("true", &[]), CallOptions::default()));
+    for ended in futures::future::join_all(runs).await {
+        assert_eq!(ended.unwrap().end.exit_code, 0);
+    }
+    let pid = agent.pid();
+    until("no zombie and no descriptor is left", || {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let pipes = descriptors.filter(|fd| {
+            std::fs::read_link(fd.path()).is_ok_and(|target| target.to_string_lossy().starts_with("pipe:"))
+        });
+        // Its own standard error is a pipe to this test.
+        children.is_empty() && pipes.count() == 1
+    })
+    .await;
+}
