@@ -1,0 +1,163 @@
+//! The last step of every failure: which status, code and text a client sees.
+//!
+//! Texts of the host agent go out, because they say what the caller can do; those of the database stay in the log.
+
+use axum::response::{IntoResponse, Response};
+use connectrpc::ErrorCode;
+use http::StatusCode;
+use model::{IllegalTransition, Status};
+use serde_json::json;
+
+use crate::host::HostError;
+use crate::lifecycle::{ChangeError, CreateError, DeleteError, Interrupted};
+use crate::store::StoreError;
+
+/// An answer that is an error. Its body is written by [`super::request::identify`], which knows the request's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl ApiError {
+    /// An error of any kind.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into() }
+    }
+
+    /// The request makes no sense.
+    pub fn invalid_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    /// The caller has no such sandbox.
+    pub fn no_sandbox() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "sandbox not found")
+    }
+
+    /// Not while the sandbox is in its present state.
+    pub fn invalid_state(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "invalid_state", message)
+    }
+
+    /// Another request won.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message)
+    }
+
+    /// The request has more bytes than it may.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    /// A fault of ours; `error` goes to the log only.
+    fn internal(code: &'static str, message: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error, code, "request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message)
+    }
+
+    /// The body that a client sees.
+    pub fn body(&self, request_id: &str) -> String {
+        let error = json!({"code": self.code, "message": self.message});
+        json!({"error": error, "request_id": request_id}).to_string() + "\n"
+    }
+
+    /// The text for a client of a stream, which has no status to look at.
+    pub fn into_message(self) -> String {
+        self.message
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::internal("db_error", &error.to_string(), &error)
+    }
+}
+
+impl From<HostError> for ApiError {
+    fn from(error: HostError) -> Self {
+        let message = error.to_string();
+        let Some(code) = error.code() else {
+            tracing::warn!(error = &error as &dyn std::error::Error, "host agent unreachable");
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "host_unavailable", message);
+        };
+        let (status, code) = match code {
+            ErrorCode::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            ErrorCode::AlreadyExists | ErrorCode::FailedPrecondition | ErrorCode::Aborted => {
+                (StatusCode::CONFLICT, "conflict")
+            }
+            ErrorCode::InvalidArgument | ErrorCode::OutOfRange => (StatusCode::BAD_REQUEST, "invalid_request"),
+            ErrorCode::PermissionDenied => (StatusCode::FORBIDDEN, "forbidden"),
+            ErrorCode::ResourceExhausted => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
+            ErrorCode::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            ErrorCode::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            ErrorCode::Unimplemented => (StatusCode::NOT_IMPLEMENTED, "unimplemented"),
+            _ => (StatusCode::BAD_GATEWAY, "agent_error"),
+        };
+        Self::new(status, code, message)
+    }
+}
+
+impl From<IllegalTransition> for ApiError {
+    fn from(error: IllegalTransition) -> Self {
+        let wanted = match error.event {
+            model::Event::PauseRequested => Status::Running,
+            model::Event::ResumeRequested => Status::Paused,
+            _ => return Self::internal("internal", "the sandbox is in a state that it cannot be in", &error),
+        };
+        Self::invalid_state(format!("sandbox is not {wanted} (status: {})", error.from))
+    }
+}
+
+impl From<Interrupted> for ApiError {
+    fn from(error: Interrupted) -> Self {
+        Self::internal("internal", &error.to_string(), &error)
+    }
+}
+
+impl From<CreateError> for ApiError {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::Host(source) => source.into(),
+            CreateError::Deleted => Self::conflict(error.to_string()),
+            CreateError::Store(source) => source.into(),
+            CreateError::Illegal(source) => source.into(),
+            CreateError::Interrupted(source) => source.into(),
+        }
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NotFound => Self::no_sandbox(),
+            ChangeError::Race(_) => Self::conflict(error.to_string()),
+            ChangeError::Illegal(source) => source.into(),
+            ChangeError::Host(source) => source.into(),
+            ChangeError::Store(source) => source.into(),
+            ChangeError::Interrupted(source) => source.into(),
+        }
+    }
+}
+
+impl From<DeleteError> for ApiError {
+    fn from(error: DeleteError) -> Self {
+        match error {
+            DeleteError::NotFound => Self::no_sandbox(),
+            DeleteError::Race => Self::conflict(error.to_string()),
+            DeleteError::Host(source) => source.into(),
+            DeleteError::Store(source) => source.into(),
+            DeleteError::Illegal(source) => source.into(),
+            DeleteError::Interrupted(source) => source.into(),
+        }
+    }
+}

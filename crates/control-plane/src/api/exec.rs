@@ -1,0 +1,185 @@
+//! Commands whose output is collected.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::error::ApiError;
+use super::request::{Caller, InPath, json, read_json, without_nul};
+use crate::host::{Collected, Command, HostError, ProcessSpec, RunLimit};
+use crate::store::Sandbox;
+
+const DEFAULT_TIMEOUT: u32 = 30;
+
+/// What to run, as both the collected and the streaming exec are asked for it.
+#[derive(Debug, Default, Deserialize)]
+pub struct ExecRequest {
+    #[serde(default)]
+    cmd: String,
+    args: Option<Vec<String>>,
+    timeout_sec: Option<i64>,
+    envs: Option<HashMap<String, String>>,
+    cwd: Option<String>,
+    user: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ExecAnswer<'a> {
+    sandbox_id: &'a str,
+    cmd: &'a str,
+    stdout: String,
+    stderr: String,
+    exit_code: i32,
+    duration_ms: u64,
+    encoding: &'static str,
+    #[serde(skip_serializing_if = "is_zero")]
+    stdout_omitted: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    stderr_omitted: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// `POST /v1/sandboxes/{id}/exec`
+pub async fn exec(
+    State(api): State<Arc<Api>>,
+    Caller(owner): Caller,
+    InPath(id): InPath,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let sandbox = api.running(&owner, &id).await?;
+    let request: ExecRequest = read_json(body, api.limits.json_body).await?;
+    let spec = request.into_spec()?;
+    let cmd = spec.cmd.clone();
+    let began = Instant::now();
+    let collected = run(&api, &sandbox, spec).await?;
+    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    api.touch(&sandbox).await;
+    Ok(json(StatusCode::OK, &answer(&sandbox, &cmd, &collected, duration_ms)))
+}
+
+/// A plain command is one call. One that says as whom, where or in which environment needs the guest's own protocol.
+async fn run(api: &Api, sandbox: &Sandbox, spec: ProcessSpec) -> Result<Collected, HostError> {
+    if spec.envs.is_empty() && spec.cwd.is_none() && spec.user.is_none() {
+        let command = Command { cmd: spec.cmd, args: spec.args, limit: spec.limit };
+        return api.host.exec(&sandbox.id, command).await;
+    }
+    api.host.start(&sandbox.id, spec, &api.tasks).await?.collect(api.limits.exec_output).await
+}
+
+impl ExecRequest {
+    /// Checks the request and fills in its defaults.
+    pub fn into_spec(self) -> Result<ProcessSpec, ApiError> {
+        if self.cmd.is_empty() {
+            return Err(ApiError::invalid_request("cmd is required"));
+        }
+        let spec = ProcessSpec {
+            cmd: self.cmd,
+            args: self.args.unwrap_or_default(),
+            envs: self.envs.unwrap_or_default(),
+            cwd: self.cwd.filter(|cwd| !cwd.is_empty()),
+            user: self.user.filter(|user| !user.is_empty()),
+            limit: run_limit(self.timeout_sec.unwrap_or_default())?,
+        };
+        check(&spec)?;
+        Ok(spec)
+    }
+}
+
+fn check(spec: &ProcessSpec) -> Result<(), ApiError> {
+    without_nul("cmd", &spec.cmd)?;
+    spec.args.iter().try_for_each(|arg| without_nul("args", arg))?;
+    spec.cwd.iter().try_for_each(|cwd| without_nul("cwd", cwd))?;
+    spec.user.iter().try_for_each(|user| without_nul("user", user))?;
+    if spec.user.iter().any(|user| user.contains(':')) {
+        return Err(ApiError::invalid_request("user must not contain a colon"));
+    }
+    for (name, value) in &spec.envs {
+        without_nul("envs", name)?;
+        without_nul("envs", value)?;
+        if name.is_empty() || name.contains('=') {
+            return Err(ApiError::invalid_request("the names in envs must not be empty or contain '='"));
+        }
+    }
+    Ok(())
+}
+
+fn run_limit(timeout_sec: i64) -> Result<RunLimit, ApiError> {
+    match timeout_sec {
+        0 => Ok(RunLimit::Seconds(DEFAULT_TIMEOUT)),
+        -1 => Ok(RunLimit::None),
+        other => match i32::try_from(other).ok().and_then(|seconds| u32::try_from(seconds).ok()) {
+            Some(seconds) => Ok(RunLimit::Seconds(seconds)),
+            None => Err(ApiError::invalid_request(format!(
+                "timeout_sec must be between 1 and {}, 0 for the default of {DEFAULT_TIMEOUT}, or -1 for none; got {other}",
+                i32::MAX
+            ))),
+        },
+    }
+}
+
+fn answer<'a>(sandbox: &'a Sandbox, cmd: &'a str, output: &Collected, duration_ms: u64) -> ExecAnswer<'a> {
+    let (stdout, stderr, encoding) =
+        match (as_text(&output.stdout, output.stdout_omitted), as_text(&output.stderr, output.stderr_omitted)) {
+            (Some(stdout), Some(stderr)) => (stdout.to_owned(), stderr.to_owned(), "utf-8"),
+            _ => (STANDARD.encode(&output.stdout), STANDARD.encode(&output.stderr), "base64"),
+        };
+    ExecAnswer {
+        sandbox_id: sandbox.id.as_str(),
+        cmd,
+        stdout,
+        stderr,
+        exit_code: output.exit_code,
+        duration_ms,
+        encoding,
+        stdout_omitted: output.stdout_omitted,
+        stderr_omitted: output.stderr_omitted,
+    }
+}
+
+/// The bytes as text, if they are text. A limit may have cut the last character in two: that is no binary output.
+fn as_text(bytes: &[u8], omitted: u64) -> Option<&str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) if omitted > 0 && error.error_len().is_none() => {
+            std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()
+        }
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_thirty_seconds_unless_said_otherwise() {
+        for (given, expected) in
+            [(0, Some(RunLimit::Seconds(30))), (-1, Some(RunLimit::None)), (7, Some(RunLimit::Seconds(7)))]
+        {
+            assert_eq!(run_limit(given).ok(), expected);
+        }
+        for given in [-2, i64::MIN, i64::MAX, i64::from(i32::MAX) + 1] {
+            assert!(run_limit(given).is_err(), "{given}");
+        }
+    }
+
+    #[test]
+    fn only_text_is_text() {
+        assert_eq!(as_text("grüß".as_bytes(), 0), Some("grüß"));
+        assert_eq!(as_text(&"grü".as_bytes()[..3], 0), None);
+        assert_eq!(as_text(&"grü".as_bytes()[..3], 9), Some("gr"));
+        assert_eq!(as_text(b"a\xffb", 9), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! Live output over a WebSocket: JSON text frames, see docs/api.md.
+//!
+//! The process lives as long as somebody listens: `stop` and the end of the socket kill it. A client that does not
+//! read holds the process up, not our memory: nothing is read from the guest before the last frame is sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+
+use super::Api;
+use super::error::ApiError;
+use super::exec::ExecRequest;
+use super::request::{Caller, InPath, parse_json};
+use super::utf8::TextStream;
+use crate::host::{GuestProcess, ProcessEvent};
+use crate::store::Sandbox;
+
+/// How long a client may take to say what it wants.
+const FIRST_FRAME: Duration = Duration::from_secs(30);
+const PING: Duration = Duration::from_secs(30);
+/// How long a stopped process may take to end, and a client to take the last frames.
+const END: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+struct Frame {
+    #[serde(rename = "type", default)]
+    kind: String,
+    encoding: Option<String>,
+    #[serde(flatten)]
+    request: ExecRequest,
+}
+
+/// `GET /v1/sandboxes/{id}/exec/stream`
+pub async fn exec_stream(
+    State(api): State<Arc<Api>>,
+    Caller(owner): Caller,
+    InPath(id): InPath,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let sandbox = api.running(&owner, &id).await?;
+    let upgrade = upgrade.map_err(|error| ApiError::invalid_request(format!("a WebSocket is needed here: {error}")))?;
+    let limit = api.limits.json_body;
+    let tasks = api.tasks.clone();
+    Ok(upgrade
+        .max_message_size(limit)
+        .max_frame_size(limit)
+        .on_upgrade(move |socket| tasks.track_future(async move { serve(&api, &sandbox, socket).await })))
+}
+
+async fn serve(api: &Api, sandbox: &Sandbox, socket: WebSocket) {
+    let (sink, mut incoming) = socket.split();
+    let mut output =
+        Output { sink, encoding: Encoding::Text, stdout: TextStream::default(), stderr: TextStream::default() };
+    if let Ended::With(last) = session(api, sandbox, &mut output, &mut incoming).await {
+        // A client that does not take its last frames has left.
+        let _ = timeout(END, output.finish(last)).await;
+    }
+    api.touch(sandbox).await;
+}
+
+/// How a session ended.
+enum Ended {
+    /// Nobody listens any more.
+    Gone,
+    /// With this as the last frame.
+    With(Value),
+}
+
+fn error_frame(error: impl Into<ApiError>) -> Ended {
+    Ended::With(json!({"type": "error", "data": error.into().into_message()}))
+}
+
+async fn session(api: &Api, sandbox: &Sandbox, output: &mut Output, incoming: &mut Incoming) -> Ended {
+    let request = tokio::select! {
+        request = timeout(FIRST_FRAME, first_frame(incoming)) => request,
+        () = api.shutdown.cancelled() => return server_ends(),
+    };
+    let frame = match request {
+        Ok(Some(Ok(frame))) => frame,
+        Ok(Some(Err(error))) => return error_frame(error),
+        Ok(None) => return Ended::Gone,
+        Err(_) => return error_frame(ApiError::invalid_request("no start frame came")),
+    };
+    let spec = match output.accept(frame).and_then(ExecRequest::into_spec) {
+        Ok(spec) => spec,
+        Err(error) => return error_frame(error),
+    };
+    api.touch(sandbox).await;
+    match api.host.start(&sandbox.id, spec, &api.tasks).await {
+        Ok(mut process) => follow(api, &mut process, output, incoming).await,
+        Err(error) => error_frame(error),
+    }
+}
+
+fn server_ends() -> Ended {
+    error_frame(ApiError::conflict("the server is shutting down"))
+}
+
+/// Passes output on until the process ends or somebody wants it to. The process dies with its last owner.
+async fn follow(api: &Api, process: &mut GuestProcess, output: &mut Output, incoming: &mut Incoming) -> Ended {
+    tokio::select! {
+        ended = pass_on(process, output) => return ended,
+        stop = stopped(incoming) => match stop {
+            Stop::Asked => {}
+            Stop::Closed => return Ended::Gone,
+        },
+        () = api.shutdown.cancelled() => return server_ends(),
+    }
+    if let Err(error) = process.kill().await {
+        return error_frame(error);
+    }
+    match timeout(END, pass_on(process, output)).await {
+        Ok(ended) => ended,
+        Err(_) => error_frame(ApiError::conflict("the process was killed, but its end is not known")),
+    }
+}
+
+async fn pass_on(process: &mut GuestProcess, output: &mut Output) -> Ended {
+    let mut pings = interval_at(Instant::now() + PING, PING);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            event = process.next() => event,
+            _ = pings.tick() => match output.sink.send(Message::Ping(Bytes::new())).await {
+                Ok(()) => continue,
+                Err(_) => return Ended::Gone,
+            },
+        };
+        let sent = match event {
+            Ok(Some(ProcessEvent::Started { pid })) => output.send(json!({"type": "start", "pid": pid})).await,
+            Ok(Some(ProcessEvent::Stdout(bytes))) => output.data("stdout", &bytes).await,
+            Ok(Some(ProcessEvent::Stderr(bytes))) => output.data("stderr", &bytes).await,
+            Ok(Some(ProcessEvent::Exited { code, status })) => {
+                return Ended::With(json!({"type": "exit", "exit_code": code, "status": status}));
+            }
+            Ok(None) => return error_frame(ApiError::conflict("the process has ended")),
+            Err(error) => return error_frame(error),
+        };
+        if sent.is_err() {
+            return Ended::Gone;
+        }
+    }
+}
+
+type Incoming = SplitStream<WebSocket>;
+
+/// The next text frame. Binary frames mean nothing here; pings are answered by the library.
+async fn next_frame(incoming: &mut Incoming) -> Option<Utf8Bytes> {
+    loop {
+        match incoming.next().await? {
+            Ok(Message::Text(text)) => return Some(text),
+            Ok(Message::Close(_)) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+async fn first_frame(incoming: &mut Incoming) -> Option<Result<Frame, ApiError>> {
+    let text = next_frame(incoming).await?;
+    Some(parse_json::<Frame>(text.as_bytes()).and_then(|frame| match frame.kind.as_str() {
+        "start" => Ok(frame),
+        _ => Err(ApiError::invalid_request("the first frame must have the type \"start\"")),
+    }))
+}
+
+enum Stop {
+    Asked,
+    Closed,
+}
+
+async fn stopped(incoming: &mut Incoming) -> Stop {
+    #[derive(Deserialize)]
+    struct Kind {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    while let Some(text) = next_frame(incoming).await {
+        if serde_json::from_str::<Kind>(&text).is_ok_and(|frame| frame.kind == "stop") {
+            return Stop::Asked;
+        }
+    }
+    Stop::Closed
+}
+
+/// How output is put into JSON.
+enum Encoding {
+    /// As text, with characters kept whole.
+    Text,
+    /// Byte for byte.
+    Base64,
+}
+
+struct Output {
+    sink: SplitSink<WebSocket, Message>,
+    encoding: Encoding,
+    stdout: TextStream,
+    stderr: TextStream,
+}
+
+impl Output {
+    /// Takes the encoding out of a start frame.
+    fn accept(&mut self, frame: Frame) -> Result<ExecRequest, ApiError> {
+        self.encoding = match frame.encoding.as_deref() {
+            None | Some("utf-8") => Encoding::Text,
+            Some("base64") => Encoding::Base64,
+            Some(_) => return Err(ApiError::invalid_request("encoding must be \"utf-8\" or \"base64\"")),
+        };
+        Ok(frame.request)
+    }
+
+    async fn send(&mut self, frame: Value) -> Result<(), axum::Error> {
+        self.sink.send(Message::Text(frame.to_string().into())).await
+    }
+
+    async fn data(&mut self, stream: &'static str, bytes: &[u8]) -> Result<(), axum::Error> {
+        let frame = match self.encoding {
+            Encoding::Base64 => json!({"type": stream, "data": STANDARD.encode(bytes), "encoding": "base64"}),
+            Encoding::Text => {
+                let text = if stream == "stdout" { self.stdout.push(bytes) } else { self.stderr.push(bytes) };
+                if text.is_empty() {
+                    return Ok(());
+                }
+                json!({"type": stream, "data": text})
+            }
+        };
+        self.send(frame).await
+    }
+
+    /// What was held back, the last frame, and the end of the socket.
+    async fn finish(mut self, last: Value) -> Result<(), axum::Error> {
+        for (stream, rest) in [("stdout", self.stdout.finish()), ("stderr", self.stderr.finish())] {
+            if !rest.is_empty() {
+                self.send(json!({"type": stream, "data": rest})).await?;
+            }
+        }
+        self.send(last).await?;
+        self.sink.close().await
+    }
+}

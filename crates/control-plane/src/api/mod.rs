@@ -1,0 +1,96 @@
+//! The REST API: one file for each resource. Converts requests to calls and results to answers, and decides nothing.
+//!
+//! Knows nothing of SQL and of generated messages.
+
+mod benchmark;
+mod error;
+mod exec;
+mod exec_stream;
+mod files;
+mod guard;
+mod health;
+mod request;
+mod sandboxes;
+mod utf8;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use http::StatusCode;
+use model::{HostId, OwnerId, SandboxId, Status};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
+
+use crate::config::Limits;
+use crate::host::HostAgent;
+use crate::lifecycle::Lifecycle;
+use crate::store::{Sandbox, Store};
+use error::ApiError;
+pub use guard::KnownHosts;
+
+/// What every handler works with.
+pub struct Api {
+    /// The records.
+    pub store: Store,
+    /// Where sandboxes run.
+    pub host: HostAgent,
+    /// The name of that host in the records.
+    pub host_id: HostId,
+    /// What changes a sandbox's state.
+    pub lifecycle: Lifecycle,
+    /// What one request may use.
+    pub limits: Limits,
+    /// What must be done before the server may end.
+    pub tasks: TaskTracker,
+    /// Set when the server ends: streams do not end by themselves.
+    pub shutdown: CancellationToken,
+}
+
+/// The whole API as a service. A trailing slash never matters.
+pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
+    let one = "/v1/sandboxes/{id}";
+    let router = Router::new()
+        .route("/health", get(health::get))
+        .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
+        .route(one, get(sandboxes::get).delete(sandboxes::delete))
+        .route(&format!("{one}/pause"), post(sandboxes::pause))
+        .route(&format!("{one}/resume"), post(sandboxes::resume))
+        .route(&format!("{one}/benchmark"), get(benchmark::get))
+        .route(&format!("{one}/exec"), post(exec::exec))
+        .route(&format!("{one}/exec/stream"), get(exec_stream::exec_stream))
+        .route(&format!("{one}/files/write"), post(files::write))
+        .route(&format!("{one}/files/read"), post(files::read))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found\n") })
+        // Each handler has a limit of its own.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(api)
+        .layer(from_fn_with_state(Arc::new(hosts), guard::refuse_foreign_pages))
+        .layer(from_fn(request::identify));
+    tower::Layer::layer(&NormalizePathLayer::trim_trailing_slash(), router)
+}
+
+impl Api {
+    async fn sandbox(&self, owner: &OwnerId, id: &SandboxId) -> Result<Sandbox, ApiError> {
+        self.store.get(owner, id).await?.ok_or_else(ApiError::no_sandbox)
+    }
+
+    /// The sandbox, if commands and files can reach it.
+    async fn running(&self, owner: &OwnerId, id: &SandboxId) -> Result<Sandbox, ApiError> {
+        let sandbox = self.sandbox(owner, id).await?;
+        match sandbox.status {
+            Status::Running => Ok(sandbox),
+            other => Err(ApiError::invalid_state(format!("sandbox is not running (status: {other})"))),
+        }
+    }
+
+    /// Records that a sandbox was used. No use fails because it could not be recorded.
+    async fn touch(&self, sandbox: &Sandbox) {
+        if let Err(error) = self.store.touch(&sandbox.owner, &sandbox.id).await {
+            tracing::warn!(sandbox = %sandbox.id, error = &error as &dyn std::error::Error, "use not recorded");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What all requests have in common: an id, a caller, a sandbox's id in the path, a JSON body.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, Request};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use model::{OwnerId, SandboxId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// A client that takes longer to send a JSON body is not sending one.
+const BODY: Duration = Duration::from_secs(30);
+
+/// Gives the request an id (the client's own, where it has a usable one), writes the bodies of errors, and logs.
+pub async fn identify(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_usable(id));
+    let id = given.map_or_else(random_id, str::to_owned);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = next.run(request).await;
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        *response.body_mut() = Body::from(error.body(&id));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let (status, took_ms) = (response.status().as_u16(), began.elapsed().as_millis());
+    tracing::info!(request_id = id, %method, path, status, took_ms, "request");
+    response
+}
+
+fn is_usable(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// As unguessable as a sandbox's id, and made the same way.
+fn random_id() -> String {
+    SandboxId::random().as_str().replacen("sb", "req-", 1)
+}
+
+/// Whom a request is made for. Everybody is nobody while there are no keys.
+pub struct Caller(pub OwnerId);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(OwnerId::nobody()))
+    }
+}
+
+/// The `{id}` of a path. What is no id at all is the id of no sandbox.
+pub struct InPath(pub SandboxId);
+
+impl<S: Send + Sync> FromRequestParts<S> for InPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let text = Path::<String>::from_request_parts(parts, state).await.map_err(|_| ApiError::no_sandbox())?;
+        Ok(Self(text.parse().map_err(|_| ApiError::no_sandbox())?))
+    }
+}
+
+/// Reads a JSON body, whatever its Content-Type says.
+pub async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ApiError> {
+    let body = tokio::time::timeout(BODY, Limited::new(body, limit).collect())
+        .await
+        .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not arrive"))?
+        .map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+            Some(_) => ApiError::too_large(format!("the JSON body exceeds {limit} bytes")),
+            None => ApiError::invalid_request("the request's body did not arrive complete"),
+        })?;
+    parse_json(&body.to_bytes())
+}
+
+/// Parses a JSON text.
+pub fn parse_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(text).map_err(|error| {
+        // serde quotes what it found, which may be long.
+        let reason: String = error.to_string().chars().take(200).collect();
+        ApiError::invalid_request(format!("invalid JSON body: {reason}"))
+    })
+}
+
+/// No program, argument, path or variable of Unix can hold a NUL.
+pub fn without_nul(name: &str, text: &str) -> Result<(), ApiError> {
+    match text.contains('\0') {
+        true => Err(ApiError::invalid_request(format!("{name} must not contain a NUL character"))),
+        false => Ok(()),
+    }
+}
+
+/// A JSON answer, ended by a newline.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => (status, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "an answer is no JSON");
+            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer cannot be written").into_response()
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What a control plane is told at its start. Knows nothing of flags, environment or files: the binary fills it in.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that a control plane needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where the records are.
+    pub store: StoreUrl,
+    /// How the host agent is reached.
+    pub host_agent: HostAgentAddress,
+    /// What one request may use.
+    pub limits: Limits,
+    /// Names in a Host header that are accepted beside loopback and the listen address.
+    pub allowed_hosts: Vec<String>,
+    /// How often records are compared with the host.
+    pub reconcile_interval: Duration,
+    /// How long requests and lifecycle work under way may go on after a shutdown was asked for.
+    pub drain: Duration,
+}
+
+/// The database that holds the records.
+#[derive(Debug, Clone)]
+pub enum StoreUrl {
+    /// An embedded database in this file, made when it is missing.
+    Sqlite(PathBuf),
+}
+
+/// Where the host agent listens.
+#[derive(Debug, Clone)]
+pub enum HostAgentAddress {
+    /// A unix socket on this machine.
+    Unix(PathBuf),
+    /// `http://host:port`.
+    Http(http::Uri),
+}
+
+/// Bounds on what one request may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of a JSON body.
+    pub json_body: usize,
+    /// Bytes of one uploaded file; the multipart framing around it does not count.
+    pub upload: u64,
+    /// Bytes that are kept of each of stdout and stderr of a collected command.
+    pub exec_output: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { json_body: 2 << 20, upload: 100 << 20, exec_output: 16 << 20 }
+    }
+}
+
+impl Config {
+    /// A configuration with the defaults for everything that has one.
+    pub fn new(store: StoreUrl, host_agent: HostAgentAddress) -> Self {
+        Self {
+            store,
+            host_agent,
+            limits: Limits::default(),
+            allowed_hosts: Vec::new(),
+            reconcile_interval: Duration::from_secs(30),
+            drain: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Unary calls.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use connectrpc::ErrorCode;
+use connectrpc::client::CallOptions;
+use model::{SandboxId, Status};
+use proto::hostagent::v1 as pb;
+
+use super::{HostAgent, HostError};
+use crate::store::{HostFacts, Sandbox};
+
+/// A first boot bakes nothing yet, but a busy host under emulation takes its time.
+const CREATE: Duration = Duration::from_secs(180);
+const DESTROY: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(120);
+const RESUME: Duration = Duration::from_secs(120);
+const LIST: Duration = Duration::from_secs(15);
+const DESCRIBE: Duration = Duration::from_secs(5);
+const BENCHMARK: Duration = Duration::from_secs(60);
+/// What the host agent may take beyond a command's own limit.
+const EXEC_MARGIN: Duration = Duration::from_secs(15);
+
+/// How long a command may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunLimit {
+    /// For this long.
+    Seconds(u32),
+    /// For as long as someone waits for it.
+    None,
+}
+
+impl RunLimit {
+    /// As a duration, if there is one.
+    pub fn duration(self) -> Option<Duration> {
+        match self {
+            Self::Seconds(seconds) => Some(Duration::from_secs(seconds.into())),
+            Self::None => None,
+        }
+    }
+}
+
+/// A program and its arguments, run as the template's default user in its default directory.
+#[derive(Debug, Clone)]
+pub struct Command {
+    /// The program.
+    pub cmd: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// How long it may run.
+    pub limit: RunLimit,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug, Clone, Default)]
+pub struct Collected {
+    /// What was kept of its standard output.
+    pub stdout: Bytes,
+    /// What was kept of its standard error.
+    pub stderr: Bytes,
+    /// Bytes of standard output that were not kept.
+    pub stdout_omitted: u64,
+    /// Bytes of standard error that were not kept.
+    pub stderr_omitted: u64,
+    /// Its exit code.
+    pub exit_code: i32,
+}
+
+/// A sandbox as its host has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// Its state there.
+    pub status: Status,
+    /// How the host reaches it.
+    pub host_ip: String,
+}
+
+/// How long a program takes inside a sandbox, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpawnTimes {
+    /// Runs.
+    pub count: u32,
+    /// The middle of them.
+    pub median_us: u64,
+    /// The quickest.
+    pub min_us: u64,
+}
+
+fn within(deadline: Duration) -> CallOptions {
+    CallOptions::default().with_timeout(deadline)
+}
+
+/// The shape's and lifetime's numbers are far below this; a protobuf `int32` is what the contract has.
+fn int32(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+impl HostAgent {
+    /// Boots a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it.
+    pub async fn create(&self, sandbox: &Sandbox) -> Result<String, HostError> {
+        let request = pb::CreateSandboxRequest {
+            sandbox_id: sandbox.id.to_string(),
+            template: sandbox.template.to_string(),
+            vcpus: int32(sandbox.shape.vcpus.get()),
+            memory_mb: int32(sandbox.shape.memory.get()),
+            timeout_sec: int32(sandbox.lifetime.idle_seconds()),
+            ..Default::default()
+        };
+        let reply = self.sandboxes.create_sandbox_with_options(request, within(CREATE)).await?.into_owned();
+        Ok(reply.host_ip)
+    }
+
+    /// Removes a sandbox and everything of it.
+    pub async fn destroy(&self, id: &SandboxId) -> Result<(), HostError> {
+        let request = pb::DestroySandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        self.sandboxes.destroy_sandbox_with_options(request, within(DESTROY)).await?;
+        Ok(())
+    }
+
+    /// Stops a sandbox's execution, resumably.
+    pub async fn pause(&self, id: &SandboxId) -> Result<(), HostError> {
+        let request = pb::PauseSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        self.sandboxes.pause_sandbox_with_options(request, within(PAUSE)).await?;
+        Ok(())
+    }
+
+    /// Lets a paused sandbox go on.
+    pub async fn resume(&self, id: &SandboxId) -> Result<(), HostError> {
+        let request = pb::ResumeSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+        self.sandboxes.resume_sandbox_with_options(request, within(RESUME)).await?;
+        Ok(())
+    }
+
+    /// Runs a command and collects its output. Giving up on the call ends the command.
+    pub async fn exec(&self, id: &SandboxId, command: Command) -> Result<Collected, HostError> {
+        let (timeout_sec, options) = match command.limit {
+            RunLimit::Seconds(seconds) => (int32(seconds), within(Duration::from_secs(seconds.into()) + EXEC_MARGIN)),
+            RunLimit::None => (-1, CallOptions::default()),
+        };
+        let request = pb::ExecRequest {
+            sandbox_id: id.to_string(),
+            cmd: command.cmd,
+            args: command.args,
+            timeout_sec,
+            ..Default::default()
+        };
+        let reply = self.sandboxes.exec_with_options(request, options).await?.into_owned();
+        Ok(Collected {
+            stdout: reply.stdout.into(),
+            stderr: reply.stderr.into(),
+            stdout_omitted: reply.stdout_omitted,
+            stderr_omitted: reply.stderr_omitted,
+            exit_code: reply.exit_code,
+        })
+    }
+
+    /// Times a program's start to end by the guest's own clock. 0 runs are the guest's default.
+    pub async fn benchmark_spawn(&self, id: &SandboxId, count: u32) -> Result<SpawnTimes, HostError> {
+        let request = pb::BenchmarkSpawnRequest { sandbox_id: id.to_string(), count, ..Default::default() };
+        let reply = self.host.benchmark_spawn_with_options(request, within(BENCHMARK)).await?.into_owned();
+        Ok(SpawnTimes { count: reply.count, median_us: reply.median_us, min_us: reply.min_us })
+    }
+
+    /// Every sandbox that the host has.
+    pub async fn list(&self) -> Result<Vec<HostSandbox>, HostError> {
+        let reply = self.sandboxes.list_sandboxes_with_options(Default::default(), within(LIST)).await?.into_owned();
+        reply.sandboxes.into_iter().map(host_sandbox).collect()
+    }
+
+    /// What the host says of itself.
+    pub async fn describe(&self) -> Result<HostFacts, HostError> {
+        let reply = self.host.get_host_with_options(Default::default(), within(DESCRIBE)).await?.into_owned();
+        Ok(HostFacts {
+            instance_id: reply.instance_id,
+            version: reply.version,
+            accelerator: reply.accelerator,
+            vmm_version: reply.vmm_version,
+            templates: reply.templates,
+        })
+    }
+}
+
+fn host_sandbox(info: pb::SandboxInfo) -> Result<HostSandbox, HostError> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        HostError::answered(ErrorCode::Internal, &format!("the host lists a sandbox that makes no sense: {error}"))
+    };
+    Ok(HostSandbox {
+        id: info.sandbox_id.parse().map_err(|error| unreadable(&error))?,
+        status: info.status.parse().map_err(|error| unreadable(&error))?,
+        host_ip: info.host_ip,
+    })
+}

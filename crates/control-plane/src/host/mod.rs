@@ -1,0 +1,85 @@
+//! The host agent as the control plane calls it: lifecycle and exec by RPC, bytes of guests by HTTP streams.
+//!
+//! Generated messages end here. Every call has a deadline or ends with the caller, except where the caller asked for
+//! none. Knows nothing of records, and nothing of what is legal in which state.
+
+mod calls;
+mod connection;
+mod error;
+mod files;
+mod process;
+
+use connectrpc::client::{ClientConfig, Http2Connection, ServiceTransport, SharedHttp2Connection};
+use http::Uri;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use proto::hostagent::v1::{HostAgentServiceClient, HostServiceClient};
+use std::time::Duration;
+
+use crate::config::HostAgentAddress;
+use connection::Connector;
+
+pub use calls::{Collected, Command, HostSandbox, RunLimit};
+pub use error::HostError;
+pub use files::file_body;
+pub use process::{GuestProcess, ProcessEvent, ProcessSpec};
+
+/// Calls that may wait for one connection at once.
+const CALLS_WAITING: usize = 1024;
+
+/// What one reply to `Exec` may hold.
+const MAX_REPLY: usize = 64 << 20;
+
+type StreamClient = Client<Connector, connectrpc::client::ClientBody>;
+
+/// One host agent; cheap to clone.
+#[derive(Clone)]
+pub struct HostAgent {
+    sandboxes: HostAgentServiceClient<SharedHttp2Connection>,
+    host: HostServiceClient<SharedHttp2Connection>,
+    /// Streams have connections of their own: a slow reader of one holds up nothing else.
+    streams: StreamClient,
+    base: Uri,
+}
+
+impl HostAgent {
+    /// The host agent at `address`. Nothing is connected before the first call, and a lost connection is made anew.
+    ///
+    /// Must be called within a runtime.
+    pub fn new(address: &HostAgentAddress) -> Self {
+        let connector = connection::connector(address);
+        let base = match address {
+            HostAgentAddress::Unix(_) => Uri::from_static("http://localhost"),
+            HostAgentAddress::Http(uri) => uri.clone(),
+        };
+        let calls = Http2Connection::builder()
+            .establishment_timeout(Duration::from_secs(5))
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .lazy_with_connector(connector.clone(), base.clone())
+            .shared(CALLS_WAITING);
+        let config = ClientConfig::new(base.clone()).with_default_max_message_size(MAX_REPLY);
+        let streams = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(10))
+            .build(connector);
+        Self {
+            sandboxes: HostAgentServiceClient::new(calls.clone(), config.clone()),
+            host: HostServiceClient::new(calls, config),
+            streams,
+            base,
+        }
+    }
+
+    fn stream_transport(&self) -> ServiceTransport<StreamClient> {
+        ServiceTransport::new(self.streams.clone())
+    }
+
+    /// Where the host agent serves a sandbox's guest: `path` begins with a slash.
+    fn guest_uri(&self, sandbox: &model::SandboxId, path: &str) -> Result<Uri, HostError> {
+        let path = format!("/sandboxes/{sandbox}/guest{path}");
+        let mut parts = self.base.clone().into_parts();
+        parts.path_and_query = Some(path.try_into().map_err(HostError::address)?);
+        Uri::from_parts(parts).map_err(HostError::address)
+    }
+}

@@ -1,0 +1,263 @@
+//! A process in a guest, followed live over the guest stream. Dropping it before its end kills it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use connectrpc::ErrorCode;
+use connectrpc::client::{CallOptions, ClientConfig, ServerStream, ServiceTransport};
+use hyper::body::Incoming;
+use model::SandboxId;
+use proto::process as pb;
+use proto::process::__buffa::oneof;
+use tokio_util::task::TaskTracker;
+
+use super::{Collected, HostAgent, HostError, RunLimit, StreamClient};
+
+/// A guest's messages are its output in chunks of some KiB.
+const MAX_MESSAGE: usize = 1 << 20;
+
+/// How long a signal may take to be delivered, and a process to say that it has started.
+const SIGNAL: Duration = Duration::from_secs(10);
+
+/// What to run, and how.
+#[derive(Debug, Clone)]
+pub struct ProcessSpec {
+    /// The program.
+    pub cmd: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Added to its environment.
+    pub envs: HashMap<String, String>,
+    /// Its directory; the user's home where there is none.
+    pub cwd: Option<String>,
+    /// Whom it runs as; the template's default user where there is none.
+    pub user: Option<String>,
+    /// How long it may run.
+    pub limit: RunLimit,
+}
+
+/// What happens to a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProcessEvent {
+    /// It runs.
+    Started {
+        /// Its id in the guest.
+        pid: u32,
+    },
+    /// It printed to its standard output.
+    Stdout(Bytes),
+    /// It printed to its standard error.
+    Stderr(Bytes),
+    /// It ended; nothing follows.
+    Exited {
+        /// Its exit code, -1 when a signal ended it.
+        code: i32,
+        /// How the guest words its end, such as `signal: killed`.
+        status: String,
+    },
+}
+
+type Client = pb::ProcessClient<ServiceTransport<StreamClient>>;
+type Events = ServerStream<Incoming, pb::__buffa::view::StartResponseView<'static>>;
+
+/// A process that was started and is being followed.
+pub struct GuestProcess {
+    /// None once it has ended, or somebody else looks after its end.
+    running: Option<Running>,
+    /// The end of a process whose follower went away is waited for here.
+    tasks: TaskTracker,
+}
+
+struct Running {
+    client: Client,
+    events: Events,
+    pid: Option<u32>,
+}
+
+impl HostAgent {
+    /// Starts a process in a sandbox.
+    pub async fn start(
+        &self,
+        id: &SandboxId,
+        spec: ProcessSpec,
+        tasks: &TaskTracker,
+    ) -> Result<GuestProcess, HostError> {
+        let config = ClientConfig::new(self.guest_uri(id, "/")?).with_default_max_message_size(MAX_MESSAGE);
+        let client = Client::new(self.stream_transport(), config);
+        let mut options = CallOptions::default();
+        if let Some(limit) = spec.limit.duration() {
+            // Sent along: the guest ends the process by itself when the time is over.
+            options = options.with_timeout(limit);
+        }
+        if let Some(user) = &spec.user {
+            options = options.with_header("authorization", format!("Basic {}", STANDARD.encode(format!("{user}:"))));
+        }
+        let config = pb::ProcessConfig {
+            cmd: spec.cmd,
+            args: spec.args,
+            envs: spec.envs.into_iter().collect(),
+            cwd: spec.cwd,
+            ..Default::default()
+        };
+        let request = pb::StartRequest { process: config.into(), stdin: Some(false), ..Default::default() };
+        let events = client.start_with_options(request, options).await.map_err(from_guest)?;
+        Ok(GuestProcess { running: Some(Running { client, events, pid: None }), tasks: tasks.clone() })
+    }
+}
+
+impl GuestProcess {
+    /// The next event, or `None` after the end. May be cancelled and called again.
+    pub async fn next(&mut self) -> Result<Option<ProcessEvent>, HostError> {
+        let Some(running) = &mut self.running else { return Ok(None) };
+        let event = running.next().await?;
+        if matches!(event, None | Some(ProcessEvent::Exited { .. })) {
+            self.running = None;
+        }
+        event.map(Some).ok_or_else(|| HostError::answered(ErrorCode::Internal, "the guest does not say how it ended"))
+    }
+
+    /// Kills the process and those that it started. Its remaining events follow.
+    pub async fn kill(&mut self) -> Result<(), HostError> {
+        match &mut self.running {
+            Some(running) => running.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the end and keeps up to `limit` bytes of each stream.
+    pub async fn collect(mut self, limit: usize) -> Result<Collected, HostError> {
+        let (mut stdout, mut stderr) = (Kept::new(limit), Kept::new(limit));
+        loop {
+            match self.next().await? {
+                Some(ProcessEvent::Stdout(bytes)) => stdout.add(&bytes),
+                Some(ProcessEvent::Stderr(bytes)) => stderr.add(&bytes),
+                Some(ProcessEvent::Started { .. }) => {}
+                Some(ProcessEvent::Exited { code, .. }) => {
+                    return Ok(Collected {
+                        stdout: stdout.bytes.into(),
+                        stderr: stderr.bytes.into(),
+                        stdout_omitted: stdout.omitted,
+                        stderr_omitted: stderr.omitted,
+                        exit_code: code,
+                    });
+                }
+                None => return Err(HostError::answered(ErrorCode::Internal, "the guest ended twice")),
+            }
+        }
+    }
+}
+
+impl Drop for GuestProcess {
+    fn drop(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        self.tasks.spawn(async move {
+            if let Err(error) = running.kill().await
+                && !error.is_not_found()
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a process of a client that left may run on");
+            }
+        });
+    }
+}
+
+impl Running {
+    /// The next event that says something, or `None` when the stream ended without one.
+    async fn next(&mut self) -> Result<Option<ProcessEvent>, HostError> {
+        loop {
+            let Some(message) = self.events.message().await.map_err(from_guest)? else { return Ok(None) };
+            let event = message.to_owned_message().event.into_option().and_then(|event| event.event);
+            match event.and_then(readable) {
+                Some(ProcessEvent::Started { pid }) => {
+                    self.pid = Some(pid);
+                    return Ok(Some(ProcessEvent::Started { pid }));
+                }
+                Some(event) => return Ok(Some(event)),
+                None => {}
+            }
+        }
+    }
+
+    async fn kill(&mut self) -> Result<(), HostError> {
+        let late = |_| HostError::answered(ErrorCode::DeadlineExceeded, "the process does not say that it started");
+        let pid = match self.pid {
+            Some(pid) => pid,
+            // It may have been started although we do not know it yet.
+            None => match tokio::time::timeout(SIGNAL, self.next()).await.map_err(late)?? {
+                Some(ProcessEvent::Started { pid }) => pid,
+                _ => return Ok(()),
+            },
+        };
+        let selector =
+            pb::ProcessSelector { selector: Some(oneof::process_selector::Selector::Pid(pid)), ..Default::default() };
+        let request = pb::SendSignalRequest {
+            process: selector.into(),
+            signal: pb::Signal::SIGNAL_SIGKILL.into(),
+            ..Default::default()
+        };
+        let options = CallOptions::default().with_timeout(SIGNAL);
+        self.client.send_signal_with_options(request, options).await.map_err(from_guest)?;
+        Ok(())
+    }
+}
+
+fn readable(event: oneof::process_event::Event) -> Option<ProcessEvent> {
+    use oneof::process_event::{Event, data_event::Output};
+    match event {
+        Event::Start(start) => Some(ProcessEvent::Started { pid: start.pid }),
+        Event::Data(data) => match data.output? {
+            Output::Stdout(bytes) | Output::Pty(bytes) => Some(ProcessEvent::Stdout(bytes.into())),
+            Output::Stderr(bytes) => Some(ProcessEvent::Stderr(bytes.into())),
+        },
+        Event::End(end) => {
+            Some(ProcessEvent::Exited { code: end.exit_code, status: end.status.chars().take(200).collect() })
+        }
+        Event::Keepalive(_) => None,
+    }
+}
+
+/// A guest that does not know the user says so as a failed authentication: for the caller it is a wrong argument.
+fn from_guest(error: connectrpc::ConnectError) -> HostError {
+    match HostError::from(error) {
+        HostError::Answered { code: ErrorCode::Unauthenticated, message } => {
+            HostError::Answered { code: ErrorCode::InvalidArgument, message }
+        }
+        other => other,
+    }
+}
+
+/// The beginning of a stream of bytes, and how much did not fit.
+struct Kept {
+    bytes: Vec<u8>,
+    limit: usize,
+    omitted: u64,
+}
+
+impl Kept {
+    fn new(limit: usize) -> Self {
+        Self { bytes: Vec::new(), limit, omitted: 0 }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let room = self.limit - self.bytes.len();
+        let kept = bytes.len().min(room);
+        self.bytes.extend_from_slice(&bytes[..kept]);
+        self.omitted += (bytes.len() - kept) as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_counted() {
+        let mut kept = Kept::new(4);
+        for chunk in ["ab", "cdef", "g"] {
+            kept.add(chunk.as_bytes());
+        }
+        assert_eq!((kept.bytes.as_slice(), kept.omitted), (&b"abcd"[..], 3));
+    }
+}

@@ -1,0 +1,17 @@
+//! The control plane: the REST API, the records of sandboxes, and the calls to the host agent that runs them.
+//!
+//! `api` converts requests, `lifecycle` changes states, `store` keeps records, `host` calls the host agent,
+//! `reconcile` puts records right. It reaches hosts by RPC only and guests never: their bytes pass through the host
+//! agent. It does not choose addresses, read flags or handle signals: the caller binds and decides when to end.
+
+mod api;
+mod config;
+mod host;
+mod lifecycle;
+mod reconcile;
+mod server;
+mod store;
+
+pub use config::{Config, HostAgentAddress, Limits, StoreUrl};
+pub use server::{ControlPlane, RunError};
+pub use store::OpenError;

@@ -1,0 +1,63 @@
+//! What changes a sandbox's state: create, pause, resume, delete.
+//!
+//! Each runs as a task of its own, so that a client that hangs up ends nothing half way. Each writes the transient
+//! status before it begins and every status conditionally, so that of two at once one wins and the other is told.
+//! What is legal in which state is [`model::transition`]'s to say. Knows nothing of HTTP.
+
+mod create;
+mod delete;
+mod pause;
+
+use model::Status;
+use tokio_util::task::TaskTracker;
+
+use crate::host::HostAgent;
+use crate::store::{Sandbox, Store, StoreError};
+
+pub use create::CreateError;
+pub use delete::DeleteError;
+pub use pause::ChangeError;
+
+/// The lifecycle of every sandbox; cheap to clone.
+#[derive(Clone)]
+pub struct Lifecycle {
+    store: Store,
+    host: HostAgent,
+    tasks: TaskTracker,
+}
+
+/// The task that did the work ended without a result: it panicked, or the server is going down.
+#[derive(Debug, thiserror::Error)]
+#[error("the work was interrupted")]
+pub struct Interrupted;
+
+impl Lifecycle {
+    /// The lifecycle of the sandboxes in `store` on `host`. Work under way is counted in `tasks`.
+    pub fn new(store: Store, host: HostAgent, tasks: TaskTracker) -> Self {
+        Self { store, host, tasks }
+    }
+
+    /// Runs `work` to its end whether or not the caller waits for it.
+    async fn detached<T, E>(&self, work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Interrupted> + Send + 'static,
+    {
+        self.tasks.spawn(work).await.unwrap_or_else(|_| Err(Interrupted.into()))
+    }
+
+    /// Removes what a lost create may have left on the host. Nobody waits for this, so a failure is only logged.
+    async fn clean_up(&self, sandbox: &Sandbox) {
+        if let Err(error) = self.host.destroy(&sandbox.id).await
+            && !error.is_not_found()
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(sandbox = %sandbox.id, error, "the host may still have a sandbox that nobody wants");
+        }
+    }
+
+    /// The status that a sandbox has by now, for a message to whoever lost it.
+    async fn status_now(&self, sandbox: &Sandbox) -> Result<Option<Status>, StoreError> {
+        Ok(self.store.get(&sandbox.owner, &sandbox.id).await?.map(|sandbox| sandbox.status))
+    }
+}

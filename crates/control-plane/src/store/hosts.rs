@@ -1,0 +1,41 @@
+//! The machines that run sandboxes, as they last described themselves.
+
+use jiff::Timestamp;
+use model::HostId;
+
+use super::{Store, StoreError, failed};
+
+/// What a host agent says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostFacts {
+    /// Made with the host's data directory.
+    pub instance_id: String,
+    /// Of the host agent.
+    pub version: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Of the VMM.
+    pub vmm_version: String,
+    /// The templates that are built there.
+    pub templates: Vec<String>,
+}
+
+impl Store {
+    /// Records that a host answered, and what it said.
+    pub async fn host_seen(&self, host: &HostId, facts: &HostFacts) -> Result<(), StoreError> {
+        sqlx::query(
+            "update hosts set instance_id = $1, version = $2, accelerator = $3, vmm_version = $4, last_seen_at = $5 \
+             where id = $6",
+        )
+        .bind(&facts.instance_id)
+        .bind(&facts.version)
+        .bind(&facts.accelerator)
+        .bind(&facts.vmm_version)
+        .bind(Timestamp::now().as_millisecond())
+        .bind(host.as_str())
+        .execute(&self.pool)
+        .await
+        .map_err(failed("record the host"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,50 @@
+//! The records: the only module with SQL. One SQL text for every engine, times as milliseconds, no engine's own types.
+//!
+//! Every query about a sandbox is scoped by its owner, and every change of status names the generation that it was
+//! decided on, so that of two changes at once one is lost instead of both being half done. Knows nothing of REST, of
+//! RPC or of what is legal in which state.
+
+mod hosts;
+mod open;
+mod record;
+mod sandboxes;
+
+use sqlx::AnyPool;
+
+pub use hosts::HostFacts;
+pub use open::OpenError;
+pub use record::{NewSandbox, Sandbox};
+pub use sandboxes::Change;
+
+/// A handle on the records; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: AnyPool,
+}
+
+/// A query that the database did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {step}")]
+pub struct StoreError {
+    /// What was asked of the database.
+    step: &'static str,
+    source: sqlx::Error,
+}
+
+/// For `map_err`: names the step that failed.
+fn failed(step: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    move |source| StoreError { step, source }
+}
+
+impl Store {
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.pool).await.map_err(failed("reach the database"))?;
+        Ok(())
+    }
+
+    /// Closes the connections; nothing may use the store afterwards.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}

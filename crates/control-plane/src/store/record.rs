@@ -1,0 +1,122 @@
+//! A sandbox as the store keeps it, in the model's types, and its way out of a row.
+
+use std::error::Error;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use model::{HostId, Lifetime, OnExpiry, OwnerId, SandboxId, Shape, Status, TemplateName};
+use sqlx::any::AnyRow;
+use sqlx::{FromRow, Row};
+
+/// A sandbox that is about to be made.
+#[derive(Debug, Clone)]
+pub struct NewSandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// Who asked for it.
+    pub owner: OwnerId,
+    /// Where it will run.
+    pub host: HostId,
+    /// What it is made from.
+    pub template: TemplateName,
+    /// What it is made of.
+    pub shape: Shape,
+    /// When it expires.
+    pub lifetime: Lifetime,
+    /// What expiry does to it.
+    pub on_expiry: OnExpiry,
+}
+
+/// A sandbox as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// Who it belongs to.
+    pub owner: OwnerId,
+    /// Where it runs.
+    pub host: HostId,
+    /// What it was made from.
+    pub template: TemplateName,
+    /// Its state.
+    pub status: Status,
+    /// Why it is in that state; empty where there is nothing to say.
+    pub status_reason: String,
+    /// Which change of status this is: what a conditional update names.
+    pub generation: i64,
+    /// What it is made of.
+    pub shape: Shape,
+    /// When it expires.
+    pub lifetime: Lifetime,
+    /// Its own address; empty while unknown.
+    pub guest_ip: String,
+    /// How its host reaches it; empty while unknown.
+    pub host_ip: String,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it first ran.
+    pub started_at: Option<Timestamp>,
+    /// When it was last used.
+    pub last_active_at: Option<Timestamp>,
+    /// When the record last changed.
+    pub last_updated: Timestamp,
+}
+
+impl<'r> FromRow<'r, AnyRow> for Sandbox {
+    fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: parse(row, "id")?,
+            owner: parse(row, "owner_id")?,
+            host: parse(row, "host_id")?,
+            template: parse(row, "template")?,
+            status: parse(row, "status")?,
+            status_reason: row.try_get("status_reason")?,
+            generation: row.try_get("generation")?,
+            shape: shape(row)?,
+            lifetime: lifetime(row)?,
+            guest_ip: row.try_get("guest_ip")?,
+            host_ip: row.try_get("host_ip")?,
+            created_at: time(row, "created_at")?.unwrap_or_default(),
+            started_at: time(row, "started_at")?,
+            last_active_at: time(row, "last_active_at")?,
+            last_updated: time(row, "last_updated")?.unwrap_or_default(),
+        })
+    }
+}
+
+fn undecodable(column: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> sqlx::Error {
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source: source.into() }
+}
+
+fn parse<T>(row: &AnyRow, column: &str) -> Result<T, sqlx::Error>
+where
+    T: FromStr,
+    T::Err: Into<Box<dyn Error + Send + Sync>>,
+{
+    row.try_get::<String, _>(column)?.parse().map_err(|error: T::Err| undecodable(column, error))
+}
+
+fn shape(row: &AnyRow) -> Result<Shape, sqlx::Error> {
+    fn quantity<T: TryFrom<i64, Error = model::InvalidShape>>(row: &AnyRow, column: &str) -> Result<T, sqlx::Error> {
+        row.try_get::<i64, _>(column)?.try_into().map_err(|error| undecodable(column, error))
+    }
+    Ok(Shape { vcpus: quantity(row, "vcpus")?, memory: quantity(row, "memory_mb")?, disk: quantity(row, "disk_mb")? })
+}
+
+fn lifetime(row: &AnyRow) -> Result<Lifetime, sqlx::Error> {
+    match row.try_get::<String, _>("lifetime")?.as_str() {
+        "never" => Ok(Lifetime::Never),
+        "idle" => {
+            let seconds = row.try_get::<i64, _>("timeout_sec")?;
+            let seconds = u64::try_from(seconds).map_err(|error| undecodable("timeout_sec", error))?;
+            Ok(Lifetime::Idle(Duration::from_secs(seconds)))
+        }
+        other => Err(undecodable("lifetime", format!("{other:?} is no lifetime of this version"))),
+    }
+}
+
+fn time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
+    let milliseconds = row.try_get::<Option<i64>, _>(column)?;
+    milliseconds.map(Timestamp::from_millisecond).transpose().map_err(|error| undecodable(column, error))
+}

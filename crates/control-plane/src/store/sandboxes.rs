@@ -1,0 +1,268 @@
+//! Queries about sandboxes.
+
+use jiff::Timestamp;
+use model::{HostId, Lifetime, OnExpiry, OwnerId, SandboxId, Status};
+
+use super::{NewSandbox, Sandbox, Store, StoreError, failed};
+
+/// A new status and what changes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    status: Status,
+    reason: String,
+    host_ip: Option<String>,
+    marks_activity: bool,
+}
+
+impl Change {
+    /// To `status`, without a reason.
+    pub fn to(status: Status) -> Self {
+        Self { status, reason: String::new(), host_ip: None, marks_activity: false }
+    }
+
+    /// To `status`, because of `reason`.
+    pub fn because(status: Status, reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), ..Self::to(status) }
+    }
+
+    /// To running: started, and used just now.
+    pub fn running() -> Self {
+        Self { marks_activity: true, ..Self::to(Status::Running) }
+    }
+
+    /// Also the address by which its host reaches it.
+    pub fn with_host_ip(self, host_ip: String) -> Self {
+        Self { host_ip: Some(host_ip), ..self }
+    }
+}
+
+impl Store {
+    /// Records a sandbox as pending.
+    pub async fn insert(&self, new: &NewSandbox) -> Result<Sandbox, StoreError> {
+        let now = Timestamp::now().as_millisecond();
+        let lifetime = match new.lifetime {
+            Lifetime::Never => "never",
+            Lifetime::Idle(_) => "idle",
+        };
+        let on_expiry = match new.on_expiry {
+            OnExpiry::Destroy => "destroy",
+            OnExpiry::Pause => "pause",
+        };
+        sqlx::query_as(
+            "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
+             timeout_sec, on_expiry, created_at, last_updated) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) returning *",
+        )
+        .bind(new.id.as_str())
+        .bind(new.owner.as_str())
+        .bind(new.host.as_str())
+        .bind(new.template.as_str())
+        .bind(Status::Pending.as_str())
+        .bind(i64::from(new.shape.vcpus.get()))
+        .bind(i64::from(new.shape.memory.get()))
+        .bind(i64::from(new.shape.disk.get()))
+        .bind(lifetime)
+        .bind(i64::from(new.lifetime.idle_seconds()))
+        .bind(on_expiry)
+        .bind(now)
+        .bind(now)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(failed("record the sandbox"))
+    }
+
+    /// One sandbox of an owner.
+    pub async fn get(&self, owner: &OwnerId, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        sqlx::query_as("select * from sandboxes where id = $1 and owner_id = $2")
+            .bind(id.as_str())
+            .bind(owner.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed("read the sandbox's record"))
+    }
+
+    /// All sandboxes of an owner, in every status, the newest first.
+    pub async fn list(&self, owner: &OwnerId) -> Result<Vec<Sandbox>, StoreError> {
+        sqlx::query_as("select * from sandboxes where owner_id = $1 order by created_at desc, id")
+            .bind(owner.as_str())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("list sandboxes"))
+    }
+
+    /// Every owner's sandboxes that a host should have, or that are on their way there or away.
+    pub async fn list_unfinished(&self, host: &HostId) -> Result<Vec<Sandbox>, StoreError> {
+        sqlx::query_as("select * from sandboxes where host_id = $1 and status not in ('stopped', 'error')")
+            .bind(host.as_str())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(failed("list the host's sandboxes"))
+    }
+
+    /// Applies `change` if nobody changed the status since `seen` was read; else `None`, and nothing has happened.
+    pub async fn update(&self, seen: &Sandbox, change: Change) -> Result<Option<Sandbox>, StoreError> {
+        let now = Timestamp::now().as_millisecond();
+        let active = change.marks_activity.then_some(now);
+        sqlx::query_as(
+            "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
+             started_at = coalesce(started_at, $4), last_active_at = coalesce($5, last_active_at), \
+             last_updated = $6, generation = generation + 1 \
+             where id = $7 and owner_id = $8 and status = $9 and generation = $10 returning *",
+        )
+        .bind(change.status.as_str())
+        .bind(change.reason)
+        .bind(change.host_ip)
+        .bind(active)
+        .bind(active)
+        .bind(now)
+        .bind(seen.id.as_str())
+        .bind(seen.owner.as_str())
+        .bind(seen.status.as_str())
+        .bind(seen.generation)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(failed("update the sandbox's status"))
+    }
+
+    /// Records that a sandbox was used. Its generation stays: use is no change of state.
+    pub async fn touch(&self, owner: &OwnerId, id: &SandboxId) -> Result<(), StoreError> {
+        let now = Timestamp::now().as_millisecond();
+        sqlx::query("update sandboxes set last_active_at = $1, last_updated = $2 where id = $3 and owner_id = $4")
+            .bind(now)
+            .bind(now)
+            .bind(id.as_str())
+            .bind(owner.as_str())
+            .execute(&self.pool)
+            .await
+            .map_err(failed("record the sandbox's use"))?;
+        Ok(())
+    }
+
+    /// Removes the record of a sandbox that was refused, if nobody changed it since `seen` was read.
+    pub async fn forget(&self, seen: &Sandbox) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "delete from sandboxes where id = $1 and owner_id = $2 and status = 'pending' and generation = $3",
+        )
+        .bind(seen.id.as_str())
+        .bind(seen.owner.as_str())
+        .bind(seen.generation)
+        .execute(&self.pool)
+        .await
+        .map_err(failed("remove the sandbox's record"))?;
+        Ok(done.rows_affected() == 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::StoreUrl;
+
+    async fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreUrl::Sqlite(directory.path().join("store.db"))).await.unwrap();
+        (directory, store)
+    }
+
+    fn new(owner: &str) -> NewSandbox {
+        NewSandbox {
+            id: SandboxId::random(),
+            owner: owner.parse().unwrap(),
+            host: "default".parse().unwrap(),
+            template: "minimal".parse().unwrap(),
+            shape: Default::default(),
+            lifetime: Lifetime::Idle(Duration::from_secs(300)),
+            on_expiry: OnExpiry::Destroy,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_recorded_is_read_back() {
+        let (_directory, store) = store().await;
+        for lifetime in [Lifetime::Never, Lifetime::Idle(Duration::from_secs(7))] {
+            let new = NewSandbox { lifetime, ..new("alice") };
+            let inserted = store.insert(&new).await.unwrap();
+            assert_eq!((inserted.status, inserted.lifetime), (Status::Pending, lifetime));
+            assert_eq!(store.get(&new.owner, &new.id).await.unwrap(), Some(inserted));
+        }
+    }
+
+    #[tokio::test]
+    async fn another_owners_sandbox_is_not_there() {
+        let (_directory, store) = store().await;
+        let mine = store.insert(&new("alice")).await.unwrap();
+        let other: OwnerId = "bob".parse().unwrap();
+        assert_eq!(store.get(&other, &mine.id).await.unwrap(), None);
+        assert_eq!(store.list(&other).await.unwrap(), []);
+        let forged = Sandbox { owner: other.clone(), ..mine.clone() };
+        assert_eq!(store.update(&forged, Change::to(Status::Stopping)).await.unwrap(), None);
+        assert!(!store.forget(&forged).await.unwrap());
+        store.touch(&other, &mine.id).await.unwrap();
+        assert_eq!(store.get(&mine.owner, &mine.id).await.unwrap(), Some(mine));
+    }
+
+    #[tokio::test]
+    async fn of_two_changes_decided_on_the_same_record_one_wins() {
+        let (_directory, store) = store().await;
+        let pending = store.insert(&new("")).await.unwrap();
+        let (one, two) = tokio::join!(
+            store.update(&pending, Change::running()),
+            store.update(&pending, Change::because(Status::Error, "it did not start")),
+        );
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert!(one.is_some() != two.is_some());
+        let winner = one.or(two).unwrap();
+        assert_eq!(winner.generation, pending.generation + 1);
+        assert_eq!(store.get(&pending.owner, &pending.id).await.unwrap(), Some(winner));
+        assert!(!store.forget(&pending).await.unwrap(), "it is not pending any more");
+    }
+
+    #[tokio::test]
+    async fn a_status_that_came_back_is_still_another_generation() {
+        let (_directory, store) = store().await;
+        let first = store.insert(&new("")).await.unwrap();
+        let second = store.update(&first, Change::to(Status::Pending)).await.unwrap().unwrap();
+        assert_eq!(store.update(&first, Change::running()).await.unwrap(), None);
+        let running = store.update(&second, Change::running().with_host_ip("10.11.0.1".into())).await.unwrap().unwrap();
+        assert_eq!(running.host_ip, "10.11.0.1");
+        assert!(running.started_at.is_some() && running.started_at == running.last_active_at);
+    }
+
+    #[tokio::test]
+    async fn use_changes_the_time_and_not_the_generation() {
+        let (_directory, store) = store().await;
+        let pending = store.insert(&new("")).await.unwrap();
+        store.touch(&pending.owner, &pending.id).await.unwrap();
+        let touched = store.get(&pending.owner, &pending.id).await.unwrap().unwrap();
+        assert!(touched.last_active_at.is_some());
+        assert_eq!(touched.generation, pending.generation);
+    }
+
+    #[tokio::test]
+    async fn the_newest_is_first_and_the_finished_are_not_unfinished() {
+        let (_directory, store) = store().await;
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            all.push(store.insert(&new("")).await.unwrap());
+        }
+        store.update(&all[1], Change::to(Status::Stopped)).await.unwrap().unwrap();
+        let listed = store.list(&OwnerId::nobody()).await.unwrap();
+        assert!(listed.is_sorted_by(|one, next| one.created_at >= next.created_at));
+        assert_eq!(listed.len(), 3);
+        let unfinished = store.list_unfinished(&"default".parse().unwrap()).await.unwrap();
+        assert_eq!(unfinished.len(), 2);
+        assert!(unfinished.iter().all(|sandbox| sandbox.id != all[1].id));
+    }
+
+    #[tokio::test]
+    async fn the_database_itself_refuses_an_unknown_status_and_an_unknown_host() {
+        let (_directory, store) = store().await;
+        store.insert(&new("")).await.unwrap();
+        let refused = sqlx::query("update sandboxes set status = 'starting'").execute(&store.pool).await;
+        assert!(refused.is_err());
+        let elsewhere = NewSandbox { host: "elsewhere".parse().unwrap(), ..new("") };
+        assert!(store.insert(&elsewhere).await.is_err());
+    }
+}

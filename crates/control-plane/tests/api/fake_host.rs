@@ -1,0 +1,247 @@
+//! A host agent's port without machines: the real RPC services and guest streams, answered from a script.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::Router;
+use bytes::Bytes;
+use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult};
+use proto::hostagent::v1 as pb;
+use proto::hostagent::v1::{HostAgentService, HostAgentServiceExt, HostService, HostServiceExt};
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, Semaphore};
+
+/// What the test decides and what the fake has seen.
+#[derive(Default)]
+pub struct State {
+    /// Id to status.
+    pub sandboxes: BTreeMap<String, String>,
+    /// Every call, as `method id`.
+    pub calls: Vec<String>,
+    /// Complete files by path.
+    pub files: HashMap<String, Bytes>,
+    /// Paths of uploads that broke off.
+    pub broken_uploads: Vec<String>,
+    /// Pids that were killed.
+    pub killed: Vec<u32>,
+    /// Chunks of the endless output that somebody took.
+    pub flooded: usize,
+    failures: HashMap<&'static str, ConnectError>,
+    gates: HashMap<&'static str, Arc<Semaphore>>,
+}
+
+#[derive(Default)]
+pub struct FakeHost {
+    state: Mutex<State>,
+    pub changed: Notify,
+}
+
+impl FakeHost {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state());
+        self.changed.notify_waiters();
+        result
+    }
+
+    /// The next call of `method` fails.
+    pub fn fail(&self, method: &'static str, code: ErrorCode, message: &str) {
+        self.update(|state| state.failures.insert(method, ConnectError::new(code, message)));
+    }
+
+    /// Calls of `method` wait until the gate is opened by adding permits.
+    pub fn hold(&self, method: &'static str) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.update(|state| state.gates.insert(method, gate.clone()));
+        gate
+    }
+
+    /// Waits until the fake has seen what the test waits for.
+    pub async fn until(&self, condition: impl Fn(&State) -> bool) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if condition(&self.state()) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect("the condition is met in time");
+    }
+
+    /// Counts the call, then waits at its gate and fails if the script says so.
+    pub async fn enter(&self, method: &'static str, id: &str) -> Result<(), ConnectError> {
+        let (gate, failure) = self.update(|state| {
+            state.calls.push(format!("{method} {id}"));
+            (state.gates.get(method).cloned(), state.failures.remove(method))
+        });
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn set(&self, id: &str, from: &str, to: &str) -> Result<(), ConnectError> {
+        self.update(|state| match state.sandboxes.get_mut(id) {
+            None => Err(ConnectError::not_found(format!("sandbox not found: {id}"))),
+            Some(status) if status == from => {
+                *status = to.to_owned();
+                Ok(())
+            }
+            Some(status) => Err(ConnectError::failed_precondition(format!("sandbox is {status}"))),
+        })
+    }
+
+    /// Serves the whole port on a unix socket until the returned task is dropped.
+    pub fn serve(self: &Arc<Self>, path: &Path) -> tokio_util::task::AbortOnDropHandle<()> {
+        let _ = std::fs::remove_file(path);
+        let listener = UnixListener::bind(path).unwrap();
+        let rpc = HostAgentServiceExt::register(self.clone(), connectrpc::Router::new());
+        let rpc = HostServiceExt::register(self.clone(), rpc);
+        let router: Router = crate::fake_guest::routes(self.clone()).fallback_service(rpc.into_axum_service());
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+            axum::serve(listener, router).await.unwrap();
+        }))
+    }
+}
+
+impl HostService for FakeHost {
+    async fn get_host(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::GetHostRequest>,
+    ) -> ServiceResult<pb::GetHostResponse> {
+        self.enter("describe", "").await?;
+        Response::ok(pb::GetHostResponse {
+            instance_id: "abc123".into(),
+            version: "0.1.0".into(),
+            accelerator: "tcg".into(),
+            vmm_version: "10.0.2".into(),
+            templates: vec!["minimal".into()],
+            ..Default::default()
+        })
+    }
+
+    async fn benchmark_spawn(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::BenchmarkSpawnRequest>,
+    ) -> ServiceResult<pb::BenchmarkSpawnResponse> {
+        self.enter("benchmark", request.sandbox_id).await?;
+        let count = if request.count == 0 { 20 } else { request.count };
+        Response::ok(pb::BenchmarkSpawnResponse { count, median_us: 900, min_us: 800, ..Default::default() })
+    }
+}
+
+impl HostAgentService for FakeHost {
+    async fn create_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::CreateSandboxRequest>,
+    ) -> ServiceResult<pb::CreateSandboxResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id;
+        if request.template != "minimal" {
+            return Err(ConnectError::not_found(format!("template {:?} is not built here", request.template)));
+        }
+        self.enter("create", &id).await?;
+        self.update(|state| state.sandboxes.insert(id.clone(), "running".into()));
+        Response::ok(pb::CreateSandboxResponse {
+            sandbox_id: id,
+            status: "running".into(),
+            host_ip: "10.11.0.1".into(),
+            ..Default::default()
+        })
+    }
+
+    async fn destroy_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::DestroySandboxRequest>,
+    ) -> ServiceResult<pb::DestroySandboxResponse> {
+        let id = request.sandbox_id;
+        self.enter("destroy", id).await?;
+        match self.update(|state| state.sandboxes.remove(id)) {
+            Some(_) => Response::ok(Default::default()),
+            None => Err(ConnectError::not_found(format!("sandbox not found: {id}"))),
+        }
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::PauseSandboxRequest>,
+    ) -> ServiceResult<pb::PauseSandboxResponse> {
+        self.enter("pause", request.sandbox_id).await?;
+        self.set(request.sandbox_id, "running", "paused")?;
+        Response::ok(Default::default())
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::ResumeSandboxRequest>,
+    ) -> ServiceResult<pb::ResumeSandboxResponse> {
+        self.enter("resume", request.sandbox_id).await?;
+        self.set(request.sandbox_id, "paused", "running")?;
+        Response::ok(Default::default())
+    }
+
+    async fn exec(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::ExecRequest>,
+    ) -> ServiceResult<pb::ExecResponse> {
+        let request = request.to_owned_message();
+        self.enter("exec", &request.sandbox_id).await?;
+        let answer = pb::ExecResponse::default();
+        Response::ok(match request.cmd.as_str() {
+            "echo" => pb::ExecResponse { stdout: format!("{}\n", request.args.join(" ")).into(), ..answer },
+            "binary" => pb::ExecResponse { stdout: b"a\xff".into(), stderr: b"text".into(), ..answer },
+            "false" => pb::ExecResponse { exit_code: 1, ..answer },
+            "much" => pb::ExecResponse { stdout: "gr\u{fc}".as_bytes()[..3].into(), stdout_omitted: 7, ..answer },
+            "large" => pb::ExecResponse { stdout: vec![b'x'; 32 << 20], ..answer },
+            "limit" => pb::ExecResponse { stdout: request.timeout_sec.to_string().into(), ..answer },
+            other => pb::ExecResponse { stderr: format!("{other}: not found").into(), exit_code: 127, ..answer },
+        })
+    }
+
+    async fn list_sandboxes(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::ListSandboxesRequest>,
+    ) -> ServiceResult<pb::ListSandboxesResponse> {
+        self.enter("list", "").await?;
+        let info = |(id, status): (&String, &String)| pb::SandboxInfo {
+            sandbox_id: id.clone(),
+            status: status.clone(),
+            host_ip: "10.11.0.9".into(),
+            ..Default::default()
+        };
+        let sandboxes = self.state().sandboxes.iter().map(info).collect();
+        Response::ok(pb::ListSandboxesResponse { sandboxes, ..Default::default() })
+    }
+
+    async fn write_file(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::WriteFileRequest>,
+    ) -> ServiceResult<pb::WriteFileResponse> {
+        Err(ConnectError::unimplemented("files are streamed"))
+    }
+
+    async fn read_file(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::ReadFileRequest>,
+    ) -> ServiceResult<pb::ReadFileResponse> {
+        Err(ConnectError::unimplemented("files are streamed"))
+    }
+}

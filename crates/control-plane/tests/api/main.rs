@@ -1,0 +1,15 @@
+//! The control plane over HTTP, with a real database and a host agent that is a script.
+// Everything here is a test or helps one: what is unexpected may panic.
+#![allow(clippy::unwrap_used)]
+#![allow(refining_impl_trait_internal, refining_impl_trait_reachable)]
+
+mod bad_input;
+mod exec;
+mod exec_stream;
+mod fake_guest;
+mod fake_host;
+mod files;
+mod fixture;
+mod lifecycle;
+mod restart;
+mod status_mapping;
