@@ -1,0 +1,18 @@
+//! Typed client of the REST API: sandboxes, commands, files.
+//!
+//! It knows the server's contract and nothing else of Sandpiper: no other crate of ours, no terminal, no retries, no
+//! cleaning up after its caller.
+
+mod client;
+mod error;
+mod exec;
+mod files;
+mod http;
+mod sandbox_id;
+mod types;
+
+pub use client::Client;
+pub use error::{ApiError, BadUrl, Error};
+pub use exec::{ExecEvent, ExecStart, ExecStream};
+pub use sandbox_id::{InvalidSandboxId, SandboxId};
+pub use types::{CreateSandbox, ExecOutput, ExecRequest, Health, Sandbox, SpawnBenchmark};

@@ -1,0 +1,150 @@
+//! What the API's objects look like to a caller. Members that this version does not know are kept where they are
+//! printed again, and ignored elsewhere.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::SandboxId;
+
+/// A wish for a sandbox. What is absent is the server's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CreateSandbox {
+    /// Name of the template.
+    pub template: String,
+    /// Virtual processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u32>,
+    /// MiB of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u32>,
+    /// MiB of disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_mb: Option<u32>,
+    /// Seconds without activity after which the sandbox ends; 0 is never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<u32>,
+}
+
+/// A sandbox as the server describes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: SandboxId,
+    /// `running`, `paused`, `stopped`…; a newer server may have others.
+    pub status: String,
+    /// The template that it was made from.
+    pub template: String,
+    /// Virtual processors.
+    pub vcpus: u32,
+    /// MiB of memory.
+    pub memory_mb: u32,
+    /// Seconds without activity after which it ends; 0 is never.
+    pub timeout_sec: u32,
+    /// How its host reaches it, while it has a network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Everything else that the server says.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl Sandbox {
+    /// Whether there may be something of it on a host.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.status.as_str(), "stopped" | "error")
+    }
+}
+
+/// A command whose output is collected. No shell is involved.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ExecRequest {
+    /// The program.
+    pub cmd: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Seconds until it is killed; absent is the server's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_sec: Option<u32>,
+    /// Variables beside the template's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub envs: BTreeMap<String, String>,
+    /// Working directory; absent is the user's home.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+    /// User in the sandbox; absent is the template's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// What a command left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecOutput {
+    /// Exact bytes.
+    pub stdout: Vec<u8>,
+    /// Exact bytes.
+    pub stderr: Vec<u8>,
+    /// 127 when there is no such program.
+    pub exit_code: i32,
+    /// As the server measured it.
+    pub duration: Duration,
+}
+
+/// What `GET /health` says of the server. Empty where it does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// Of the server.
+    pub version: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Of the virtual machine monitor.
+    pub vmm_version: String,
+}
+
+/// Processes started in a row inside a guest, timed there.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct SpawnBenchmark {
+    /// How many were started.
+    pub count: u32,
+    /// Microseconds for one, from fork to its end.
+    pub median_us: u64,
+    /// The quickest.
+    pub min_us: u64,
+}
+
+/// The wire form of [`ExecOutput`].
+#[derive(Deserialize)]
+pub(crate) struct ExecResponse {
+    pub stdout: String,
+    pub stderr: String,
+    pub exit_code: i32,
+    pub duration_ms: u64,
+    pub encoding: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_asked_for_is_not_sent() {
+        let wish = CreateSandbox { template: "minimal".into(), ..CreateSandbox::default() };
+        assert_eq!(serde_json::to_string(&wish).unwrap(), r#"{"template":"minimal"}"#);
+        let exec = ExecRequest { cmd: "true".into(), ..ExecRequest::default() };
+        assert_eq!(serde_json::to_string(&exec).unwrap(), r#"{"cmd":"true","args":[]}"#);
+    }
+
+    #[test]
+    fn a_sandbox_keeps_members_that_this_version_does_not_know() {
+        let text = r#"{"id":"sb1","status":"running","template":"minimal","vcpus":1,"memory_mb":512,"timeout_sec":300,
+            "created_at":"2026-01-01T00:00:00Z","last_updated":"2026-01-01T00:00:01Z","new":[1]}"#;
+        let sandbox: Sandbox = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_value(&sandbox).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+        assert!(sandbox.is_live() && !Sandbox { status: "stopped".into(), ..sandbox }.is_live());
+    }
+}

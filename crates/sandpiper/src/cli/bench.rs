@@ -1,0 +1,113 @@
+//! `bench`: how quick a server is, as its users see it. Medians of runs one after another.
+
+mod environment;
+mod figures;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use clap::Args;
+use client::{Client, CreateSandbox, ExecRequest, Sandbox};
+
+use self::figures::{Figures, Report};
+use super::output;
+use super::server::ServerArgs;
+use super::signals::Signals;
+use super::temporary::{Ended, with_sandbox};
+
+/// The smallest command there is: what it costs is the way to it.
+const COMMAND: &str = "/bin/true";
+
+/// Flags of `bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Boot to ready is the time from asking for a sandbox to the answer that it runs. Exec is \
+    /bin/true through the API, set against the same program started and awaited inside the guest. Every sandbox of \
+    the benchmark is removed, also after Ctrl-C.")]
+pub struct BenchArgs {
+    /// How often each thing is measured
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Template of the sandboxes
+    #[arg(long, value_name = "NAME", default_value = "minimal")]
+    template: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Measures and prints.
+pub async fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    let client = args.server.client()?;
+    let mut signals = Signals::listen()?;
+    let environment = environment::read(&client.health().await?);
+    let boots = match boots(&client, args, &mut signals).await? {
+        Ended::Done(boots) => boots,
+        Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
+    };
+    let (exec, guest) = match execs(&client, args, &mut signals).await? {
+        Ended::Done(times) => times,
+        Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
+    };
+    let report = Report::new(&args.template, boots, exec, &guest, environment);
+    if args.json {
+        output::json(&report)?
+    } else {
+        report.print()?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A sandbox made and removed again, a number of times.
+async fn boots(client: &Client, args: &BenchArgs, signals: &mut Signals) -> anyhow::Result<Ended<Figures>> {
+    let mut times = Vec::new();
+    for _ in 0..args.runs {
+        let start = Instant::now();
+        let boot = with_sandbox(client, &wish(args), signals, async |_, _| Ok(Ended::Done(start.elapsed()))).await?;
+        match boot {
+            Ended::Done(time) => times.push(time),
+            Ended::Interrupted(interrupt) => return Ok(Ended::Interrupted(interrupt)),
+        }
+    }
+    Ok(Ended::Done(Figures::of(times)))
+}
+
+type ExecTimes = (Figures, client::SpawnBenchmark);
+
+/// Commands in one sandbox, through the API and inside.
+async fn execs(client: &Client, args: &BenchArgs, signals: &mut Signals) -> anyhow::Result<Ended<ExecTimes>> {
+    with_sandbox(client, &wish(args), signals, async |sandbox, signals| {
+        tokio::select! {
+            times = measure_execs(client, sandbox, args.runs) => Ok(Ended::Done(times?)),
+            interrupt = signals.next() => Ok(Ended::Interrupted(interrupt)),
+        }
+    })
+    .await
+}
+
+async fn measure_execs(client: &Client, sandbox: &Sandbox, runs: u32) -> anyhow::Result<ExecTimes> {
+    // The first start of a program in a guest reads it from the disk: neither side is measured with that.
+    exec_once(client, sandbox).await?;
+    let mut times = Vec::new();
+    for _ in 0..runs {
+        times.push(exec_once(client, sandbox).await?);
+    }
+    Ok((Figures::of(times), client.spawn_benchmark(&sandbox.id).await?))
+}
+
+async fn exec_once(client: &Client, sandbox: &Sandbox) -> anyhow::Result<Duration> {
+    let command = ExecRequest { cmd: COMMAND.to_owned(), ..ExecRequest::default() };
+    let start = Instant::now();
+    let output = client.exec(&sandbox.id, &command).await?;
+    let time = start.elapsed();
+    if output.exit_code != 0 {
+        bail!("{COMMAND} ended with {}: {}", output.exit_code, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(time)
+}
+
+fn wish(args: &BenchArgs) -> CreateSandbox {
+    CreateSandbox { template: args.template.clone(), ..CreateSandbox::default() }
+}

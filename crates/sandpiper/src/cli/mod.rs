@@ -1,0 +1,139 @@
+//! The command line: its grammar, and what each subcommand does as a client.
+//!
+//! Client commands know the REST API only. `template` works on a data directory, `doctor` on the machine; neither
+//! needs a server.
+
+mod bench;
+mod command;
+mod copy;
+mod doctor;
+mod exec;
+mod failure;
+pub mod output;
+mod progress;
+mod run;
+mod sandbox;
+mod server;
+mod signals;
+mod template;
+mod temporary;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::serve;
+pub use failure::{BadConfig, report};
+pub use signals::Signals;
+pub use template::build_missing;
+pub use temporary::Ended;
+
+/// Where templates, sandboxes and the database are kept, unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/sandpiper";
+/// Where the REST API is served, unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+
+/// Runs untrusted code in microVM sandboxes
+#[derive(Debug, Parser)]
+#[command(name = "sandpiper", version, arg_required_else_help = true)]
+#[command(after_help = "Every flag that names an environment variable can be set by it; the flag wins.\n\
+    Exit codes: 1 failure, 2 usage, 64 configuration; run and exec: the command's own, or 125 for a failure of theirs.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a server: control plane and host agent in one process
+    Up(serve::UpArgs),
+    /// Start a host agent alone
+    HostAgent(serve::HostAgentArgs),
+    /// Start a control plane alone
+    ControlPlane(serve::ControlPlaneArgs),
+    /// Run one command in a new sandbox and remove it afterwards
+    Run(run::RunArgs),
+    /// Create, use and remove sandboxes
+    #[command(subcommand)]
+    Sandbox(sandbox::SandboxCommand),
+    /// Build and list templates (needs no server)
+    #[command(subcommand)]
+    Template(template::TemplateCommand),
+    /// Check what this machine has and lacks for running sandboxes
+    Doctor(doctor::DoctorArgs),
+    /// Measure a server: boot to ready, and commands through the API against the same inside the guest
+    Bench(bench::BenchArgs),
+}
+
+impl Cli {
+    /// Logs to standard error. Client commands say nothing unless something is wrong or `SANDPIPER_LOG` asks for it.
+    pub fn start_tracing(&self) {
+        let default = if self.is_server() { "info" } else { "error" };
+        let filter = EnvFilter::try_from_env("SANDPIPER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
+
+    /// Does what was asked for.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Up(args) => serve::up(&args).await,
+            Command::HostAgent(args) => serve::host_agent(&args).await,
+            Command::ControlPlane(args) => serve::control_plane(&args).await,
+            Command::Run(args) => Ok(run::run(args).await),
+            Command::Sandbox(command) => sandbox::run(command).await,
+            Command::Template(command) => template::run(command).await,
+            Command::Doctor(args) => doctor::run(&args).await,
+            Command::Bench(args) => bench::run(&args).await,
+        }
+    }
+
+    fn is_server(&self) -> bool {
+        matches!(self.command, Command::Up(_) | Command::HostAgent(_) | Command::ControlPlane(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_is_explained() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&command);
+    }
+
+    #[test]
+    fn what_stands_after_the_dashes_is_the_command_and_not_ours() {
+        let cli = Cli::try_parse_from(["sandpiper", "run", "minimal", "--vcpus", "2", "--", "ls", "--json", "-l"]);
+        assert!(cli.is_ok(), "{cli:?}");
+        for wrong in [
+            &["sandpiper", "run", "minimal"][..],
+            &["sandpiper", "run", "--", "ls"],
+            &["sandpiper", "run", "minimal", "--env", "NOVALUE", "--", "ls"],
+            &["sandpiper", "run", "minimal", "--vcpus", "-1", "--", "ls"],
+            &["sandpiper", "sandbox", "rm"],
+            &["sandpiper", "sandbox", "rm", "sb1", "--all"],
+            &["sandpiper", "sandbox", "rm", "../x"],
+            &["sandpiper", "template", "build", "../x"],
+            &["sandpiper", "up", "--accel", "fast"],
+            &["sandpiper", "bench", "--runs", "0"],
+        ] {
+            assert!(Cli::try_parse_from(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `sandbox …`: the life of sandboxes, one call each.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use client::{Client, CreateSandbox, Sandbox, SandboxId};
+
+use super::run::ShapeArgs;
+use super::server::ServerArgs;
+use super::{copy, exec, failure, output};
+
+/// Subcommands of `sandbox`.
+#[derive(Debug, Subcommand)]
+pub enum SandboxCommand {
+    /// Create a sandbox and print its id
+    Create(CreateArgs),
+    /// List sandboxes, the newest first
+    Ls(ListArgs),
+    /// Run a command in a sandbox and follow it
+    Exec(exec::ExecArgs),
+    /// Copy a file into or out of a sandbox
+    Cp(copy::CopyArgs),
+    /// Stop a sandbox from executing until it is resumed
+    Pause(OneArgs),
+    /// Let a paused sandbox go on
+    Resume(OneArgs),
+    /// Remove sandboxes, whatever their state
+    Rm(RemoveArgs),
+}
+
+/// Flags of `sandbox create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Template, such as minimal or python311
+    template: String,
+    #[command(flatten)]
+    shape: ShapeArgs,
+    /// Seconds without activity after which the sandbox ends; 0 is never (default: the server's, 300)
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u32>,
+    /// Print the whole sandbox as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of `sandbox ls`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Also those that are stopped or failed
+    #[arg(long, short = 'a')]
+    all: bool,
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of `sandbox pause` and `sandbox resume`.
+#[derive(Debug, Args)]
+pub struct OneArgs {
+    /// The sandbox
+    id: SandboxId,
+    /// Print the whole sandbox as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Flags of `sandbox rm`.
+#[derive(Debug, Args)]
+pub struct RemoveArgs {
+    /// The sandboxes
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    ids: Vec<SandboxId>,
+    /// Every sandbox that is not stopped
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Does one of them.
+pub async fn run(command: SandboxCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        SandboxCommand::Create(args) => create(args).await,
+        SandboxCommand::Ls(args) => list(&args).await,
+        SandboxCommand::Exec(args) => Ok(exec::run(args).await),
+        SandboxCommand::Cp(args) => copy::run(&args).await,
+        SandboxCommand::Pause(args) => {
+            let sandbox = args.server.client()?.pause(&args.id).await?;
+            show(&sandbox, args.json)
+        }
+        SandboxCommand::Resume(args) => {
+            let sandbox = args.server.client()?.resume(&args.id).await?;
+            show(&sandbox, args.json)
+        }
+        SandboxCommand::Rm(args) => remove(&args).await,
+    }
+}
+
+async fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
+    let wish = CreateSandbox {
+        template: args.template,
+        vcpus: args.shape.vcpus,
+        memory_mb: args.shape.memory_mb,
+        timeout_sec: args.timeout,
+        ..CreateSandbox::default()
+    };
+    let sandbox = args.server.client()?.create(&wish).await?;
+    show(&sandbox, args.json)
+}
+
+fn show(sandbox: &Sandbox, json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        output::json(sandbox)?;
+    } else {
+        output::line(&sandbox.id)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let mut sandboxes = args.server.client()?.list().await?;
+    sandboxes.retain(|sandbox| args.all || sandbox.is_live());
+    if args.json {
+        output::json(&sandboxes)?;
+    } else {
+        output::table(
+            ["ID", "TEMPLATE", "STATUS", "VCPUS", "MEMORY", "CREATED", "HOST IP"],
+            sandboxes.iter().map(row),
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(sandbox: &Sandbox) -> [String; 7] {
+    [
+        sandbox.id.to_string(),
+        sandbox.template.clone(),
+        sandbox.status.clone(),
+        sandbox.vcpus.to_string(),
+        format!("{} MiB", sandbox.memory_mb),
+        sandbox.created_at.clone(),
+        sandbox.host_ip.clone().unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+/// Removes each and prints its id; one that cannot be removed does not keep the others from it.
+async fn remove(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
+    let client = args.server.client()?;
+    let ids = if args.all { not_stopped(&client).await? } else { args.ids.clone() };
+    let mut code = ExitCode::SUCCESS;
+    for id in ids {
+        match client.delete(&id).await {
+            Ok(()) => output::line(&id)?,
+            Err(error) => {
+                code = failure::report(&anyhow::Error::new(error).context(format!("{id} is not removed")));
+            }
+        }
+    }
+    Ok(code)
+}
+
+async fn not_stopped(client: &Client) -> anyhow::Result<Vec<SandboxId>> {
+    let sandboxes = client.list().await?;
+    Ok(sandboxes.into_iter().filter(|sandbox| sandbox.status != "stopped").map(|sandbox| sandbox.id).collect())
+}

@@ -1,0 +1,30 @@
+//! The `sandpiper` binary: server roles and the command line, each a subcommand.
+//!
+//! This file only puts them in order. `cli` is everything that speaks to people, `serve` the roles that stay.
+
+mod cli;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// The guest agent that this binary boots its sandboxes with.
+pub const GUEST_AGENT: &[u8] = include_bytes!(env!("SANDPIPER_GUEST_AGENT"));
+
+fn main() -> ExitCode {
+    // Before anything else: the jail's helper must stay a process with one thread.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == host_agent::jail::HELPER_ARGUMENT) {
+        return host_agent::jail::inside::enter();
+    }
+    let cli = cli::Cli::parse();
+    cli.start_tracing();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return cli::report(&error.into()),
+    };
+    let code = runtime.block_on(cli.run()).unwrap_or_else(|error| cli::report(&error));
+    // A thread may be stuck in a write to a terminal that nobody reads; leaving does not wait for it.
+    runtime.shutdown_background();
+    code
+}

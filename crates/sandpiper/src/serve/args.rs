@@ -1,0 +1,107 @@
+//! The flags of the roles that stay.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use host_agent::HostConfig;
+use model::TemplateName;
+use vmm::AcceleratorMode;
+
+/// What the end of the server does to its sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnExit {
+    /// They are deleted.
+    Destroy,
+}
+
+/// `sandpiper up`: control plane and host agent in one process.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub api: ApiArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
+/// `sandpiper host-agent`.
+#[derive(Debug, Clone, Args)]
+pub struct HostAgentArgs {
+    /// Address to serve the control plane at; without TLS only loopback
+    #[arg(long = "listen", env = "SANDPIPER_HOST_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
+/// `sandpiper control-plane`.
+#[derive(Debug, Clone, Args)]
+pub struct ControlPlaneArgs {
+    #[command(flatten)]
+    pub api: ApiArgs,
+    /// Directory for the database
+    #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = crate::cli::DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// Address of the host agent
+    #[arg(long, env = "SANDPIPER_HOST_AGENT", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    pub host_agent: String,
+}
+
+/// How the REST API is offered.
+#[derive(Debug, Clone, Args)]
+pub struct ApiArgs {
+    /// Address to serve the REST API at
+    #[arg(long, env = "SANDPIPER_LISTEN", value_name = "ADDR", default_value = crate::cli::DEFAULT_LISTEN)]
+    pub listen: SocketAddr,
+    /// Serve anyone who can connect, also from other machines. Without this only loopback addresses are accepted
+    #[arg(long, env = "SANDPIPER_INSECURE_NO_AUTH")]
+    pub insecure_no_auth: bool,
+}
+
+/// How sandboxes are run.
+#[derive(Debug, Clone, Args)]
+pub struct HostArgs {
+    /// Directory for templates, sandboxes and the database
+    #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = crate::cli::DEFAULT_DATA_DIR)]
+    pub data_dir: PathBuf,
+    /// What guests execute on: auto, kvm or tcg. Auto is KVM where it works, else QEMU's own emulation
+    #[arg(long, env = "SANDPIPER_ACCEL", value_name = "MODE", default_value = "auto")]
+    pub accel: AcceleratorMode,
+    /// Templates to build if they are missing, before the server is ready; separated by commas
+    #[arg(long, env = "SANDPIPER_TEMPLATES", value_name = "LIST", value_delimiter = ',', default_value = "minimal")]
+    pub templates: Vec<TemplateName>,
+    /// What the server's end does to its sandboxes. To keep them running waits for a host agent that can adopt them
+    #[arg(long, env = "SANDPIPER_ON_EXIT", value_name = "WHAT", value_enum, default_value = "destroy")]
+    pub on_exit: OnExit,
+    /// Seconds that a guest may take from power-on to its first answer
+    #[arg(long, env = "SANDPIPER_BOOT_TIMEOUT_SEC", value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub boot_timeout_sec: u64,
+    /// Free disk space in MB that sandboxes never use: with less, a create is refused
+    #[arg(long, env = "SANDPIPER_DISK_RESERVE_MB", value_name = "MB", default_value_t = 1024)]
+    pub disk_reserve_mb: u64,
+    /// First of the 32768 user ids, one for each network slot, that virtual machines run under; nobody else may have
+    /// them
+    #[arg(long, env = "SANDPIPER_UID_BASE", value_name = "UID", default_value_t = 1_879_048_192,
+          value_parser = clap::value_parser!(u32).range(65_536..=4_294_900_000))]
+    pub uid_base: u32,
+    /// QEMU to use instead of the one in the search path
+    #[arg(long, env = "SANDPIPER_QEMU", value_name = "FILE")]
+    pub qemu: Option<PathBuf>,
+}
+
+impl HostArgs {
+    /// The same for the host agent.
+    pub fn config(&self) -> HostConfig {
+        HostConfig {
+            data_dir: self.data_dir.clone(),
+            accelerator: self.accel,
+            qemu: self.qemu.clone(),
+            boot_timeout: Duration::from_secs(self.boot_timeout_sec),
+            disk_reserve_mb: self.disk_reserve_mb,
+            uid_base: self.uid_base,
+            guest_agent: crate::GUEST_AGENT,
+        }
+    }
+}

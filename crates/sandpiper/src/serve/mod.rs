@@ -1,0 +1,13 @@
+//! The roles that stay: control plane, host agent, and both in one process. Puts the parts together in a fixed order
+//! and takes them down in the reverse; knows nothing of what they do.
+
+mod args;
+mod control_plane;
+mod host_agent;
+mod listen;
+mod up;
+
+pub use args::{ApiArgs, ControlPlaneArgs, HostAgentArgs, HostArgs, UpArgs};
+pub use control_plane::control_plane;
+pub use host_agent::host_agent;
+pub use up::up;
