@@ -1,0 +1,41 @@
+# Every target does its own set-up on a Debian 12 machine with Rust, as root.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
+
+.PHONY: help setup build demo test check fmt bench deny clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install the packages that Sandpiper needs to run
+	@scripts/setup.sh run
+
+build: ## Build target/release/sandpiper
+	@scripts/setup.sh build
+	cargo build --release --locked --package sandpiper
+
+demo: setup build ## Boot a microVM and run Python in it, from nothing
+	@scripts/demo.sh $(SANDPIPER)
+
+test: ## Install what the tests need and run all of them, real VMs included
+	@scripts/test.sh
+
+check: ## The inner loop: format, lints, and tests without VMs
+	@scripts/test.sh quick
+
+fmt: ## Format the code
+	cargo fmt --all
+
+bench: setup build ## Measure this machine: boot and exec, against its own limits
+	@scripts/bench.sh $(SANDPIPER)
+
+deny: ## Check dependencies' licences and sources
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check bans licenses sources
+
+clean: ## Remove what was built
+	cargo clean
