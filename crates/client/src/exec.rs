@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::client::CONNECT_LIMIT;
-use crate::{ApiError, Client, Error, SandboxId};
+use crate::{ApiError, Client, Error, Exit, SandboxId};
 
 /// The server sends a ping every 30 s: one that is silent for this long is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(100);
@@ -52,7 +52,7 @@ pub enum ExecEvent {
     /// It wrote this to its standard error.
     Stderr(Bytes),
     /// It is over. The last event.
-    Exit(i32),
+    Exit(Exit),
 }
 
 /// A running command's events. Dropping it closes the connection, and the server then kills the command.
@@ -85,6 +85,8 @@ enum ServerFrame {
     Stderr(Data),
     Exit {
         exit_code: i32,
+        #[serde(default)]
+        status: String,
     },
     Error {
         data: String,
@@ -195,7 +197,7 @@ fn event(text: &str) -> Result<Option<ExecEvent>, Error> {
         ServerFrame::Start { pid } => ExecEvent::Started(pid),
         ServerFrame::Stdout(data) => ExecEvent::Stdout(data.bytes().map_err(|error| strange(error.into()))?),
         ServerFrame::Stderr(data) => ExecEvent::Stderr(data.bytes().map_err(|error| strange(error.into()))?),
-        ServerFrame::Exit { exit_code } => ExecEvent::Exit(exit_code),
+        ServerFrame::Exit { exit_code, status } => ExecEvent::Exit(Exit::from_frame(exit_code, &status)),
         ServerFrame::Error { data } => return Err(Error::Command(data)),
         ServerFrame::Unknown => return Ok(None),
     };

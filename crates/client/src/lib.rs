@@ -6,6 +6,7 @@
 mod client;
 mod error;
 mod exec;
+mod exit;
 mod files;
 mod http;
 mod sandbox_id;
@@ -14,5 +15,6 @@ mod types;
 pub use client::Client;
 pub use error::{ApiError, BadUrl, Error};
 pub use exec::{ExecEvent, ExecStart, ExecStream};
+pub use exit::Exit;
 pub use sandbox_id::{InvalidSandboxId, SandboxId};
 pub use types::{CreateSandbox, ExecOutput, ExecRequest, Health, Sandbox, SpawnBenchmark};

@@ -1,5 +1,7 @@
 //! Plain calls and files against a real HTTP server.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod server;
 
 use std::io;

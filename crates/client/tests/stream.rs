@@ -1,5 +1,7 @@
 //! Commands with live output against a real WebSocket server.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod server;
 
 use std::collections::BTreeMap;
@@ -10,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::any;
 use bytes::Bytes;
-use client::{Client, Error, ExecEvent, ExecStart, ExecStream};
+use client::{Client, Error, ExecEvent, ExecStart, ExecStream, Exit};
 use serde_json::{Value, json};
 use server::serve;
 use tokio::sync::oneshot;
@@ -73,7 +75,7 @@ async fn output_arrives_as_exact_bytes_and_ends_with_the_exit_code() {
         ExecEvent::Started(42),
         ExecEvent::Stdout(Bytes::from_static(&[0, 255, b'\n'])),
         ExecEvent::Stderr(Bytes::from_static(b"plain")),
-        ExecEvent::Exit(7),
+        ExecEvent::Exit(Exit::Code(7)),
     ];
     assert_eq!(events, expected);
 }
@@ -113,12 +115,12 @@ async fn stop_reaches_the_server_and_the_end_still_comes() {
     let client = scripted(|mut socket: WebSocket| async move {
         receive(&mut socket).await;
         assert_eq!(receive(&mut socket).await, json!({"type": "stop"}));
-        send(&mut socket, json!({"type": "exit", "exit_code": 137})).await;
+        send(&mut socket, json!({"type": "exit", "exit_code": -1, "status": "signal: killed"})).await;
     })
     .await;
     let mut stream = start(&client).await.unwrap();
     stream.stop().await.unwrap();
-    assert_eq!(stream.next().await.unwrap().unwrap(), ExecEvent::Exit(137));
+    assert_eq!(stream.next().await.unwrap().unwrap(), ExecEvent::Exit(Exit::Signal(9)));
 }
 
 #[tokio::test]

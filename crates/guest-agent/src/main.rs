@@ -91,7 +91,8 @@ fn fulfil(mission: Mission, role: Role) -> Result<(), Box<dyn Error>> {
             rustix::process::umask(Mode::from_raw_mode(0o022));
             // One thread serves: between the few requests of one sandbox, hand-overs would only cost. What may block
             // has threads of its own.
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.on_thread_start(process::block_signals).enable_all().build()?;
             runtime.block_on(serve(listen, control_peer, role))
         }
     }

@@ -73,7 +73,8 @@ impl Names {
 }
 
 fn read(path: &'static str) -> Result<String, LookupError> {
-    let mut bytes = Vec::new();
+    // Room for a usual file, which is then read at once: this is part of every command's start.
+    let mut bytes = Vec::with_capacity(8192);
     match File::open(Path::new(path)).and_then(|file| file.take(FILE_LIMIT).read_to_end(&mut bytes)) {
         Ok(_) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),

@@ -1,6 +1,8 @@
 //! The binary as its users see it, against a server with scripted answers: exit codes, exact output, and that a
 //! temporary sandbox is removed on every way out.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::io::Read as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -112,6 +114,10 @@ async fn play(mut socket: WebSocket, script: &Script) {
             frame(&mut socket, json!({"type": "exit", "exit_code": 7})).await;
         }
         "refused" => frame(&mut socket, json!({"type": "error", "data": "the guest is gone"})).await,
+        "killed" => {
+            let status = "signal: segmentation fault";
+            frame(&mut socket, json!({"type": "exit", "exit_code": -1, "status": status})).await;
+        }
         "flood" => while data(&mut socket, "stdout", &[b'y'; 4096]).await {},
         // It only ends when it is stopped, or when nobody is there any more.
         _ => while let Some(Ok(Message::Ping(_) | Message::Pong(_))) = socket.recv().await {},
@@ -226,6 +232,7 @@ async fn exec_follows_a_command_and_leaves_the_sandbox() {
     let mut server = serve().await;
     let output = server.run(&["sandbox", "exec", "sb1", "--", "both"]).await;
     assert_eq!(output.status.code(), Some(7));
+    assert_eq!(server.run(&["sandbox", "exec", "sb1", "--", "killed"]).await.status.code(), Some(128 + 11));
     let child = server.command(&["sandbox", "exec", "sb1", "--", "sleep"]).spawn().unwrap();
     while server.saw().await != Seen::Command("sleep".into()) {}
     signal(&child, Signal::INT);

@@ -1,1 +1,11 @@
-//! testkit
+//! What tests share: a server on a free port with a data directory of its own, waiting for conditions, and an
+//! inventory of what an installation has on the machine. Only for tests.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod inventory;
+mod server;
+mod wait;
+
+pub use inventory::Inventory;
+pub use server::{Answer, Server, ServerOptions, share_templates};
+pub use wait::wait_for;

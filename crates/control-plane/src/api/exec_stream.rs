@@ -64,8 +64,14 @@ async fn serve(api: &Api, sandbox: &Sandbox, socket: WebSocket) {
     let mut output =
         Output { sink, encoding: Encoding::Text, stdout: TextStream::default(), stderr: TextStream::default() };
     if let Ended::With(last) = session(api, sandbox, &mut output, &mut incoming).await {
-        // A client that does not take its last frames has left.
-        let _ = timeout(END, output.finish(last)).await;
+        // A client that does not take its last frames in time has left. Reading on to its end matters: what it
+        // sent and nobody read would reset the connection, and with it frames that are still on their way.
+        let finish = async {
+            if output.finish(last).await.is_ok() {
+                while let Some(Ok(_)) = incoming.next().await {}
+            }
+        };
+        let _ = timeout(END, finish).await;
     }
     api.touch(sandbox).await;
 }

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use model::{OwnerId, SandboxId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
 
@@ -85,9 +86,10 @@ pub async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<
     parse_json(&body.to_bytes())
 }
 
-/// Parses a JSON text.
+/// Parses a JSON object. serde alone would also take an array of a structure's members.
 pub fn parse_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(text).map_err(|error| {
+    let object = serde_json::from_slice::<Map<String, Value>>(text);
+    object.and_then(|object| serde_json::from_value(Value::Object(object))).map_err(|error| {
         // serde quotes what it found, which may be long.
         let reason: String = error.to_string().chars().take(200).collect();
         ApiError::invalid_request(format!("invalid JSON body: {reason}"))

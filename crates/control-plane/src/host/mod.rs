@@ -1,7 +1,7 @@
 //! The host agent as the control plane calls it: lifecycle and exec by RPC, bytes of guests by HTTP streams.
 //!
 //! Generated messages end here. Every call has a deadline or ends with the caller, except where the caller asked for
-//! none. Knows nothing of records, and nothing of what is legal in which state.
+//! none. Writes no records, and knows nothing of what is legal in which state.
 
 mod calls;
 mod connection;
@@ -9,12 +9,13 @@ mod error;
 mod files;
 mod process;
 
+use std::time::Duration;
+
 use connectrpc::client::{ClientConfig, Http2Connection, ServiceTransport, SharedHttp2Connection};
 use http::Uri;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use proto::hostagent::v1::{HostAgentServiceClient, HostServiceClient};
-use std::time::Duration;
 
 use crate::config::HostAgentAddress;
 use connection::Connector;

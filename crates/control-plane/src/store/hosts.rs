@@ -39,3 +39,27 @@ impl Store {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::StoreUrl;
+
+    #[tokio::test]
+    async fn what_a_host_last_said_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreUrl::Sqlite(directory.path().join("store.db"))).await.unwrap();
+        let host: HostId = "default".parse().unwrap();
+        for version in ["0.1.0", "0.2.0"] {
+            let facts = HostFacts { version: version.into(), accelerator: "tcg".into(), ..Default::default() };
+            store.host_seen(&host, &facts).await.unwrap();
+        }
+        let (version, seen): (String, Option<i64>) =
+            sqlx::query_as("select version, last_seen_at from hosts where accelerator = 'tcg'")
+                .fetch_one(&store.pool)
+                .await
+                .unwrap();
+        assert_eq!(version, "0.2.0");
+        assert!(seen.is_some());
+    }
+}

@@ -4,10 +4,11 @@ use std::fs::OpenOptions;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use sqlx::AnyConnection;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{AnyConnection, Connection};
 
 use super::Store;
 use crate::config::StoreUrl;
@@ -21,6 +22,9 @@ const SQLITE_SETTINGS: &str =
 
 /// Each SQLite connection is a thread; more than a few only wait for one another.
 const SQLITE_CONNECTIONS: u32 = 4;
+
+/// How long a query may wait for a connection.
+const ACQUIRE: Duration = Duration::from_secs(10);
 
 /// A database that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,13 +67,21 @@ impl Store {
         make_private_file(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
         let database = path.display().to_string();
         sqlx::any::install_default_drivers();
+        let url = sqlite_url(path);
+        let unusable = |source| OpenError::Connect { database: database.clone(), source };
+        // On one connection first: a pool would try again and again what cannot succeed.
+        let mut first = AnyConnection::connect(&url).await.map_err(unusable)?;
+        configure_sqlite(&mut first).await.map_err(unusable)?;
+        let migrated = MIGRATIONS.run(&mut first).await;
+        migrated.map_err(|source| OpenError::Migrate { database: database.clone(), source })?;
+        first.close().await.map_err(unusable)?;
         let pool = AnyPoolOptions::new()
             .max_connections(SQLITE_CONNECTIONS)
+            .acquire_timeout(ACQUIRE)
             .after_connect(|connection, _| Box::pin(configure_sqlite(connection)))
-            .connect(&sqlite_url(path))
+            .connect(&url)
             .await
-            .map_err(|source| OpenError::Connect { database: database.clone(), source })?;
-        MIGRATIONS.run(&pool).await.map_err(|source| OpenError::Migrate { database, source })?;
+            .map_err(unusable)?;
         Ok(Self { pool })
     }
 }

@@ -135,7 +135,7 @@ async fn a_client_that_does_not_read_holds_the_process_up_and_not_our_memory() {
     let mut socket = open(&server, &id).await;
     say(&mut socket, json!({"type": "start", "cmd": "flood", "timeout_sec": -1})).await;
     let flooded = || server.host.state().flooded;
-    // Every buffer on the way fills up; then nothing moves any more.
+    // Every buffer on the way fills up; then nothing moves any more, which only time can show.
     let still = async {
         loop {
             let before = flooded();

@@ -103,12 +103,17 @@ impl FakeHost {
     pub fn serve(self: &Arc<Self>, path: &Path) -> tokio_util::task::AbortOnDropHandle<()> {
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path).unwrap();
-        let rpc = HostAgentServiceExt::register(self.clone(), connectrpc::Router::new());
-        let rpc = HostServiceExt::register(self.clone(), rpc);
-        let router: Router = crate::fake_guest::routes(self.clone()).fallback_service(rpc.into_axum_service());
+        let router = self.router();
         tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
             axum::serve(listener, router).await.unwrap();
         }))
+    }
+
+    /// The whole port.
+    pub fn router(self: &Arc<Self>) -> Router {
+        let rpc = HostAgentServiceExt::register(self.clone(), connectrpc::Router::new());
+        let rpc = HostServiceExt::register(self.clone(), rpc);
+        crate::fake_guest::routes(self.clone()).fallback_service(rpc.into_axum_service())
     }
 }
 

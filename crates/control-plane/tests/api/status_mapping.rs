@@ -1,8 +1,14 @@
 //! Every code of the host agent reaches the client as the status that stands for it.
 
-use connectrpc::ErrorCode;
-use serde_json::json;
+use std::sync::Arc;
 
+use connectrpc::ErrorCode;
+use control_plane::HostAgentAddress;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::fake_host::FakeHost;
 use crate::fixture::{Fixture, code};
 
 #[tokio::test]
@@ -52,6 +58,24 @@ async fn an_error_names_the_request() {
     let forged = server.http.get(server.url("/health")).header("X-Request-Id", "a b\"");
     let given = forged.send().await.unwrap().headers()["x-request-id"].to_str().unwrap().to_owned();
     assert!(given.starts_with("req-"), "{given}");
+}
+
+#[tokio::test]
+async fn a_host_agent_is_reached_over_tcp_too() {
+    for loopback in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = TcpListener::bind(loopback).await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let host = Arc::new(FakeHost::default());
+        let router = host.router();
+        let _served = AbortOnDropHandle::new(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
+        let server = Fixture::with(|config| config.host_agent = HostAgentAddress::Http(address.parse().unwrap())).await;
+        let id = server.create().await;
+        assert_eq!(host.state().sandboxes[&id], "running");
+        let exec = format!("/v1/sandboxes/{id}/exec");
+        for body in [json!({"cmd": "echo", "args": ["x"]}), json!({"cmd": "echo", "args": ["x"], "cwd": "/"})] {
+            assert_eq!(server.post(&exec, body).await.0, 200);
+        }
+    }
 }
 
 #[tokio::test]

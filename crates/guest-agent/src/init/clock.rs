@@ -24,8 +24,7 @@ fn nanoseconds(seconds: i64, nanos: i64) -> i128 {
 }
 
 fn needs_setting(guest: i128, host: i128) -> bool {
-    let behind = host - guest;
-    behind > BEHIND || behind < -AHEAD
+    !(-AHEAD..=BEHIND).contains(&(host - guest))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub const GUEST: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 21);
 pub const HOST: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
 const PREFIX: u8 = 30;
 const LOOPBACK: u32 = 1;
+const ANNOUNCE: &str = "/proc/sys/net/ipv4/conf/eth0/arp_notify";
 const INTERFACE_INDEX: &str = "/sys/class/net/eth0/ifindex";
 
 // From linux/netlink.h, linux/rtnetlink.h, linux/if.h, linux/if_addr.h.
@@ -39,6 +40,8 @@ const RTN_UNICAST: u8 = 1;
 pub fn set_up() -> io::Result<()> {
     request(&link_up(LOOPBACK))?;
     let index = fs::read_to_string(INTERFACE_INDEX)?.trim().parse().map_err(io::Error::other)?;
+    // A host that has asked for this address already is told at once, instead of when it asks again a second later.
+    fs::write(ANNOUNCE, "1")?;
     request(&address(index))?;
     request(&link_up(index))?;
     request(&default_route(index))

@@ -23,7 +23,7 @@ pub use self::command::{Command, CommandError};
 pub use self::output::{End, Event};
 use self::output::{Output, Subscribers};
 use self::reaper::{Exit, Reaper};
-pub use self::spawn::SpawnError;
+pub use self::spawn::{SpawnError, block_signals};
 use crate::settings::Settings;
 use crate::users::{self, LookupError};
 

@@ -246,6 +246,11 @@ fn is_ignored(signal: c_int) -> bool {
     }
 }
 
+/// Keeps signals away from the calling thread for good, so that they wake only the one that waits for them.
+pub fn block_signals() {
+    std::mem::forget(BlockedSignals::new());
+}
+
 /// All signals of this thread, blocked as long as this lives.
 struct BlockedSignals(libc::sigset_t);
 

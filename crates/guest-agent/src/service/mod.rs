@@ -5,6 +5,7 @@ mod control;
 mod cors;
 mod download;
 mod error;
+mod file_query;
 mod filesystem;
 mod gate;
 mod metrics;

@@ -116,7 +116,8 @@ fn start_request(
         return Err(ConnectError::unimplemented("terminals are not supported yet"));
     }
     let config = request.process.into_option().ok_or_else(|| ConnectError::invalid_argument("process is missing"))?;
-    let command = Command { cmd: config.cmd, args: config.args, envs: config.envs.into_iter().collect(), cwd: config.cwd };
+    let command =
+        Command { cmd: config.cmd, args: config.args, envs: config.envs.into_iter().collect(), cwd: config.cwd };
     let stdin = if request.stdin == Some(false) { Stdin::Null } else { Stdin::Pipe };
     Ok(Request { command, user, tag: request.tag, stdin, deadline: deadline.map(Instant::from_std) })
 }

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::Agent;
-use super::download::FileQuery;
 use super::error::HttpError;
+use super::file_query::FileQuery;
 use crate::auth::Operation;
 use crate::files::{self, FileError, Metadata, metadata, path};
 use crate::settings::Settings;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use connectrpc::ConnectError;
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
 use proto::filesystem::FilesystemClient;
-use proto::process::process_event::{EndEvent, Event};
 use proto::process::process_event::data_event::Output;
+use proto::process::process_event::{EndEvent, Event};
 use proto::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse};
 use serde_json::json;
 
@@ -34,7 +34,13 @@ impl Agent {
     pub fn with_control_peer(peer: &str) -> Self {
         let args = ["--listen", "127.0.0.1:0", "--control-peer", peer];
         let program = env!("CARGO_BIN_EXE_guest-agent");
-        let mut child = Command::new(program).args(args).stderr(Stdio::piped()).spawn().expect("start the agent");
+        let mut child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the agent");
         let console = BufReader::new(child.stderr.take().expect("piped"));
         let mut lines = console.lines().map(|line| line.expect("console"));
         let address = lines.find_map(|line| Some(line.strip_prefix("sandpiper: listening on ")?.to_owned()));

@@ -55,6 +55,7 @@ fn report(channel: impl AsFd, report: &Report) {
 }
 
 fn carry_out(channel: impl AsFd) -> Result<(), Failure> {
+    close_inherited_at_exec().map_err(failed("mark inherited descriptors"))?;
     let (order, descriptors) = receive(&channel).map_err(failed("receive the order"))?;
     let namespaces = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
@@ -78,6 +79,14 @@ fn carry_out(channel: impl AsFd) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Whatever the server itself inherited from its own parent is nothing for a jail.
+fn close_inherited_at_exec() -> io::Result<()> {
+    let (first, last) = (3, libc::c_uint::MAX);
+    // SAFETY: sets a flag on descriptors; none is closed, so no owner loses one.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn receive(channel: impl AsFd) -> io::Result<(Order, Vec<OwnedFd>)> {

@@ -56,8 +56,13 @@ pub(super) async fn build(
     let staging = Staging::create(&shared.layout)?;
     let job = Job { store, name, recipe: &recipe, force, progress, cancel, staging: &staging };
     let result = job.run().await;
-    // Thousands of files, off the threads that serve others.
-    blocking(move || drop(staging)).await;
+    // Thousands of files, off the threads that serve others. A killed build's programs may have ended meanwhile.
+    let layout = shared.layout.clone();
+    blocking(move || {
+        drop(staging);
+        staging::sweep(&layout)
+    })
+    .await?;
     result
 }
 
@@ -111,7 +116,8 @@ impl Job<'_> {
         durable::make_directory(&finished)?;
         let image = finished.join(IMAGE);
         image::make(&runner, &tree, &image, self.recipe.disk_mb, &self.recipe.digest()).await?;
-        let facts = blocking(move || image::seal(&image)).await?;
+        // The tree goes first, so that making the image durable does not write the tree to the disk as well.
+        let facts = blocking(move || durable::remove_directory(&tree).and_then(|()| image::seal(&image))).await?;
 
         self.progress.step(Step::Finishing);
         if self.cancel.is_cancelled() {

@@ -45,7 +45,7 @@ pub(super) fn publish(staged: &Path, home: &Path) -> Result<(), FileError> {
     match fs::rename(staged, home) {
         Ok(()) => sync_parent(home),
         Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
-            fs::remove_dir_all(staged).map_err(FileError::at("removing", staged))
+            remove_directory(staged)
         }
         Err(error) => Err(FileError::at("renaming to", home)(error)),
     }
@@ -75,6 +75,11 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
 /// A directory and those above it, as far as they are missing.
 pub(super) fn make_directory(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).map_err(FileError::at("making", path))
+}
+
+/// Removes a directory with all it holds.
+pub(super) fn remove_directory(path: &Path) -> Result<(), FileError> {
+    fs::remove_dir_all(path).map_err(FileError::at("removing", path))
 }
 
 fn sync_directories(path: &Path) -> Result<(), FileError> {

@@ -92,11 +92,11 @@ pub(super) async fn fetch(
     runner.run(Tool::Depmod, arrange, |_| {}).await?;
     let staged = work.join("boot");
     let digest = select(&tree, &version, &staged)?;
+    durable::remove_directory(&tree)?;
     durable::write_json(&staged.join(MANIFEST), &KernelManifest { digest: digest.clone(), version })?;
     let home = layout.kernel(&digest);
     durable::publish(&staged, &home)?;
     durable::point(&layout.kernel_of(suite), digest.short())?;
-    fs::remove_dir_all(&tree).map_err(FileError::at("removing", &tree))?;
     Ok(Kernel::open(home)?)
 }
 

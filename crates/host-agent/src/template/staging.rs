@@ -1,5 +1,6 @@
 //! Where builds work, and locks between them. A lock belongs to an open file, so that the kernel releases it whatever
-//! becomes of its holder; that tells a build at work from the leftovers of a killed one.
+//! becomes of its holder; that tells a build at work from the leftovers of a killed one. The programs of a killed build
+//! may run on for a while and hold its lock: their directory goes with a later sweep.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -103,7 +104,7 @@ pub(super) fn sweep(layout: &Layout) -> Result<(), FileError> {
     for path in durable::entries(&layout.templates())? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with(STAGING_PREFIX) && is_abandoned(&path)? {
-            fs::remove_dir_all(&path).map_err(FileError::at("removing", &path))?;
+            durable::remove_directory(&path)?;
         }
     }
     Ok(())

@@ -195,7 +195,7 @@ impl Shared {
             if current.as_ref() == Some(&build) || keep.contains(&build) {
                 kernels.extend(read_manifest(&path).map(|manifest| self.layout.kernel(&manifest.kernel_digest)));
             } else {
-                fs::remove_dir_all(&path).map_err(FileError::at("removing", &path))?;
+                durable::remove_directory(&path)?;
             }
         }
         Ok(kernels)
@@ -209,7 +209,7 @@ impl Shared {
             }
             match Kernel::open(path.clone()) {
                 Ok(kernel) if needed.contains(&path) => initramfs::remove_others(&kernel, &self.agent)?,
-                _ => fs::remove_dir_all(&path).map_err(FileError::at("removing", &path))?,
+                _ => durable::remove_directory(&path)?,
             }
         }
         Ok(())

@@ -84,7 +84,7 @@ async fn copy(stream: &mut ExecStream) -> anyhow::Result<ExitCode> {
             ExecEvent::Started(_) => {}
             ExecEvent::Stdout(bytes) => write(&mut stdout, &bytes).await?,
             ExecEvent::Stderr(bytes) => write(&mut stderr, &bytes).await?,
-            ExecEvent::Exit(code) => return Ok(exit_code(code)),
+            ExecEvent::Exit(exit) => return Ok(ExitCode::from(exit.shell_code())),
         }
     }
     anyhow::bail!("the server ended the command's stream without an exit code")
@@ -105,9 +105,4 @@ async fn stop(stream: &mut ExecStream) {
     };
     // Whatever comes of it, the connection is closed next, and that kills the command as well.
     let _ = timeout(STOP_LIMIT, drained).await;
-}
-
-/// A guest's exit code as ours. One that no process can have is shown as 255.
-fn exit_code(code: i32) -> ExitCode {
-    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use super::output::note;
+
 /// For anything that has no better code.
 const FAILURE: u8 = 1;
 /// As BSD's sysexits name a usage or configuration error that the grammar did not catch.
@@ -37,7 +39,7 @@ pub fn report_as(error: &anyhow::Error, code: u8) -> ExitCode {
 
 /// Tells of an error that does not change what the command does next.
 pub fn warn(error: &anyhow::Error) {
-    eprintln!("{}", describe(error));
+    note(describe(error));
 }
 
 /// What a command ends with whose output nobody reads any more.

@@ -27,9 +27,10 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     line(render(style, header, rows))
 }
 
-/// Tells something on standard error that is neither result nor error.
+/// Tells something on standard error. That nobody reads there is no reason to stop, and cleaning up must go on:
+/// `eprintln!` would panic.
 pub fn note(text: impl Display) {
-    eprintln!("{text}");
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// One of our standard streams as a file of tokio's, for exact bytes in either direction.

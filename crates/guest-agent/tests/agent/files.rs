@@ -1,0 +1,214 @@
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use futures::StreamExt;
+use reqwest::multipart::{Form, Part};
+
+use crate::harness::{Agent, PATIENCE, open_directory, pattern};
+
+fn query(path: &Path, user: &str) -> String {
+    format!("/files?path={}&username={user}", path.display())
+}
+
+async fn send_form(agent: &Agent, path: &str, form: Form) -> (u16, String) {
+    let answer = agent.http.post(agent.url(path)).multipart(form).timeout(PATIENCE).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+fn part(content: &'static str, name: &str) -> Part {
+    Part::text(content).file_name(name.to_owned())
+}
+
+#[tokio::test]
+async fn large_files_pass_both_ways_without_being_held() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = directory.path().join("large");
+    let (piece, count) = (pattern(1 << 20), 96);
+    let pieces = futures::stream::iter((0..count).map({
+        let piece = piece.clone();
+        move |_| Ok::<_, std::io::Error>(piece.clone())
+    }));
+    let (status, answer) = agent.put(&query(&file, "root"), reqwest::Body::wrap_stream(pieces)).await;
+    assert_eq!(status, 200, "{answer}");
+    let answer = agent.http.get(agent.url(&query(&file, "root"))).send().await.unwrap();
+    assert_eq!(answer.content_length(), Some(count << 20));
+    let (mut content, mut at) = (answer.bytes_stream(), 0);
+    while let Some(chunk) = content.next().await {
+        for byte in chunk.unwrap() {
+            assert_eq!(byte, piece[at % piece.len()], "at {at}");
+            at += 1;
+        }
+    }
+    assert_eq!(at, (count as usize) << 20);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB");
+    assert!(peak.parse::<u32>().unwrap() < 48 * 1024, "{peak} kB at the peak");
+}
+
+#[tokio::test]
+async fn an_upload_makes_directories_and_all_is_the_user_s() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = directory.path().join("a/b/c.txt");
+    let (status, answer) = agent.put(&query(&file, "daemon"), "one").await;
+    let expect = format!(r#"[{{"name":"c.txt","type":"file","path":"{}"}}]"#, file.display());
+    assert_eq!((status, answer), (200, expect));
+    for (path, mode) in [(file.as_path(), 0o100_644), (file.parent().unwrap(), 0o40_755)] {
+        let found = std::fs::metadata(path).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode()), (1, 1, mode), "{}", path.display());
+    }
+    // In place: shorter than before, the same file, and now somebody else's.
+    let inode = std::fs::metadata(&file).unwrap().ino();
+    assert_eq!(agent.put(&query(&file, "root"), "2").await.0, 200);
+    let found = std::fs::metadata(&file).unwrap();
+    assert_eq!((found.ino(), found.uid(), std::fs::read(&file).unwrap()), (inode, 0, b"2".to_vec()));
+}
+
+#[tokio::test]
+async fn forms_name_their_files() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let name = |name: &str| directory.path().join(name).display().to_string();
+    let form = Form::new().part("file", part("one", &name("d/1"))).part("file", part("two", &name("2")));
+    let (status, answer) = send_form(&agent, "/files?username=root", form.text("other", "ignored")).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&answer).unwrap().as_array().unwrap().len(), 2);
+    assert_eq!(
+        (std::fs::read(name("d/1")).unwrap(), std::fs::read(name("2")).unwrap()),
+        (b"one".into(), b"two".into())
+    );
+
+    let form = || Form::new().part("file", part("three", "elsewhere"));
+    assert_eq!(send_form(&agent, &query(Path::new(&name("3")), "root"), form()).await.0, 200);
+    assert_eq!(std::fs::read(name("3")).unwrap(), b"three");
+    let twice = form().part("file", part("four", "x"));
+    assert_eq!(send_form(&agent, &query(Path::new(&name("4")), "root"), twice).await.0, 400);
+    assert_eq!(send_form(&agent, "/files", Form::new().text("other", "x")).await.0, 400);
+}
+
+#[tokio::test]
+async fn bad_uploads_have_reasons() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let at = |name: &str| query(&directory.path().join(name), "root");
+    assert_eq!(agent.put("/files", "x").await.0, 400, "no path");
+    assert_eq!(agent.put(&at(""), "x").await.0, 400, "a directory");
+    assert_eq!(agent.put("/files?path=~other/x", "x").await.0, 400, "somebody's home");
+    assert_eq!(agent.put("/files?path=/dev/null/x", "x").await.0, 400, "below a file");
+    assert_eq!(agent.put("/files?path=/x&username=nobody-here", "x").await.0, 401, "no such user");
+    assert_eq!(agent.put("/files?path=/dev/full", "x").await.0, 400, "a device");
+    assert_eq!(agent.put("/files?path=/etc/passwd&username=daemon", "x").await.0, 403, "not the user's to write");
+    let plain = agent.http.post(agent.url(&at("f"))).header("content-type", "text/plain").body("x");
+    assert_eq!(plain.send().await.unwrap().status(), 400);
+    let packed = agent.http.post(agent.url(&at("f"))).header("content-type", "application/octet-stream");
+    assert_eq!(packed.header("content-encoding", "gzip").body("x").send().await.unwrap().status(), 400);
+    assert!(!directory.path().join("f").exists());
+}
+
+#[tokio::test]
+async fn what_could_block_is_refused_at_once() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let fifo = directory.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
+    let socket = directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [&fifo, &socket, &"/dev/zero".into(), &"/dev/tty".into()] {
+        assert_eq!(agent.get(&query(path, "root")).await.0, 400, "GET {}", path.display());
+        assert_eq!(agent.put(&query(path, "root"), "x").await.0, 400, "POST {}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_507_and_the_client_gets_to_know() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let options = c"size=1m";
+    rustix::mount::mount("tmpfs", directory.path(), "tmpfs", rustix::mount::MountFlags::empty(), options).unwrap();
+    let (status, answer) = agent.put(&query(&directory.path().join("f"), "root"), pattern(8 << 20)).await;
+    let form = Form::new().part("file", Part::bytes(pattern(8 << 20).to_vec()));
+    let by_form = send_form(&agent, &query(&directory.path().join("g"), "root"), form).await;
+    rustix::mount::unmount(directory.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+    assert_eq!((status, by_form.0), (507, 507), "{answer} {by_form:?}");
+    assert!(answer.starts_with(r#"{"code":507,"#), "{answer}");
+}
+
+#[tokio::test]
+async fn reading_is_with_the_user_s_rights() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, "x").unwrap();
+    std::fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&secret, &link).unwrap();
+    let by_root = format!("/proc/self/root{}", secret.display());
+    for path in [&secret, &link, Path::new(&by_root)] {
+        assert_eq!(agent.get(&query(path, "daemon")).await.0, 403, "{}", path.display());
+        assert_eq!(agent.get(&query(path, "root")).await, (200, "x".to_owned()), "{}", path.display());
+    }
+    // Nothing of the user's rights stays with the thread.
+    assert_eq!(agent.get(&query(&secret, "root")).await.0, 200);
+    assert_eq!(agent.get("/files?path=/proc/self/mem&username=daemon").await.0, 403);
+    assert_eq!(agent.get(&query(directory.path(), "root")).await.0, 400);
+    assert_eq!(agent.get(&query(&directory.path().join("none"), "root")).await.0, 404);
+}
+
+#[tokio::test]
+async fn ranges_and_dates_are_honoured() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = directory.path().join("a b.json");
+    std::fs::write(&file, "0123456789").unwrap();
+    let url = agent.url(&query(&file, "root").replace(' ', "%20"));
+    let get = async |name: &str, value: &str| {
+        let answer = agent.http.get(&url).header(name, value).send().await.unwrap();
+        let range = answer.headers().get("content-range").map(|value| value.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), range.unwrap_or_default(), answer.text().await.unwrap())
+    };
+    assert_eq!(get("range", "bytes=2-4").await, (206, "bytes 2-4/10".into(), "234".into()));
+    assert_eq!(get("range", "bytes=-2").await, (206, "bytes 8-9/10".into(), "89".into()));
+    let (status, range, _) = get("range", "bytes=10-").await;
+    assert_eq!((status, range.as_str()), (416, "bytes */10"));
+    let whole = agent.http.get(&url).send().await.unwrap();
+    let header = |name: &str| whole.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!(header("content-type"), "application/json");
+    assert_eq!(header("content-disposition"), "inline; filename=\"a b.json\"");
+    assert_eq!((header("vary").as_str(), header("content-length").as_str()), ("Accept-Encoding", "10"));
+    assert_eq!(get("if-modified-since", &header("last-modified")).await.0, 304);
+    assert_eq!(get("accept-encoding", "identity;q=0").await.0, 406);
+}
+
+#[tokio::test]
+async fn files_of_the_kernel_are_read_to_the_end() {
+    let agent = Agent::open().await;
+    let (status, content) = agent.get("/files?path=/proc/self/status").await;
+    assert_eq!(status, 200);
+    assert!(content.contains("VmRSS") && content.ends_with('\n'), "{content}");
+    let directory = open_directory();
+    let empty = directory.path().join("empty");
+    assert_eq!(agent.put(&query(&empty, "root"), "").await.0, 200);
+    assert_eq!(agent.get(&query(&empty, "root")).await, (200, String::new()));
+}
+
+#[tokio::test]
+async fn metadata_is_attached_and_replaced() {
+    let agent = Agent::open().await;
+    // Not below /tmp: that is often a file system without attributes.
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = directory.path().join("f");
+    let put = async |name: &str, value: &str| {
+        let request =
+            agent.http.post(agent.url(&query(&file, "root"))).header("content-type", "application/octet-stream");
+        let answer = request.header(name, value).body("x").send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, answer) = put("X-Metadata-Author", "me").await;
+    assert!(status == 200 && answer.contains(r#""metadata":{"author":"me"}"#), "{answer}");
+    assert_eq!(put("x-metadata-kind", "draft").await.0, 200);
+    let body = serde_json::json!({"path": file.display().to_string()});
+    let (_, entry) = agent.call("/filesystem.Filesystem/Stat", "root", body).await;
+    assert_eq!(entry["entry"]["metadata"], serde_json::json!({"kind": "draft"}), "{entry}");
+    assert_eq!(put("x-metadata-big", &"v".repeat(4095)).await.0, 400);
+}

@@ -1,0 +1,101 @@
+//! What happens inside: users, exit codes, files, and what a guest's own processes may not do.
+
+use reqwest::multipart::{Form, Part};
+use serde_json::{Value, json};
+
+use super::server;
+
+#[tokio::test]
+async fn commands_end_as_they_would_in_a_shell() {
+    let server = server(&[]).await;
+    let id = server.create(json!({})).await;
+    let exec = async |body: Value| server.call("POST", &format!("/v1/sandboxes/{id}/exec"), body).await;
+
+    let missing = exec(json!({ "cmd": "no-such-program" })).await;
+    assert_eq!((missing.status, &missing.body["exit_code"]), (200, &json!(127)));
+    assert!(missing.body["stderr"].as_str().unwrap().contains("no-such-program"), "{missing:?}");
+    let directory = exec(json!({ "cmd": "/etc" })).await;
+    assert_eq!((directory.status, &directory.body["exit_code"]), (200, &json!(126)), "{directory:?}");
+    let killed = exec(json!({ "cmd": "sh", "args": ["-c", "kill -KILL $$"] })).await;
+    assert_eq!(killed.body["exit_code"], json!(137), "{killed:?}");
+    let binary = exec(json!({ "cmd": "printf", "args": ["\\377\\000"] })).await;
+    assert_eq!((&binary.body["encoding"], &binary.body["stdout"]), (&json!("base64"), &json!("/wA=")));
+    let slow = exec(json!({ "cmd": "sleep", "args": ["1000"], "timeout_sec": 1 })).await;
+    assert_eq!(slow.status, 504, "{slow:?}");
+    let (_, left) = server.shell(&id, "ps -eo args | grep -c '^sleep 1000' || true").await;
+    assert_eq!(left.trim(), "0", "a command that timed out is killed");
+    let big = exec(json!({ "cmd": "head", "args": ["-c", "6000000", "/dev/zero"] })).await;
+    assert_eq!(big.body["stdout"].as_str().unwrap().len(), 6_000_000, "more than one message carries");
+}
+
+#[tokio::test]
+async fn commands_run_as_a_named_user_in_a_directory_with_an_environment() {
+    let server = server(&[]).await;
+    let id = server.create(json!({})).await;
+    assert_eq!(server.shell(&id, "useradd --create-home ada && id -un").await, (0, "root\n".to_owned()));
+    let body = json!({
+        "cmd": "sh", "args": ["-c", "id -un; pwd; echo $HOME $GREETING"],
+        "user": "ada", "cwd": "/usr", "envs": { "GREETING": "hello" }
+    });
+    let answer = server.call("POST", &format!("/v1/sandboxes/{id}/exec"), body).await;
+    assert_eq!(answer.body["stdout"], "ada\n/usr\n/home/ada hello\n", "{answer:?}");
+    let nowhere = json!({ "cmd": "true", "cwd": "/nowhere" });
+    assert_eq!(server.call("POST", &format!("/v1/sandboxes/{id}/exec"), nowhere).await.status, 400);
+}
+
+#[tokio::test]
+async fn files_go_in_and_come_out_byte_by_byte() {
+    let server = server(&[]).await;
+    let id = server.create(json!({})).await;
+    let content: Vec<u8> = (0..9_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let form = Form::new().text("path", "/srv/new/place/data.bin").part("file", Part::bytes(content.clone()));
+    let url = format!("{}/v1/sandboxes/{id}/files", server.url());
+    let http = reqwest::Client::new();
+    let written = http.post(format!("{url}/write")).multipart(form).send().await.unwrap();
+    assert_eq!(written.status().as_u16(), 204, "{:?}", written.text().await);
+    let read = http.post(format!("{url}/read")).json(&json!({ "path": "/srv/new/place/data.bin" })).send().await.unwrap();
+    assert_eq!(read.status().as_u16(), 200);
+    assert!(read.bytes().await.unwrap() == content, "what came out is what went in");
+    let (_, size) = server.shell(&id, "stat -c %s /srv/new/place/data.bin").await;
+    assert_eq!(size.trim(), "9000000");
+
+    let missing = server.call("POST", &format!("/v1/sandboxes/{id}/files/read"), json!({ "path": "/nope" })).await;
+    assert_eq!((missing.status, &missing.body["error"]["code"]), (404, &json!("not_found")));
+    let directory = server.call("POST", &format!("/v1/sandboxes/{id}/files/read"), json!({ "path": "/etc" })).await;
+    assert_eq!(directory.status, 400, "{directory:?}");
+}
+
+#[tokio::test]
+async fn the_guest_agent_obeys_only_the_host() {
+    let server = server(&["--templates", "python311"]).await;
+    let id = server.create(json!({ "template": "python311" })).await;
+    // Asked from inside: control routes are not there, and the rest wants the token that only the host knows.
+    let probe = r#"
+import http.client
+def ask(method, path, address):
+    connection = http.client.HTTPConnection(address, 49983, timeout=20)
+    connection.request(method, path, body=b'{}', headers={'Content-Type': 'application/json'})
+    return connection.getresponse().status
+for address in ('127.0.0.1', '169.254.0.21'):
+    print(*[ask(method, path, address) for method, path in (
+        ('POST', '/init'), ('POST', '/shutdown'), ('GET', '/benchmark/spawn'),
+        ('POST', '/process.Process/List'), ('GET', '/files?path=/etc/shadow'), ('GET', '/health'))])
+"#;
+    let body = json!({ "cmd": "python3", "args": ["-c", probe] });
+    let answer = server.call("POST", &format!("/v1/sandboxes/{id}/exec"), body).await;
+    assert_eq!(answer.body["stdout"], "404 404 404 401 401 204\n404 404 404 401 401 204\n", "{answer:?}");
+}
+
+#[tokio::test]
+async fn orphans_are_reaped_and_the_guest_has_what_programs_expect() {
+    let server = server(&[]).await;
+    let id = server.create(json!({})).await;
+    let script = "for i in 1 2 3 4 5; do (sh -c 'true &' ); done; sleep 0.3; ps -eo stat | grep -c ^Z || true";
+    assert_eq!(server.shell(&id, script).await.1.trim(), "0", "no zombies");
+    let checks = "set -e; test -c /dev/null; test -d /proc/1; test -d /sys/class; echo x > /dev/shm/x; \
+                  test $(stat -c %a /tmp) = 1777; sudo -n true; git --version > /dev/null; ps > /dev/null; ip addr > /dev/null; \
+                  getent hosts localhost; python3 --version 2>/dev/null || echo no python";
+    let (code, output) = server.shell(&id, checks).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("localhost"), "{output}");
+}

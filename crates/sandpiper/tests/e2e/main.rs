@@ -1,0 +1,27 @@
+//! End-to-end tests: the real binary, real virtual machines, the real REST API. Nothing stands in for anything, and
+//! every test takes the accelerator that the machine has.
+
+mod command_line;
+mod guest;
+mod jail;
+mod lifecycle;
+mod network;
+mod refusals;
+mod restart;
+mod rpc;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use testkit::{Server, ServerOptions};
+
+/// The binary under test.
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_sandpiper"))
+}
+
+/// A server with these flags beyond the usual ones.
+async fn server(arguments: &[&str]) -> Server {
+    let arguments = arguments.iter().map(OsString::from).collect();
+    Server::start(binary(), ServerOptions { arguments, ..ServerOptions::default() }).await
+}

@@ -1,0 +1,132 @@
+//! The host agent's own port: the seed's eight RPCs, over Connect and over gRPC.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use connectrpc::client::{ClientConfig, Http2Connection};
+use connectrpc::{ErrorCode, Protocol};
+use proto::hostagent::v1::{
+    CreateSandboxRequest, DestroySandboxRequest, ExecRequest, HostAgentServiceClient, ListSandboxesRequest,
+    PauseSandboxRequest, ReadFileRequest, ResumeSandboxRequest, WriteFileRequest,
+};
+
+use super::binary;
+
+/// A host agent alone.
+struct HostAgent {
+    child: Child,
+    url: String,
+    _data_dir: tempfile::TempDir,
+}
+
+impl HostAgent {
+    fn start() -> Self {
+        let data_dir = tempfile::tempdir().unwrap();
+        testkit::share_templates(data_dir.path(), false);
+        let mut child = Command::new(binary())
+            .args(["host-agent", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let url = lines.find_map(|line| Some(line.unwrap().split_once("ready at ")?.1.trim().to_owned())).unwrap();
+        // Goes on reading, so that the agent can go on writing.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, url, _data_dir: data_dir }
+    }
+}
+
+impl Drop for HostAgent {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+async fn all_eight(url: &str, protocol: Protocol) {
+    let uri: http::Uri = url.parse().unwrap();
+    let connection = Http2Connection::connect_plaintext(uri.clone()).await.unwrap().shared(16);
+    let config = ClientConfig::new(uri).with_protocol(protocol).with_default_max_message_size(64 << 20);
+    let client = HostAgentServiceClient::new(connection, config);
+    let list = async || client.list_sandboxes(ListSandboxesRequest::default()).await.unwrap().into_owned().sandboxes;
+    assert!(list().await.is_empty());
+
+    let request = CreateSandboxRequest {
+        template: "minimal".into(),
+        vcpus: 1,
+        memory_mb: 256,
+        timeout_sec: 300,
+        ..Default::default()
+    };
+    let created = client.create_sandbox(request).await.unwrap().into_owned();
+    let sandbox_id = created.sandbox_id.clone();
+    assert_eq!(created.status, "running");
+    let info = list().await.remove(0);
+    assert_eq!((info.sandbox_id.as_str(), info.memory_mb, info.timeout_sec), (sandbox_id.as_str(), 256, 300));
+    assert_eq!(info.host_ip, created.host_ip);
+
+    let script = "echo hello world; echo oops >&2; exit 3";
+    let exec = ExecRequest {
+        sandbox_id: sandbox_id.clone(),
+        cmd: "/bin/sh".into(),
+        args: vec!["-c".into(), script.into()],
+        ..Default::default()
+    };
+    let output = client.exec(exec.clone()).await.unwrap().into_owned();
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"hello world\n"[..], &b"oops\n"[..]));
+    assert_eq!(output.exit_code, 3);
+
+    let content = vec![7_u8; 5 << 20];
+    let write = WriteFileRequest {
+        sandbox_id: sandbox_id.clone(),
+        path: "/srv/big".into(),
+        content: content.clone(),
+        ..Default::default()
+    };
+    client.write_file(write).await.unwrap();
+    let read = |path: &str| ReadFileRequest { sandbox_id: sandbox_id.clone(), path: path.into(), ..Default::default() };
+    assert!(client.read_file(read("/srv/big")).await.unwrap().into_owned().content == content);
+    assert_eq!(client.read_file(read("/none")).await.unwrap_err().code, ErrorCode::NotFound);
+    assert_eq!(client.read_file(read("/etc")).await.unwrap_err().code, ErrorCode::InvalidArgument);
+
+    let pause = PauseSandboxRequest { sandbox_id: sandbox_id.clone(), ..Default::default() };
+    client.pause_sandbox(pause.clone()).await.unwrap();
+    assert_eq!(list().await[0].status, "paused");
+    assert_eq!(client.exec(exec.clone()).await.unwrap_err().code, ErrorCode::FailedPrecondition);
+    assert_eq!(client.pause_sandbox(pause).await.unwrap_err().code, ErrorCode::FailedPrecondition);
+    let resume = ResumeSandboxRequest { sandbox_id: sandbox_id.clone(), ..Default::default() };
+    client.resume_sandbox(resume).await.unwrap();
+    assert_eq!(client.exec(exec).await.unwrap().into_owned().exit_code, 3);
+
+    let again = CreateSandboxRequest { sandbox_id: sandbox_id.clone(), memory_mb: 512, ..Default::default() };
+    assert_eq!(client.create_sandbox(again).await.unwrap_err().code, ErrorCode::AlreadyExists);
+    let destroy = DestroySandboxRequest { sandbox_id, ..Default::default() };
+    client.destroy_sandbox(destroy.clone()).await.unwrap();
+    assert!(list().await.is_empty());
+    assert_eq!(client.destroy_sandbox(destroy).await.unwrap_err().code, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn the_eight_rpcs_of_the_seed_over_connect_and_grpc_on_one_port() {
+    let agent = HostAgent::start();
+    all_eight(&agent.url, Protocol::Connect).await;
+    all_eight(&agent.url, Protocol::Grpc).await;
+    // And as a person would, with JSON.
+    let url = format!("{}/hostagent.v1.HostAgentService/CreateSandbox", agent.url);
+    let answer = reqwest::Client::new().post(url).json(&serde_json::json!({ "template": "nosuch" })).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 404);
+    assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["code"], "not_found");
+}
+
+#[tokio::test]
+async fn guest_streams_do_not_reach_control_routes() {
+    let agent = HostAgent::start();
+    let http = reqwest::Client::new();
+    for path in ["init", "%69nit", "shutdown", "benchmark/spawn", "files/%2e%2e/init"] {
+        let answer = http.post(format!("{}/sandboxes/sbx/guest/{path}", agent.url)).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 404, "{path}");
+        let body: serde_json::Value = answer.json().await.unwrap();
+        assert!(body["message"].as_str().unwrap().contains("no such route"), "{path}: {body}");
+    }
+}
