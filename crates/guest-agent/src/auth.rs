@@ -146,8 +146,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_part_breaks_the_signature(path in ".{0,20}", other in ".{0,20}", user in "[a-z]{0,4}", at in 0i64..1000) {
-            let signed = Signed { path: &path, operation: Operation::Write, user: &user, expiration: Some(at), signature: None };
+        fn a_changed_part_breaks_the_signature(
+            path in ".{0,20}",
+            other in ".{0,20}",
+            user in "[a-z]{0,4}",
+            at in 0i64..1000,
+        ) {
+            let (operation, expiration) = (Operation::Write, Some(at));
+            let signed = Signed { path: &path, operation, user: &user, expiration, signature: None };
             let signature = sign("k", &signed);
             let check = |signed: Signed<'_>| check_file("k", None, Signed { signature: Some(&signature), ..signed }, 0);
             prop_assert_eq!(check(signed), Ok(()));

@@ -3,7 +3,7 @@
 use connectrpc::{ConnectError, ErrorCode};
 
 /// A guest can put what it likes into a message; nobody reads more than this of one.
-const MAX_MESSAGE: usize = 1000;
+const MAX_MESSAGE: usize = 4000;
 
 /// A call to the host agent that did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -48,6 +48,11 @@ impl HostError {
     /// Whether the host agent said that it has no such thing.
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(ErrorCode::NotFound)
+    }
+
+    /// Whether it took too long, by the host agent's clock or by ours.
+    pub fn is_timeout(&self) -> bool {
+        self.code() == Some(ErrorCode::DeadlineExceeded)
     }
 
     /// Whether the host agent turned a request down before it did anything: the request was wrong, or there is no

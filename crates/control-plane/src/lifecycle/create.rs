@@ -9,7 +9,8 @@ use crate::store::{Change, NewSandbox, Sandbox, StoreError};
 /// A sandbox that was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
-    /// The host agent turned it down or failed. A refusal leaves no record, a failure one in `error`.
+    /// The host agent turned it down or failed. A refusal, or a guest that did not answer in time, leaves no record;
+    /// any other failure leaves one in `error`.
     #[error("the host agent did not create the sandbox")]
     Host(#[source] HostError),
     /// Somebody deleted it in the meantime.
@@ -60,11 +61,11 @@ impl Lifecycle {
 
     /// Settles the record of a sandbox that the host did not make, and returns what to tell the caller.
     async fn not_created(&self, pending: Sandbox, error: HostError) -> Result<CreateError, CreateError> {
-        let settled = if error.is_refusal() {
+        // Without an answer, or after a late one, the sandbox may be there all the same.
+        let is_gone = error.is_refusal() || (self.clean_up(&pending).await && error.is_timeout());
+        let settled = if is_gone {
             self.store.forget(&pending).await?
         } else {
-            // Without an answer, or after a late one, the sandbox may be there all the same.
-            self.clean_up(&pending).await;
             let failed = transition(pending.status, Event::Failed)?;
             self.store.update(&pending, Change::because(failed, error.to_string())).await?.is_some()
         };

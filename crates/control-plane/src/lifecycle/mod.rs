@@ -46,13 +46,17 @@ impl Lifecycle {
         self.tasks.spawn(work).await.unwrap_or_else(|_| Err(Interrupted.into()))
     }
 
-    /// Removes what a lost create may have left on the host. Nobody waits for this, so a failure is only logged.
-    async fn clean_up(&self, sandbox: &Sandbox) {
-        if let Err(error) = self.host.destroy(&sandbox.id).await
-            && !error.is_not_found()
-        {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(sandbox = %sandbox.id, error, "the host may still have a sandbox that nobody wants");
+    /// Removes what a lost create may have left on the host. Returns whether nothing is left for certain; nobody waits
+    /// for a failure, so it is only logged.
+    async fn clean_up(&self, sandbox: &Sandbox) -> bool {
+        match self.host.destroy(&sandbox.id).await {
+            Ok(()) => true,
+            Err(error) if error.is_not_found() => true,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(sandbox = %sandbox.id, error, "the host may still have a sandbox that nobody wants");
+                false
+            }
         }
     }
 

@@ -169,16 +169,31 @@ async fn many_deletes_at_once_all_succeed() {
 #[tokio::test]
 async fn a_failed_create_is_an_error_that_can_be_deleted() {
     let server = Fixture::start().await;
-    server.host.fail("create", ErrorCode::DeadlineExceeded, "the guest never answered");
+    server.host.fail("create", ErrorCode::Internal, "the guest's kernel panicked");
     let (status, body) = server.post("/v1/sandboxes", json!({})).await;
-    assert_eq!((status.as_u16(), code(&body)), (504, "timeout"));
+    assert_eq!((status.as_u16(), code(&body)), (502, "agent_error"));
     let (_, list) = server.get("/v1/sandboxes").await;
     assert_eq!(list[0]["status"], "error");
-    assert!(list[0]["status_reason"].as_str().unwrap().contains("never answered"), "{list}");
+    assert!(list[0]["status_reason"].as_str().unwrap().contains("panicked"), "{list}");
     let id = list[0]["id"].as_str().unwrap();
     assert!(server.host.state().calls.contains(&format!("destroy {id}")), "what is half made is removed");
     assert_eq!(server.delete(id).await.0, 204);
     assert_eq!(server.status(id).await, "stopped");
+}
+
+#[tokio::test]
+async fn a_guest_that_never_answers_leaves_a_record_only_if_something_of_it_may_be_left() {
+    let server = Fixture::start().await;
+    server.host.fail("create", ErrorCode::DeadlineExceeded, "the guest never answered");
+    let (status, body) = server.post("/v1/sandboxes", json!({})).await;
+    assert_eq!((status.as_u16(), code(&body)), (504, "timeout"));
+    assert!(server.host.state().calls.iter().any(|call| call.starts_with("destroy ")), "what is half made is removed");
+    assert_eq!(server.get("/v1/sandboxes").await.1, json!([]));
+
+    server.host.fail("create", ErrorCode::DeadlineExceeded, "the guest never answered");
+    server.host.fail("destroy", ErrorCode::Internal, "stuck");
+    assert_eq!(server.post("/v1/sandboxes", json!({})).await.0.as_u16(), 504);
+    assert_eq!(server.get("/v1/sandboxes").await.1[0]["status"], "error");
 }
 
 #[tokio::test]

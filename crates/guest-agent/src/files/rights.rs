@@ -1,10 +1,10 @@
 //! Lets one thread act on files with the rights of a user, so that the kernel decides what is allowed.
 //!
-//! Changing names one by one and asking for permission first would be a race with links that the user plants; a helper
-//! process would cost a fork for each call. So the thread that does the work takes on the user's effective ids and
-//! groups (per thread, by direct system calls) and gives them back afterwards. Its real and saved ids stay the agent's, so that the user
-//! can neither signal nor trace it. Links, `..` and `/proc/self/root` need no care: whatever they lead to, the user's
-//! rights are asked there.
+//! Asking for permission first and acting afterwards would be a race with links that the user plants; a helper process
+//! would cost a fork for each call. So the thread that does the work takes on the user's effective ids and groups (per
+//! thread, by direct system calls) and gives them back afterwards. Its real and saved ids stay the agent's, so that the
+//! user can neither signal nor trace it. Links, `..` and `/proc/self/root` need no care: whatever they lead to, the
+//! user's rights are asked there.
 
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};

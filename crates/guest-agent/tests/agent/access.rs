@@ -65,7 +65,10 @@ async fn nonsense_in_init_changes_nothing() {
 #[tokio::test]
 async fn late_inits_do_not_count_and_an_absent_token_clears() {
     let agent = Agent::fresh();
-    let at = |second: u8, value: &str| json!({"timestamp": format!("2026-01-01T00:00:{second:02}Z"), "envVars": {"A": value}, "unknown": 1});
+    let at = |second: u8, value: &str| {
+        let timestamp = format!("2026-01-01T00:00:{second:02}Z");
+        json!({"timestamp": timestamp, "envVars": {"A": value}, "unknown": 1})
+    };
     agent.init(at(5, "new")).await;
     agent.init(at(4, "late")).await;
     assert_eq!(agent.get("/envs").await, (200, r#"{"A":"new"}"#.to_owned()));

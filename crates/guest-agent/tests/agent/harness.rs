@@ -124,7 +124,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         // Its processes are in sessions of their own.
-        for pid in children(self.child.id()) {
+        for pid in all_children(self.child.id()) {
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
                 let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
             }
@@ -134,7 +134,8 @@ impl Drop for Agent {
     }
 }
 
-fn children(pid: u32) -> Vec<i32> {
+/// The children of all threads of a process, zombies included.
+pub fn all_children(pid: u32) -> Vec<i32> {
     let path = format!("/proc/{pid}/task");
     let tasks = std::fs::read_dir(path).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());

@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use connectrpc::ErrorCode;
 use connectrpc::client::CallOptions;
@@ -8,7 +8,7 @@ use proto::process::{
     CloseStdinRequest, ConnectRequest, ListRequest, ProcessSelector, SendSignalRequest, Signal, StartRequest,
 };
 
-use crate::harness::{Agent, Running, as_user, command, is_alive, open_directory, shell, until};
+use crate::harness::{Agent, Running, all_children, as_user, command, is_alive, open_directory, shell, until};
 
 fn pid(pid: u32) -> ProcessSelector {
     ProcessSelector { selector: Some(Selector::Pid(pid)), ..Default::default() }
@@ -209,15 +209,10 @@ async fn a_process_outlives_its_client_and_is_still_limited() {
 async fn a_slow_client_loses_nothing() {
     let agent = Agent::open().await;
     let mut running = agent.start(shell("seq 1 300000; echo end >&2"), CallOptions::default()).await.unwrap();
-    let number = running.pid.to_string();
     let first = running.next().await.unwrap();
-    assert!(matches!(first, Some(Event::Data(_))));
-    // It waits for the client: nothing holds two megabytes for it.
-    until("the process is blocked", || {
-        std::fs::read_to_string(format!("/proc/{number}/wchan")).is_ok() && is_alive(&number)
-    })
-    .await;
-    let Some(Event::Data(data)) = first else { unreachable!() };
+    // Its other requests are served while it does not read: what it has not taken waits with the process.
+    assert_eq!(agent.sh("echo between").await.stdout(), "between\n");
+    let Some(Event::Data(data)) = first else { panic!("{first:?}") };
     let Some(proto::process::process_event::data_event::Output::Stdout(mut text)) = data.output else { panic!() };
     let ended = running.end().await.unwrap();
     text.extend(&ended.stdout);
@@ -231,11 +226,10 @@ async fn what_holds_the_pipes_does_not_delay_the_end() {
     let agent = Agent::open().await;
     let directory = open_directory();
     let file = directory.path().join("alive");
-    let script = format!("(sleep 1; echo more && echo yes > {}) & echo first", file.display());
-    let begun = Instant::now();
+    let script = format!("(sleep 2; echo more && echo yes > {}) & echo first", file.display());
     let ended = agent.sh(&script).await;
     assert_eq!((ended.stdout(), ended.end.exit_code), ("first\n", 0));
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(!file.exists(), "the end came while it still held the pipes");
     until("it can go on writing to nobody", || file.exists()).await;
 }
 
@@ -244,7 +238,7 @@ async fn a_silent_stream_shows_that_it_lives() {
     let agent = Agent::open().await;
     let options = CallOptions::default().with_header("keepalive-ping-interval", "1");
     let ended = agent.run(shell("sleep 2.5"), options).await.unwrap();
-    assert_eq!(ended.keepalives, 2);
+    assert!(ended.keepalives >= 2, "{}", ended.keepalives);
 }
 
 #[tokio::test]
@@ -299,19 +293,17 @@ async fn processes_are_listed_and_found_again() {
 #[tokio::test]
 async fn nothing_is_left_of_many_short_processes() {
     let agent = Agent::open().await;
+    let pid = agent.pid();
+    let pipes = || {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let targets = descriptors.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("pipe:")).count()
+    };
+    // Its standard error, and what this test was started with.
+    let before = pipes();
     let runs = (0..100).map(|_| agent.run(command("true", &[]), CallOptions::default()));
     for ended in futures::future::join_all(runs).await {
         assert_eq!(ended.unwrap().end.exit_code, 0);
     }
-    let pid = agent.pid();
-    until("no zombie and no descriptor is left", || {
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
-        let pipes = descriptors.filter(|fd| {
-            std::fs::read_link(fd.path()).is_ok_and(|target| target.to_string_lossy().starts_with("pipe:"))
-        });
-        // Its own standard error is a pipe to this test.
-        children.is_empty() && pipes.count() == 1
-    })
-    .await;
+    until("no zombie and no pipe is left", || all_children(pid).is_empty() && pipes() == before).await;
 }

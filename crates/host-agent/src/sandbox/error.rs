@@ -71,13 +71,12 @@ pub enum CreateError {
         last_words: String,
     },
     /// The guest never answered.
-    #[error("the guest's last words were:\n{last_words}")]
+    #[error("{silence}; its last words:\n{last_words}")]
     Unanswered {
+        /// How long it was waited for.
+        silence: ReadyError,
         /// Of the guest's console and of the monitor.
         last_words: String,
-        /// How long it had.
-        #[source]
-        source: ReadyError,
     },
     /// The guest answered and would not take its identity.
     #[error("tell the guest who it is")]

@@ -117,7 +117,7 @@ impl Parts {
             let error = tokio::select! {
                 ready = guest.wait_until_ready(host.boot_timeout) => match ready {
                     Ok(()) => return Ok(guest),
-                    Err(source) => CreateError::Unanswered { last_words: vm.last_words(), source },
+                    Err(silence) => CreateError::Unanswered { silence, last_words: vm.last_words() },
                 },
                 () = vm.process().ended() => CreateError::Ended { last_words: vm.last_words() },
                 () = cancel.cancelled() => return Err(CreateError::Deleted),

@@ -1,0 +1,112 @@
+//! The rules of ARCHITECTURE.md that the compiler does not check.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// Our crates that each of ours may use, besides in its tests.
+fn allowed_edges() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    let edges: [(&str, &[&str]); 9] = [
+        ("proto", &[]),
+        ("model", &[]),
+        ("vmm", &["model"]),
+        ("host-agent", &["model", "proto", "vmm"]),
+        ("guest-agent", &["proto"]),
+        ("control-plane", &["model", "proto"]),
+        ("client", &[]),
+        ("sandpiper", &["client", "control-plane", "host-agent", "model", "proto", "vmm"]),
+        ("testkit", &[]),
+    ];
+    edges.into_iter().map(|(name, uses)| (name, uses.iter().copied().collect())).collect()
+}
+
+#[test]
+fn crates_use_only_what_the_architecture_allows() {
+    let allowed = allowed_edges();
+    let crates: BTreeSet<_> = fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(crates, allowed.keys().map(|name| (*name).to_owned()).collect(), "a crate is missing in this test");
+    for (name, may_use) in &allowed {
+        let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = manifest.parse().unwrap();
+        for section in ["dependencies", "build-dependencies"] {
+            let dependencies = manifest.get(section).and_then(toml::Value::as_table);
+            for dependency in dependencies.into_iter().flat_map(toml::Table::keys) {
+                let is_ours = allowed.contains_key(dependency.as_str());
+                assert!(!is_ours || may_use.contains(dependency.as_str()), "{name} must not use {dependency}");
+            }
+        }
+    }
+}
+
+/// Every Rust source of the workspace, relative to its root.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut directories = vec![root().join("crates")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path.strip_prefix(root()).unwrap().to_owned(), text));
+            }
+        }
+    }
+    assert!(found.len() > 100, "the sources were not found");
+    found
+}
+
+#[test]
+fn unsafe_code_is_only_where_the_architecture_names_it() {
+    let places = [
+        "crates/host-agent/src/net/",
+        "crates/host-agent/src/jail/inside.rs",
+        "crates/vmm/src/qemu/tsc.rs",
+        "crates/guest-agent/src/init/",
+        "crates/guest-agent/src/process/",
+        "crates/guest-agent/src/files/",
+        "crates/guest-agent/tests/",
+    ];
+    for (path, text) in sources() {
+        let allows = text.contains("allow(unsafe_code)");
+        let is_named = places.iter().any(|place| path.starts_with(place));
+        assert!(!allows || is_named, "{} allows unsafe code", path.display());
+    }
+}
+
+#[test]
+fn every_module_says_what_it_is_for() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//!"), "{} does not begin with what it is for", path.display());
+    }
+}
+
+#[test]
+fn sql_is_only_in_the_store() {
+    for (path, text) in sources() {
+        let is_store = path.starts_with("crates/control-plane/src/store");
+        assert!(is_store || !text.contains("sqlx::"), "{} speaks to the database", path.display());
+    }
+}
+
+#[test]
+fn documents_name_only_files_that_exist() {
+    for document in ["README.md", "ARCHITECTURE.md", "SPECIFICATION.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
+        let files = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
+        for file in files {
+            let file = file.split('#').next().unwrap();
+            assert!(root().join(file).exists(), "{document} names {file}");
+        }
+    }
+}
