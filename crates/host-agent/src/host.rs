@@ -166,7 +166,9 @@ fn instance_id(data_dir: &Path) -> Result<InstanceId, HostError> {
         move |source| HostError::DataDir { step, path, source }
     };
     match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|error| failed("read")(io::Error::new(io::ErrorKind::InvalidData, error))),
+        Ok(text) => {
+            text.trim().parse().map_err(|error| failed("read")(io::Error::new(io::ErrorKind::InvalidData, error)))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let id = InstanceId::random();
             write_durably(&path, id.as_str().as_bytes()).map_err(failed("write"))?;

@@ -64,7 +64,8 @@ mod tests {
         for good in ["minimal", "python311", "a", "0", "a.b_c-d", &"a".repeat(64)] {
             assert_eq!(good.parse::<TemplateName>().unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", "../etc", "a/b", "-a", "_a", ".a", "A", "a b", "a\n", "a\0b", "ü", &"a".repeat(65)] {
+        for bad in ["", ".", "..", "../etc", "a/b", "-a", "_a", ".a", "A", "a b", "a\n", "a\0b", "ü", &"a".repeat(65)]
+        {
             assert!(bad.parse::<TemplateName>().is_err(), "{bad:?}");
         }
     }

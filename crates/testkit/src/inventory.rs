@@ -23,7 +23,7 @@ impl Inventory {
             items.extend(tables(instance));
             items.extend(claims(instance));
         }
-        items.extend(named(&data_dir.join("sandboxes"), "directory", |_| true));
+        items.extend(named(data_dir.join("sandboxes"), "directory", |_| true));
         Self(items)
     }
 

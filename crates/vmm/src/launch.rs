@@ -122,10 +122,8 @@ impl VmmProcess {
         // The descriptor of a process becomes readable when it ends, and stays so. An error means it is gone already.
         let _ = self.pidfd.readable().await;
         // Fails where the process is not our child (adopted after a restart); its parent reaps it then.
-        let _ = rustix::process::waitid(
-            WaitId::PidFd(self.pidfd.as_fd()),
-            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
-        );
+        let _ =
+            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 
     /// Ends the process and returns when it is gone.

@@ -94,8 +94,11 @@ fn start_request(request: ExecRequest) -> StartRequest {
 
 type Events = ServerStream<axum::body::Body, StartResponseView<'static>>;
 
+/// Reads to the end of the stream, not only to the end of the command: a connection whose answer was not read out
+/// cannot be used again, and a new one costs a third of a short command.
 async fn collect(stream: &mut Events) -> Result<ExecOutput, ConnectError> {
     let mut output = ExecOutput::default();
+    let mut has_ended = false;
     while let Some(message) = stream.message().await? {
         let message: StartResponse = message.to_owned_message();
         match message.event.into_option().and_then(|event| event.event) {
@@ -106,10 +109,13 @@ async fn collect(stream: &mut Events) -> Result<ExecOutput, ConnectError> {
             },
             Some(Event::End(end)) => {
                 output.exit_code = if end.exited { end.exit_code } else { 128 + signal_number(&end.status) };
-                return Ok(output);
+                has_ended = true;
             }
             Some(Event::Start(_) | Event::Keepalive(_)) | None => {}
         }
+    }
+    if has_ended {
+        return Ok(output);
     }
     // A stream without an end event says nothing of how the command ended, so it is never a success.
     Err(ConnectError::unavailable("the guest closed the stream before the command's end"))

@@ -18,7 +18,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::net::GuestConnector;
 pub use error::{FileError, GuestError, ReadyError};
@@ -35,13 +34,17 @@ const ANSWER_LIMIT: usize = 64 * 1024;
 /// A guest that is up answers its small questions in milliseconds; this is for one that is not, or will not.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Between two tries to reach a guest that boots. The connection itself is refused, or unanswered, within this time.
+/// Between two tries to reach a guest that boots.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
+
+/// How long a guest that is up takes at most to accept a connection, on any host that is not hopelessly busy.
+const READY_DEADLINE: Duration = Duration::from_millis(40);
 
 /// The agent inside one guest. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub struct Guest {
     transport: Transport,
+    connector: GuestConnector,
     access_token: Arc<str>,
 }
 
@@ -73,24 +76,28 @@ impl Guest {
     pub fn new(connector: GuestConnector) -> Self {
         let access_token: Arc<str> = random_token().into();
         let header = HeaderValue::from_str(&access_token).expect("tokens are made of letters and digits");
-        Self { transport: Transport::new(connector, header), access_token }
+        Self { transport: Transport::new(connector.clone(), header), connector, access_token }
     }
 
     /// Waits until the agent answers.
     pub async fn wait_until_ready(&self, limit: Duration) -> Result<(), ReadyError> {
-        let deadline = Instant::now() + limit;
-        let mut interval = tokio::time::interval(READY_INTERVAL);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while Instant::now() < deadline {
-            interval.tick().await;
-            let probe = self.request(Method::GET, "/health", Body::empty());
-            if let Ok(Ok(response)) = tokio::time::timeout(Duration::from_secs(2), probe).await
-                && response.status().is_success()
-            {
-                return Ok(());
+        let answers = async {
+            let mut interval = tokio::time::interval(READY_INTERVAL);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while !self.is_ready().await {
+                interval.tick().await;
             }
+        };
+        tokio::time::timeout(limit, answers).await.map_err(|_| ReadyError { limit })
+    }
+
+    /// A guest whose network is not up swallows what asks for a connection, so each try is short.
+    async fn is_ready(&self) -> bool {
+        if self.connector.connect(PORT, READY_DEADLINE).await.is_err() {
+            return false;
         }
-        Err(ReadyError { limit })
+        let probe = self.request(Method::GET, "/health", Body::empty());
+        matches!(tokio::time::timeout(ANSWER_DEADLINE, probe).await, Ok(Ok(response)) if response.status().is_success())
     }
 
     /// Tells a guest who it is. Until then it answers nobody.

@@ -19,8 +19,9 @@ use crate::net::GuestConnector;
 
 const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 
-/// A guest on the same machine accepts in a fraction of a millisecond; one that boots does not, and is asked again.
-const CONNECT_DEADLINE: Duration = Duration::from_millis(250);
+/// A guest accepts in a fraction of a millisecond; this is for one that is drowned in work. Longer than the second
+/// after which a lost packet is sent again.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Kept connections; more than this many at once are opened as needed.
 const IDLE_CONNECTIONS: usize = 16;
@@ -37,9 +38,8 @@ pub(super) struct Transport {
 
 impl Transport {
     pub fn new(connector: GuestConnector, token: HeaderValue) -> Self {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(Connector(connector));
+        let client =
+            Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(Connector(connector));
         Self { client, token }
     }
 

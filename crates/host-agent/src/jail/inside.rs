@@ -38,10 +38,10 @@ pub fn enter() -> ExitCode {
     match carry_out(channel.as_fd()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report(channel.as_fd(), &Report::Failed {
-                step: failure.step,
-                error: failure.error.raw_os_error().unwrap_or(libc::EIO),
-            });
+            report(
+                channel.as_fd(),
+                &Report::Failed { step: failure.step, error: failure.error.raw_os_error().unwrap_or(libc::EIO) },
+            );
             ExitCode::FAILURE
         }
     }
@@ -57,11 +57,8 @@ fn report(channel: impl AsFd, report: &Report) {
 fn carry_out(channel: impl AsFd) -> Result<(), Failure> {
     close_inherited_at_exec().map_err(failed("mark inherited descriptors"))?;
     let (order, descriptors) = receive(&channel).map_err(failed("receive the order"))?;
-    let namespaces = UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWNET
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS;
+    let namespaces =
+        UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     // SAFETY: this process has one thread and shares no memory or descriptors table with another.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(failed("make the jail's namespaces"))?;
     build_root(&order)?;

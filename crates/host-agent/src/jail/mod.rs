@@ -28,7 +28,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 use vmm::{LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
 
 use order::{Order, Report};
@@ -113,7 +115,8 @@ impl Jail {
 
 /// Lets the process go on to exec, and hears of it.
 fn release(channel: &OwnedFd) -> Result<(), LaunchError> {
-    rustix::net::send(channel, b"go", SendFlags::NOSIGNAL).map_err(|error| failed("release the jailed process")(error.into()))?;
+    rustix::net::send(channel, b"go", SendFlags::NOSIGNAL)
+        .map_err(|error| failed("release the jailed process")(error.into()))?;
     match receive_report(channel).map_err(failed("hear from the jailed process"))? {
         None => Ok(()),
         Some(Report::Failed { step, error }) => Err(failed(step)(io::Error::from_raw_os_error(error))),

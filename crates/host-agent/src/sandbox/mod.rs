@@ -22,8 +22,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::guest::Guest;
 use crate::host::Host;
-pub use activity::Busy;
 use activity::Activity;
+pub use activity::Busy;
 pub use error::{CreateError, DestroyError, TransitionError, UseError};
 pub use sweep::{SweepError, sweep};
 

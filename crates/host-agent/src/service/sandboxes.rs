@@ -60,7 +60,9 @@ fn exec_timeout(seconds: i32) -> Result<Option<Duration>, ConnectError> {
         Ok(0) => Ok(Some(DEFAULT_EXEC_TIMEOUT)),
         Ok(seconds) => Ok(Some(Duration::from_secs(seconds))),
         Err(_) if seconds == -1 => Ok(None),
-        Err(_) => Err(ConnectError::invalid_argument("timeout_sec must be positive, 0 for the default, or -1 for none")),
+        Err(_) => {
+            Err(ConnectError::invalid_argument("timeout_sec must be positive, 0 for the default, or -1 for none"))
+        }
     }
 }
 

@@ -59,8 +59,8 @@ fn target_of(path_and_query: &str) -> Option<&str> {
     let (_, rest) = path_and_query.strip_prefix("/sandboxes/")?.split_once("/guest")?;
     let path = rest.split('?').next()?;
     let is_method = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let is_allowed = ROUTES.contains(&path)
-        || SERVICES.iter().any(|service| path.strip_prefix(service).is_some_and(is_method));
+    let is_allowed =
+        ROUTES.contains(&path) || SERVICES.iter().any(|service| path.strip_prefix(service).is_some_and(is_method));
     is_allowed.then_some(rest)
 }
 
@@ -117,8 +117,19 @@ mod tests {
         check("/sandboxes/sb1/guest/process.Process/Start", Some("/process.Process/Start"));
         check("/sandboxes/guest/guest/health", Some("/health"));
         for hidden in [
-            "init", "%69nit", "/init", "./init", "files/../init", "files/%2e%2e/init", "shutdown", "sync",
-            "benchmark/spawn", "process.Process/../init", "process.Process/", "files/", "",
+            "init",
+            "%69nit",
+            "/init",
+            "./init",
+            "files/../init",
+            "files/%2e%2e/init",
+            "shutdown",
+            "sync",
+            "benchmark/spawn",
+            "process.Process/../init",
+            "process.Process/",
+            "files/",
+            "",
         ] {
             check(&format!("/sandboxes/sb1/guest/{hidden}"), None);
         }

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use ::control_plane::HostAgentAddress;
 use ::host_agent::service::{Listener, serve};
+use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
 use super::{UpArgs, control_plane, host_agent, listen};

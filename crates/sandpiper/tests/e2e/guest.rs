@@ -53,7 +53,8 @@ async fn files_go_in_and_come_out_byte_by_byte() {
     let http = reqwest::Client::new();
     let written = http.post(format!("{url}/write")).multipart(form).send().await.unwrap();
     assert_eq!(written.status().as_u16(), 204, "{:?}", written.text().await);
-    let read = http.post(format!("{url}/read")).json(&json!({ "path": "/srv/new/place/data.bin" })).send().await.unwrap();
+    let read =
+        http.post(format!("{url}/read")).json(&json!({ "path": "/srv/new/place/data.bin" })).send().await.unwrap();
     assert_eq!(read.status().as_u16(), 200);
     assert!(read.bytes().await.unwrap() == content, "what came out is what went in");
     let (_, size) = server.shell(&id, "stat -c %s /srv/new/place/data.bin").await;

@@ -105,10 +105,7 @@ async fn a_sandbox_expires_when_it_is_idle_and_not_before() {
     let id = server.create(json!({ "timeout_sec": 3 })).await;
     // A command longer than the timeout: the sandbox is in use.
     assert_eq!(server.shell(&id, "sleep 5; echo done").await, (0, "done\n".to_owned()));
-    wait_for("the idle sandbox to be gone", async || {
-        server.inventory().beyond(&before).is_empty().then_some(())
-    })
-    .await;
+    wait_for("the idle sandbox to be gone", async || server.inventory().beyond(&before).is_empty().then_some(())).await;
     let answer = server.call("POST", &format!("/v1/sandboxes/{id}/exec"), json!({ "cmd": "true" })).await;
     assert!([404, 409].contains(&answer.status), "{answer:?}");
 }

@@ -1,6 +1,8 @@
 //! End-to-end tests: the real binary, real virtual machines, the real REST API. Nothing stands in for anything, and
 //! every test takes the accelerator that the machine has.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod command_line;
 mod guest;
 mod jail;

@@ -114,7 +114,8 @@ async fn the_eight_rpcs_of_the_seed_over_connect_and_grpc_on_one_port() {
     all_eight(&agent.url, Protocol::Grpc).await;
     // And as a person would, with JSON.
     let url = format!("{}/hostagent.v1.HostAgentService/CreateSandbox", agent.url);
-    let answer = reqwest::Client::new().post(url).json(&serde_json::json!({ "template": "nosuch" })).send().await.unwrap();
+    let answer =
+        reqwest::Client::new().post(url).json(&serde_json::json!({ "template": "nosuch" })).send().await.unwrap();
     assert_eq!(answer.status().as_u16(), 404);
     assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["code"], "not_found");
 }

@@ -121,9 +121,8 @@ impl CommandLine<'_> {
     }
 
     fn sockets(&self) -> Vec<(&'static str, String)> {
-        let socket = |id: &str, descriptor: Descriptor| {
-            format!("socket,id={id},fd={},server=on,wait=off", descriptor.number())
-        };
+        let socket =
+            |id: &str, descriptor: Descriptor| format!("socket,id={id},fd={},server=on,wait=off", descriptor.number());
         vec![
             ("chardev", socket("qmp", Descriptor::Qmp)),
             ("mon", "chardev=qmp,mode=control".into()),

@@ -19,9 +19,7 @@ use futures::future::BoxFuture;
 
 pub use bundle::{Bundle, BundleError, MINIMUM_VERSION, QemuVersion};
 
-use crate::{
-    Accelerator, AcceleratorChoice, BootError, BootSpec, BoundedLog, Launcher, Vm, Vmm, VmmInfo,
-};
+use crate::{Accelerator, AcceleratorChoice, BootError, BootSpec, BoundedLog, Launcher, Vm, Vmm, VmmInfo};
 use command::CommandLine;
 use vm::{QemuVm, Stderr};
 

@@ -172,9 +172,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_carries_its_reason() {
-        let (_directory, qmp) =
-            fake_qemu(|request| Some(json!({"error": {"class": "x", "desc": "no way"}, "id": request["id"]}).to_string()))
-                .await;
+        let (_directory, qmp) = fake_qemu(|request| {
+            Some(json!({"error": {"class": "x", "desc": "no way"}, "id": request["id"]}).to_string())
+        })
+        .await;
         let error = qmp.execute("cont", json!({})).await.unwrap_err();
         assert_eq!(error.to_string(), "the virtual machine monitor refused cont: no way");
     }

@@ -46,7 +46,9 @@ impl QemuVm {
         };
         let qmp = match connected.unwrap_or(Err(VmError::Silent { command: "start" })) {
             Ok(qmp) => qmp,
-            Err(VmError::Gone { .. }) => return Err(BootError::Ended { last_words: last_words(&process, stderr).await }),
+            Err(VmError::Gone { .. }) => {
+                return Err(BootError::Ended { last_words: last_words(&process, stderr).await });
+            }
             Err(source) => return Err(BootError::Refused { last_words: last_words(&process, stderr).await, source }),
         };
         let vm = Self { process, qmp, console, stderr: stderr.log };

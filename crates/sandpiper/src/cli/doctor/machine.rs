@@ -33,12 +33,12 @@ pub fn disk_space(data_dir: &Path) -> Check {
 
 fn judge(free: u64, path: &Path) -> Check {
     let found = format!("{}.{} GiB free at {}", free / GIB, free % GIB * 10 / GIB, path.display());
-    match free {
-        ..NEEDED_BYTES => {
-            Check::missing("disk", found, "templates alone need 3 GiB: make room, or choose another --data-dir")
-        }
-        ..COMFORTABLE_BYTES => Check::warning("disk", found, "enough to begin with; sandboxes that write need more"),
-        _ => Check::ok("disk", found),
+    if free < NEEDED_BYTES {
+        Check::missing("disk", found, "templates alone need 3 GiB: make room, or choose another --data-dir")
+    } else if free < COMFORTABLE_BYTES {
+        Check::warning("disk", found, "enough to begin with; sandboxes that write need more")
+    } else {
+        Check::ok("disk", found)
     }
 }
 
