@@ -73,11 +73,9 @@ fn unsafe_code_is_only_where_the_architecture_names_it() {
         "crates/vmm/src/qemu/tsc.rs",
         "crates/guest-agent/src/init/",
         "crates/guest-agent/src/process/",
-        "crates/guest-agent/src/files/",
-        "crates/guest-agent/tests/",
     ];
     for (path, text) in sources() {
-        let allows = text.contains("allow(unsafe_code)");
+        let allows = text.contains(concat!("allow(", "unsafe_code)"));
         let is_named = places.iter().any(|place| path.starts_with(place));
         assert!(!allows || is_named, "{} allows unsafe code", path.display());
     }
@@ -94,7 +92,7 @@ fn every_module_says_what_it_is_for() {
 fn sql_is_only_in_the_store() {
     for (path, text) in sources() {
         let is_store = path.starts_with("crates/control-plane/src/store");
-        assert!(is_store || !text.contains("sqlx::"), "{} speaks to the database", path.display());
+        assert!(is_store || !text.contains(concat!("sqlx", "::")), "{} speaks to the database", path.display());
     }
 }
 

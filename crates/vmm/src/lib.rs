@@ -30,9 +30,15 @@ pub trait Vmm: Send + Sync {
     /// is left.
     fn boot<'a>(&'a self, spec: BootSpec, launcher: &'a dyn Launcher) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>>;
 
-    /// Tells the driver that a guest on hardware virtualisation never answered. Returns whether the next boot will
-    /// be on something else.
-    fn distrust_hardware(&self) -> bool;
+    /// Tells the driver that a guest has answered: what it runs on works.
+    fn proven(&self);
+
+    /// Tells the driver that a guest did not start, or never answered, on `accelerator`. Returns whether the next boot
+    /// will be on something else: only where hardware virtualisation may be given up and no guest ever answered on it.
+    fn give_up(&self, accelerator: Accelerator) -> bool;
+
+    /// Whether the next boot is the proof that hardware virtualisation works here, and so may fail for lack of it.
+    fn is_unproven(&self) -> bool;
 }
 
 /// One virtual machine. Its process does not end with ours.

@@ -1,3 +1,5 @@
+//! Who may ask for what: tokens, signatures, control routes.
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::json;

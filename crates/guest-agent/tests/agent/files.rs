@@ -1,3 +1,5 @@
+//! Content of files over plain HTTP.
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! The file system service: entries, directories, moves and removals.
+
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use connectrpc::ErrorCode;

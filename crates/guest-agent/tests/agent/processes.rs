@@ -1,3 +1,5 @@
+//! Starting, listing and signalling processes, as clients see it.
+
 use std::time::Duration;
 
 use connectrpc::ErrorCode;

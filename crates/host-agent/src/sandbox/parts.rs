@@ -25,6 +25,10 @@ pub(super) const IDENTITY_FILE: &str = "vmm.json";
 /// The file in a sandbox's directory that holds what its guest wrote.
 const OVERLAY_FILE: &str = "overlay.qcow2";
 
+/// How long the first guest on hardware virtualisation may take. Where that is real a boot takes less than a second;
+/// where it is not, guests hang.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// What has been made so far.
 #[derive(Default)]
 pub(super) struct Parts {
@@ -112,21 +116,43 @@ impl Parts {
             if cancel.is_cancelled() {
                 return Err(CreateError::Deleted);
             }
-            let vm = self.start_vm(host, spec, template).await?;
-            let guest = self.guest_client();
-            let error = tokio::select! {
-                ready = guest.wait_until_ready(host.boot_timeout) => match ready {
-                    Ok(()) => return Ok(guest),
-                    Err(silence) => CreateError::Unanswered { silence, last_words: vm.last_words() },
-                },
-                () = vm.process().ended() => CreateError::Ended { last_words: vm.last_words() },
-                () = cancel.cancelled() => return Err(CreateError::Deleted),
-            };
-            if !host.vmm.distrust_hardware() {
-                return Err(error);
+            let accelerator = host.vmm.info().accelerator;
+            match self.try_boot(host, spec, template, cancel).await {
+                Ok(guest) => {
+                    host.vmm.proven();
+                    return Ok(guest);
+                }
+                Err(error) => {
+                    if matches!(error, CreateError::Deleted) || !host.vmm.give_up(accelerator) {
+                        return Err(error);
+                    }
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "no guest answers on KVM here: this host goes on without it, on TCG");
+                }
             }
-            vm.kill().await;
-            tracing::warn!(error = %error, "no guest answers on KVM here: this host goes on without it, on TCG");
+            if let Some(vm) = self.vm.take() {
+                vm.kill().await;
+            }
+        }
+    }
+
+    async fn try_boot(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        template: &Template,
+        cancel: &CancellationToken,
+    ) -> Result<Guest, CreateError> {
+        let limit = if host.vmm.is_unproven() { host.boot_timeout.min(PROOF_TIMEOUT) } else { host.boot_timeout };
+        let vm = self.start_vm(host, spec, template).await?;
+        let guest = self.guest_client();
+        tokio::select! {
+            ready = guest.wait_until_ready(limit) => match ready {
+                Ok(()) => Ok(guest),
+                Err(silence) => Err(CreateError::Unanswered { silence, last_words: vm.last_words() }),
+            },
+            () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),
+            () = cancel.cancelled() => Err(CreateError::Deleted),
         }
     }
 

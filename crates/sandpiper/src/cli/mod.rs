@@ -18,6 +18,7 @@ mod signals;
 mod template;
 mod temporary;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -71,7 +72,8 @@ impl Cli {
     pub fn start_tracing(&self) {
         let default = if self.is_server() { "info" } else { "error" };
         let filter = EnvFilter::try_from_env("SANDPIPER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        let is_terminal = std::io::stderr().is_terminal();
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
     }
 
     /// Does what was asked for.

@@ -78,7 +78,6 @@ pub struct Bundle {
     root: PathBuf,
     program: PathBuf,
     version: QemuVersion,
-    can_translate: bool,
 }
 
 impl Bundle {
@@ -94,10 +93,9 @@ impl Bundle {
         if version < MINIMUM_VERSION {
             return Err(BundleError::TooOld { found: version });
         }
-        let can_translate = ask(&program, &["-accel", "help"], "listing accelerators")?.contains("tcg");
         let files = files_of(&program)?;
         let root = store(data_dir, &files)?;
-        Ok(Self { root, program, version, can_translate })
+        Ok(Self { root, program, version })
     }
 
     /// The directory that is the whole file system of a jailed QEMU.
@@ -114,14 +112,9 @@ impl Bundle {
     pub fn version(&self) -> QemuVersion {
         self.version
     }
-
-    /// Whether it can do without hardware virtualisation.
-    pub fn can_translate(&self) -> bool {
-        self.can_translate
-    }
 }
 
-/// The full build. Debian's smaller `-microvm` build knows only KVM; it is taken where KVM is certain.
+/// Debian's smaller `-microvm` build for KVM, which is all that it knows; else the full one.
 fn find(accelerator: Accelerator) -> Result<PathBuf, BundleError> {
     let full = "qemu-system-x86_64";
     let wanted: &[&str] = match accelerator {

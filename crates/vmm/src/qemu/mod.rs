@@ -12,8 +12,7 @@ mod vm;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 
@@ -23,14 +22,26 @@ use crate::{Accelerator, AcceleratorChoice, BootError, BootSpec, BoundedLog, Lau
 use command::CommandLine;
 use vm::{QemuVm, Stderr};
 
+/// What is known of the accelerator that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Hardware virtualisation looks usable, and no guest has answered on it yet.
+    Unproven,
+    /// There is nothing to find out any more.
+    Settled,
+    /// No guest answered on it.
+    FellBack,
+}
+
 /// QEMU, copied to a place of its own and ready to start virtual machines.
 #[derive(Debug)]
 pub struct Qemu {
-    /// Started under TCG, and under KVM where there is no smaller build for it.
+    /// For the accelerator that was chosen.
     bundle: Bundle,
+    /// For TCG, where that is what may be fallen back to.
+    fallback: Option<Bundle>,
     choice: AcceleratorChoice,
-    /// Set once a guest on KVM has not answered.
-    fell_back: AtomicBool,
+    trust: Mutex<Trust>,
     /// The rate of the host's time stamp counter, which guests see under TCG and cannot measure on a busy host.
     tsc_khz: u64,
 }
@@ -40,11 +51,22 @@ impl Qemu {
     /// a tenth of a second, for the measurement of the time stamp counter.
     pub fn open(data_dir: &Path, binary: Option<&Path>, choice: AcceleratorChoice) -> Result<Self, BundleError> {
         let bundle = Bundle::open(data_dir, binary, choice.accelerator)?;
-        Ok(Self { bundle, choice, fell_back: AtomicBool::new(false), tsc_khz: tsc::measure_khz() })
+        let fallback =
+            if choice.may_fall_back { Some(Bundle::open(data_dir, binary, Accelerator::Tcg)?) } else { None };
+        let trust = Mutex::new(if choice.may_fall_back { Trust::Unproven } else { Trust::Settled });
+        Ok(Self { bundle, fallback, choice, trust, tsc_khz: tsc::measure_khz() })
     }
 
-    fn accelerator(&self) -> Accelerator {
-        if self.fell_back.load(Ordering::Relaxed) { Accelerator::Tcg } else { self.choice.accelerator }
+    fn trust(&self) -> MutexGuard<'_, Trust> {
+        self.trust.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the next boot is on.
+    fn current(&self) -> (Accelerator, &Bundle) {
+        match (&self.fallback, *self.trust()) {
+            (Some(fallback), Trust::FellBack) => (Accelerator::Tcg, fallback),
+            _ => (self.choice.accelerator, &self.bundle),
+        }
     }
 
     async fn boot_one(&self, spec: BootSpec, launcher: &dyn Launcher) -> Result<Arc<dyn Vm>, BootError> {
@@ -55,9 +77,10 @@ impl Qemu {
         let console_listener = listen(&console_socket).map_err(prepare("the console socket"))?;
         let (stderr_reader, stderr_writer) = io::pipe().map_err(prepare("the log"))?;
 
+        let (accelerator, bundle) = self.current();
         let program = CommandLine {
-            bundle: &self.bundle,
-            accelerator: self.accelerator(),
+            bundle,
+            accelerator,
             tsc_khz: self.tsc_khz,
             spec,
             qmp: qmp_listener.into(),
@@ -75,17 +98,32 @@ impl Qemu {
 
 impl Vmm for Qemu {
     fn info(&self) -> VmmInfo {
-        VmmInfo { version: format!("QEMU {}", self.bundle.version()), accelerator: self.accelerator() }
+        let (accelerator, bundle) = self.current();
+        VmmInfo { version: format!("QEMU {}", bundle.version()), accelerator }
     }
 
     fn boot<'a>(&'a self, spec: BootSpec, launcher: &'a dyn Launcher) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>> {
         Box::pin(self.boot_one(spec, launcher))
     }
 
-    fn distrust_hardware(&self) -> bool {
-        // The smaller build for KVM has no translator, so falling back is possible only on the full one.
-        let can = self.choice.may_fall_back && self.bundle.can_translate();
-        can && !self.fell_back.swap(true, Ordering::Relaxed)
+    fn proven(&self) {
+        let mut trust = self.trust();
+        if *trust == Trust::Unproven {
+            *trust = Trust::Settled;
+        }
+    }
+
+    fn give_up(&self, accelerator: Accelerator) -> bool {
+        let mut trust = self.trust();
+        if *trust == Trust::Unproven {
+            *trust = Trust::FellBack;
+        }
+        // Several first boots may fail at once: each of them is worth another try.
+        *trust == Trust::FellBack && accelerator == Accelerator::Kvm
+    }
+
+    fn is_unproven(&self) -> bool {
+        *self.trust() == Trust::Unproven
     }
 }
 
@@ -105,4 +143,40 @@ fn short_socket_path(path: &Path) -> io::Result<(std::fs::File, PathBuf)> {
     let directory = std::fs::File::open(directory)?;
     let short = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
     Ok((directory, short))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn qemu(accelerator: Accelerator, may_fall_back: bool) -> (tempfile::TempDir, Qemu) {
+        let data_dir = tempfile::tempdir().unwrap();
+        let choice = AcceleratorChoice { accelerator, may_fall_back, reason: String::new() };
+        let qemu = Qemu::open(data_dir.path(), None, choice).unwrap();
+        (data_dir, qemu)
+    }
+
+    #[test]
+    fn hardware_is_given_up_only_before_a_guest_has_answered_on_it() {
+        let (_data_dir, fresh) = qemu(Accelerator::Kvm, true);
+        assert_eq!((fresh.info().accelerator, fresh.is_unproven()), (Accelerator::Kvm, true));
+        assert!(fresh.give_up(Accelerator::Kvm));
+        assert_eq!((fresh.info().accelerator, fresh.is_unproven()), (Accelerator::Tcg, false));
+        assert!(fresh.give_up(Accelerator::Kvm), "another boot that had begun before");
+        assert!(!fresh.give_up(Accelerator::Tcg), "there is nothing further to fall back to");
+
+        let (_data_dir, proven) = qemu(Accelerator::Kvm, true);
+        proven.proven();
+        assert!(!proven.give_up(Accelerator::Kvm));
+        assert_eq!(proven.info().accelerator, Accelerator::Kvm);
+    }
+
+    #[test]
+    fn what_was_asked_for_by_name_is_never_given_up() {
+        for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
+            let (_data_dir, qemu) = qemu(accelerator, false);
+            assert!(!qemu.is_unproven() && !qemu.give_up(accelerator));
+            assert_eq!(qemu.info().accelerator, accelerator);
+        }
+    }
 }
