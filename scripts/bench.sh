@@ -12,6 +12,6 @@ url=
 while [ -z "$url" ]; do
     kill -0 "$server" 2>/dev/null || { cat "$log" >&2; exit 1; }
     url=$(sed -n 's/.*ready at \(http:[^ ]*\).*/\1/p' "$log")
-    [ -n "$url" ] || read -rt 0.05 <> <(:) || true
+    [ -n "$url" ] || sleep 0.05
 done
 "$sandpiper" bench --url "$url" "$@"

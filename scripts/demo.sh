@@ -37,13 +37,14 @@ member() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
 "$sandpiper" template build --data-dir "$data_dir" python311
 step 'template python311 is built'
 
+: >"$work/server.log"
 "$sandpiper" up --data-dir "$data_dir" --listen 127.0.0.1:0 --templates python311 2>"$work/server.log" &
 server=$!
 url=
 while [ -z "$url" ]; do
     kill -0 "$server" 2>/dev/null || exit 1
     url=$(sed -n 's/.*ready at \(http:[^ ]*\).*/\1/p' "$work/server.log")
-    [ -n "$url" ] || read -rt 0.05 <> <(:) || true
+    [ -n "$url" ] || sleep 0.05
 done
 curl -sSf -o /dev/null "$url/health"
 step "server is ready at $url"
