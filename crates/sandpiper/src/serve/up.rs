@@ -23,7 +23,8 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let (socket, path) = listen::unix(&args.host.data_dir)?;
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
     let mut serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), stop_host.clone()));
-    let plane = control_plane::open(&args.host.data_dir, HostAgentAddress::Unix(path)).await?;
+    let address_of_host = HostAgentAddress::Unix(path.clone());
+    let plane = control_plane::open(&args.host.data_dir, address_of_host).await?;
     let mut serving_api = tokio::spawn(plane.run(listener, stop_api.clone()));
 
     let vmm = agent.host.vmm.info();
@@ -42,6 +43,8 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
             let _ = serving_api.await;
         }
         stop_host.cancel();
+        // Nobody listens there any more; a leftover would only be replaced by the next start.
+        let _ = std::fs::remove_file(&path);
         stopped
     };
     tokio::select! {
