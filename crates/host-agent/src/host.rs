@@ -1,5 +1,6 @@
 //! What all sandboxes of this host share, opened once.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -114,6 +115,10 @@ impl Host {
         let vmm = Arc::new(Qemu::open(data_dir, config.qemu.as_deref(), choice)?);
         let network = Network::open(NetworkConfig::new(instance.clone(), data_dir.clone())).await?;
         let templates = TemplateStore::open(data_dir, config.guest_agent)?;
+        // No sandbox runs yet, so only what is current is needed. A failure costs disk space and nothing else.
+        if let Err(error) = templates.prune(&HashSet::new()) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "old templates are left");
+        }
         Ok(Self {
             instance,
             vmm,

@@ -131,3 +131,33 @@ impl IntoConnect for FileError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_of_failure_has_the_code_that_tells_callers_what_to_do() {
+        let check = |error: CreateError, code: ErrorCode| assert_eq!(Arc::new(error).code(), code);
+        check(CreateError::NoMemory { wanted_mb: 2, available_mb: 1 }, ErrorCode::Unavailable);
+        check(CreateError::Network(net::CreateError::Claim(net::ClaimError::AllTaken)), ErrorCode::Unavailable);
+        let directory = "/var/lib".into();
+        check(CreateError::NoDiskSpace { directory, free_mb: 1, reserve_mb: 2 }, ErrorCode::ResourceExhausted);
+        let name: model::TemplateName = "minimal".parse().unwrap();
+        check(TemplateError::NotBuilt { name: name.clone() }.into(), ErrorCode::NotFound);
+        let reason = "its image is empty".to_owned();
+        check(TemplateError::Damaged { name, reason }.into(), ErrorCode::FailedPrecondition);
+        check(CreateError::Deleted, ErrorCode::Aborted);
+        check(CreateError::Ended { last_words: String::new() }, ErrorCode::Internal);
+    }
+
+    #[test]
+    fn a_message_has_the_causes_too() {
+        let claim = net::CreateError::Claim(net::ClaimError::AllTaken);
+        let error = Arc::new(CreateError::Network(claim)).into_connect();
+        let message = error.message.unwrap();
+        assert!(message.starts_with("set up the sandbox's network: all "), "{message}");
+    }
+}

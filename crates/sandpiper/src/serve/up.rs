@@ -1,10 +1,15 @@
 //! `sandpiper up`: control plane and host agent in one process, speaking to each other as they would over a network.
 
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use ::control_plane::HostAgentAddress;
+use ::control_plane::{ControlPlane, HostAgentAddress};
+use ::host_agent::HostAgent;
 use ::host_agent::service::{Listener, serve};
 use anyhow::Context;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{UpArgs, control_plane, host_agent, listen};
@@ -20,11 +25,14 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         Ended::Done(agent) => agent,
         Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
     };
-    let (socket, path) = listen::unix(&args.host.data_dir)?;
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
-    let mut serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), stop_host.clone()));
-    let address_of_host = HostAgentAddress::Unix(path.clone());
-    let plane = control_plane::open(&args.host.data_dir, address_of_host).await?;
+    let Parts { plane, mut serving_host, path } = match connect(args, &agent, &stop_host).await {
+        Ok(parts) => parts,
+        Err(error) => {
+            host_agent::stop(&agent).await?;
+            return Err(error);
+        }
+    };
     let mut serving_api = tokio::spawn(plane.run(listener, stop_api.clone()));
 
     let vmm = agent.host.vmm.info();
@@ -52,4 +60,19 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         interrupt = signals.next() => return Ok(interrupt.exit_code()),
     }
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Both halves, able to speak to each other.
+struct Parts {
+    plane: ControlPlane,
+    serving_host: JoinHandle<io::Result<()>>,
+    /// The socket between them.
+    path: PathBuf,
+}
+
+async fn connect(args: &UpArgs, agent: &Arc<HostAgent>, stop: &CancellationToken) -> anyhow::Result<Parts> {
+    let (socket, path) = listen::unix(&args.host.data_dir)?;
+    let serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), stop.clone()));
+    let plane = control_plane::open(&args.host.data_dir, HostAgentAddress::Unix(path.clone())).await?;
+    Ok(Parts { plane, serving_host, path })
 }

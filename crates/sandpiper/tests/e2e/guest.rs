@@ -88,10 +88,25 @@ for address in ('127.0.0.1', '169.254.0.21'):
 }
 
 #[tokio::test]
+async fn the_guest_knows_who_and_when_it_is() {
+    let server = server(&[]).await;
+    let id = server.create(json!({})).await;
+    let (_, output) =
+        server.shell(&id, "hostname; cat /etc/hostname; date +%s; grep -c ^nameserver /etc/resolv.conf").await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(lines[..2], [id.as_str(), id.as_str()]);
+    assert!(now.abs_diff(lines[2].parse().unwrap()) <= 2, "the guest's clock says {}, the host's {now}", lines[2]);
+    assert_ne!(lines[3], "0", "no name server");
+}
+
+#[tokio::test]
 async fn orphans_are_reaped_and_the_guest_has_what_programs_expect() {
     let server = server(&[]).await;
     let id = server.create(json!({})).await;
-    let script = "for i in 1 2 3 4 5; do (sh -c 'true &' ); done; sleep 0.3; ps -eo stat | grep -c ^Z || true";
+    let script = "for i in 1 2 3 4 5; do (sh -c 'true &'); done; \
+                  for i in $(seq 100); do [ $(ps -eo stat | grep -c ^Z) = 0 ] && break; sleep 0.05; done; \
+                  ps -eo stat | grep -c ^Z || true";
     assert_eq!(server.shell(&id, script).await.1.trim(), "0", "no zombies");
     let checks = "set -e; test -c /dev/null; test -d /proc/1; test -d /sys/class; echo x > /dev/shm/x; \
                   test $(stat -c %a /tmp) = 1777; sudo -n true; git --version > /dev/null; ps > /dev/null; ip addr > /dev/null; \
