@@ -10,8 +10,10 @@ mod host;
 mod lifecycle;
 mod reconcile;
 mod server;
+mod starting;
 mod store;
 
 pub use config::{Config, HostAgentAddress, Limits, StoreUrl};
 pub use server::{ControlPlane, RunError};
+pub use starting::Starting;
 pub use store::OpenError;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ::control_plane::{ControlPlane, HostAgentAddress};
+use ::control_plane::{ControlPlane, HostAgentAddress, Starting};
 use ::host_agent::HostAgent;
 use ::host_agent::service::{Listener, serve};
 use anyhow::Context;
@@ -21,6 +21,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let listener = listen::api(&args.api).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
+    let starting = Starting::answer(&listener).context("cannot answer while starting")?;
     let agent = match host_agent::start(&args.host, &mut signals).await? {
         Ended::Done(agent) => agent,
         Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
@@ -33,6 +34,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
             return Err(error);
         }
     };
+    starting.stop().await;
     let mut serving_api = tokio::spawn(plane.run(listener, stop_api.clone()));
 
     let vmm = agent.host.vmm.info();
