@@ -16,7 +16,7 @@ pub mod template;
 use std::sync::Arc;
 
 pub use host::{Host, HostConfig, HostError};
-use sandbox::{DestroyError, SandboxInfo, Sandboxes, SweepError};
+use sandbox::{DestroyError, Sandboxes, SweepError};
 
 /// One host's sandboxes and what they share.
 pub struct HostAgent {
@@ -53,10 +53,5 @@ impl HostAgent {
             tracing::warn!(error = &error as &dyn std::error::Error, "the host's firewall rules are left");
         }
         left
-    }
-
-    /// Every sandbox, oldest first.
-    pub fn list(&self) -> Vec<SandboxInfo> {
-        self.sandboxes.list()
     }
 }
