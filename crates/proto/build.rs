@@ -16,6 +16,8 @@ fn main() {
         .descriptor_set(&set)
         .files(&FILES)
         .include_file("_connectrpc.rs")
+        // Its own would name the descriptor set, which this script writes: cargo would then build anew each time.
+        .emit_rerun_directives(false)
         .compile()
         .expect("generate code");
 }
