@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::store_url::StoreUrl;
+
 /// Everything that a control plane needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -18,13 +20,6 @@ pub struct Config {
     pub reconcile_interval: Duration,
     /// How long requests and lifecycle work under way may go on after a shutdown was asked for.
     pub drain: Duration,
-}
-
-/// The database that holds the records.
-#[derive(Debug, Clone)]
-pub enum StoreUrl {
-    /// An embedded database in this file, made when it is missing.
-    Sqlite(PathBuf),
 }
 
 /// Where the host agent listens.

@@ -11,7 +11,9 @@ mod lifecycle;
 mod reconcile;
 mod server;
 mod store;
+mod store_url;
 
-pub use config::{Config, HostAgentAddress, Limits, StoreUrl};
+pub use config::{Config, HostAgentAddress, Limits};
 pub use server::{ControlPlane, RunError};
 pub use store::OpenError;
+pub use store_url::{InvalidStoreUrl, PostgresUrl, StoreUrl};

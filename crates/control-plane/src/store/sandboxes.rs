@@ -22,7 +22,8 @@ impl Change {
 
     /// To `status`, because of `reason`.
     pub fn because(status: Status, reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), ..Self::to(status) }
+        // It may quote a guest, and PostgreSQL keeps no NUL in a text.
+        Self { reason: reason.into().replace('\0', "\u{fffd}"), ..Self::to(status) }
     }
 
     /// To running: started, and used just now.
@@ -158,13 +159,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::StoreUrl;
+    use crate::store::testing::{self, Database};
 
-    async fn store() -> (tempfile::TempDir, Store) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreUrl::Sqlite(directory.path().join("store.db"))).await.unwrap();
-        (directory, store)
-    }
+    testing::on_both_engines!(
+        what_was_recorded_is_read_back,
+        another_owners_sandbox_is_not_there,
+        of_two_changes_decided_on_the_same_record_one_wins,
+        a_status_that_came_back_is_still_another_generation,
+        use_changes_the_time_and_not_the_generation,
+        the_newest_is_first_and_the_finished_are_not_unfinished,
+        the_database_itself_refuses_an_unknown_status_and_an_unknown_host,
+    );
 
     fn new(owner: &str) -> NewSandbox {
         NewSandbox {
@@ -178,9 +183,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_was_recorded_is_read_back() {
-        let (_directory, store) = store().await;
+    async fn what_was_recorded_is_read_back(database: Database) {
+        let store = database.open().await;
         for lifetime in [Lifetime::Never, Lifetime::Idle(Duration::from_secs(7))] {
             let new = NewSandbox { lifetime, ..new("alice") };
             let inserted = store.insert(&new).await.unwrap();
@@ -189,9 +193,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn another_owners_sandbox_is_not_there() {
-        let (_directory, store) = store().await;
+    async fn another_owners_sandbox_is_not_there(database: Database) {
+        let store = database.open().await;
         let mine = store.insert(&new("alice")).await.unwrap();
         let other: OwnerId = "bob".parse().unwrap();
         assert_eq!(store.get(&other, &mine.id).await.unwrap(), None);
@@ -203,9 +206,8 @@ mod tests {
         assert_eq!(store.get(&mine.owner, &mine.id).await.unwrap(), Some(mine));
     }
 
-    #[tokio::test]
-    async fn of_two_changes_decided_on_the_same_record_one_wins() {
-        let (_directory, store) = store().await;
+    async fn of_two_changes_decided_on_the_same_record_one_wins(database: Database) {
+        let store = database.open().await;
         let pending = store.insert(&new("")).await.unwrap();
         let (one, two) = tokio::join!(
             store.update(&pending, Change::running()),
@@ -219,20 +221,18 @@ mod tests {
         assert!(!store.forget(&pending).await.unwrap(), "it is not pending any more");
     }
 
-    #[tokio::test]
-    async fn a_status_that_came_back_is_still_another_generation() {
-        let (_directory, store) = store().await;
+    async fn a_status_that_came_back_is_still_another_generation(database: Database) {
+        let store = database.open().await;
         let first = store.insert(&new("")).await.unwrap();
-        let second = store.update(&first, Change::to(Status::Pending)).await.unwrap().unwrap();
+        let second = store.update(&first, Change::because(Status::Pending, "a\0b")).await.unwrap().unwrap();
         assert_eq!(store.update(&first, Change::running()).await.unwrap(), None);
         let running = store.update(&second, Change::running().with_host_ip("10.11.0.1".into())).await.unwrap().unwrap();
         assert_eq!(running.host_ip, "10.11.0.1");
         assert!(running.started_at.is_some() && running.started_at == running.last_active_at);
     }
 
-    #[tokio::test]
-    async fn use_changes_the_time_and_not_the_generation() {
-        let (_directory, store) = store().await;
+    async fn use_changes_the_time_and_not_the_generation(database: Database) {
+        let store = database.open().await;
         let pending = store.insert(&new("")).await.unwrap();
         store.touch(&pending.owner, &pending.id).await.unwrap();
         let touched = store.get(&pending.owner, &pending.id).await.unwrap().unwrap();
@@ -240,9 +240,8 @@ mod tests {
         assert_eq!(touched.generation, pending.generation);
     }
 
-    #[tokio::test]
-    async fn the_newest_is_first_and_the_finished_are_not_unfinished() {
-        let (_directory, store) = store().await;
+    async fn the_newest_is_first_and_the_finished_are_not_unfinished(database: Database) {
+        let store = database.open().await;
         let mut all = Vec::new();
         for _ in 0..3 {
             all.push(store.insert(&new("")).await.unwrap());
@@ -256,9 +255,8 @@ mod tests {
         assert!(unfinished.iter().all(|sandbox| sandbox.id != all[1].id));
     }
 
-    #[tokio::test]
-    async fn the_database_itself_refuses_an_unknown_status_and_an_unknown_host() {
-        let (_directory, store) = store().await;
+    async fn the_database_itself_refuses_an_unknown_status_and_an_unknown_host(database: Database) {
+        let store = database.open().await;
         store.insert(&new("")).await.unwrap();
         let refused = sqlx::query("update sandboxes set status = 'starting'").execute(&store.pool).await;
         assert!(refused.is_err());

@@ -9,6 +9,8 @@ use host_agent::HostConfig;
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
+use super::DatabaseArgs;
+
 /// What the end of the server does to its sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnExit {
@@ -21,6 +23,8 @@ pub enum OnExit {
 pub struct UpArgs {
     #[command(flatten)]
     pub api: ApiArgs,
+    #[command(flatten)]
+    pub database: DatabaseArgs,
     #[command(flatten)]
     pub host: HostArgs,
 }
@@ -40,6 +44,8 @@ pub struct HostAgentArgs {
 pub struct ControlPlaneArgs {
     #[command(flatten)]
     pub api: ApiArgs,
+    #[command(flatten)]
+    pub database: DatabaseArgs,
     /// Directory for the database
     #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = crate::cli::DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,

@@ -15,6 +15,7 @@ use crate::cli::{Ended, Signals};
 pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let listener = listen::api(&args.api).await?;
+    let store = args.database.store(&args.host.data_dir)?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
     let agent = match host_agent::start(&args.host, &mut signals).await? {
         Ended::Done(agent) => agent,
@@ -23,7 +24,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let (socket, path) = listen::unix(&args.host.data_dir)?;
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
     let mut serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), stop_host.clone()));
-    let plane = control_plane::open(&args.host.data_dir, HostAgentAddress::Unix(path)).await?;
+    let plane = control_plane::open(store, HostAgentAddress::Unix(path)).await?;
     let mut serving_api = tokio::spawn(plane.run(listener, stop_api.clone()));
 
     let vmm = agent.host.vmm.info();
