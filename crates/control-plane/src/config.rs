@@ -18,6 +18,10 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// How often records are compared with the host.
     pub reconcile_interval: Duration,
+    /// How long a host keeps a sandbox that no record wants.
+    pub orphan_grace: Duration,
+    /// How long a host may be silent before its sandboxes are missing.
+    pub missing_after: Duration,
     /// How long requests and lifecycle work under way may go on after a shutdown was asked for.
     pub drain: Duration,
 }
@@ -57,6 +61,8 @@ impl Config {
             limits: Limits::default(),
             allowed_hosts: Vec::new(),
             reconcile_interval: Duration::from_secs(30),
+            orphan_grace: Duration::from_secs(60),
+            missing_after: Duration::from_secs(90),
             drain: Duration::from_secs(30),
         }
     }

@@ -9,6 +9,7 @@ mod exec_stream;
 mod files;
 mod guard;
 mod health;
+mod reconciler;
 mod request;
 mod sandboxes;
 mod utf8;
@@ -21,6 +22,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use http::StatusCode;
 use model::{HostId, OwnerId, SandboxId, Status};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
@@ -28,6 +30,7 @@ use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 use crate::config::Limits;
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
+use crate::reconcile::Report;
 use crate::store::{Sandbox, Store};
 use error::ApiError;
 pub use guard::KnownHosts;
@@ -42,6 +45,8 @@ pub struct Api {
     pub host_id: HostId,
     /// What changes a sandbox's state.
     pub lifecycle: Lifecycle,
+    /// How the comparison of records and host goes.
+    pub reconciler: watch::Receiver<Report>,
     /// What one request may use.
     pub limits: Limits,
     /// What must be done before the server may end.
@@ -55,6 +60,7 @@ pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
     let one = "/v1/sandboxes/{id}";
     let router = Router::new()
         .route("/health", get(health::get))
+        .route("/v1/reconciler", get(reconciler::get))
         .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
         .route(one, get(sandboxes::get).delete(sandboxes::delete))
         .route(&format!("{one}/pause"), post(sandboxes::pause))

@@ -11,13 +11,14 @@ pub struct Change {
     status: Status,
     reason: String,
     host_ip: Option<String>,
+    marks_start: bool,
     marks_activity: bool,
 }
 
 impl Change {
     /// To `status`, without a reason.
     pub fn to(status: Status) -> Self {
-        Self { status, reason: String::new(), host_ip: None, marks_activity: false }
+        Self { status, reason: String::new(), host_ip: None, marks_start: false, marks_activity: false }
     }
 
     /// To `status`, because of `reason`.
@@ -28,7 +29,12 @@ impl Change {
 
     /// To running: started, and used just now.
     pub fn running() -> Self {
-        Self { marks_activity: true, ..Self::to(Status::Running) }
+        Self { marks_activity: true, ..Self::found_running() }
+    }
+
+    /// To running, as its host has it: nobody used it just now.
+    pub fn found_running() -> Self {
+        Self { marks_start: true, ..Self::to(Status::Running) }
     }
 
     /// Also the address by which its host reaches it.
@@ -100,9 +106,20 @@ impl Store {
             .map_err(failed("list the host's sandboxes"))
     }
 
+    /// Whether any owner's record wants the sandbox to be on a host.
+    pub async fn is_wanted(&self, id: &SandboxId) -> Result<bool, StoreError> {
+        let found = sqlx::query("select 1 from sandboxes where id = $1 and status not in ('stopped', 'error')")
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed("read the sandbox's record"))?;
+        Ok(found.is_some())
+    }
+
     /// Applies `change` if nobody changed the status since `seen` was read; else `None`, and nothing has happened.
     pub async fn update(&self, seen: &Sandbox, change: Change) -> Result<Option<Sandbox>, StoreError> {
         let now = Timestamp::now().as_millisecond();
+        let started = change.marks_start.then_some(now);
         let active = change.marks_activity.then_some(now);
         sqlx::query_as(
             "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
@@ -113,7 +130,7 @@ impl Store {
         .bind(change.status.as_str())
         .bind(change.reason)
         .bind(change.host_ip)
-        .bind(active)
+        .bind(started)
         .bind(active)
         .bind(now)
         .bind(seen.id.as_str())
@@ -250,6 +267,8 @@ mod tests {
         let listed = store.list(&OwnerId::nobody()).await.unwrap();
         assert!(listed.is_sorted_by(|one, next| one.created_at >= next.created_at));
         assert_eq!(listed.len(), 3);
+        assert!(store.is_wanted(&all[0].id).await.unwrap() && !store.is_wanted(&all[1].id).await.unwrap());
+        assert!(!store.is_wanted(&SandboxId::random()).await.unwrap());
         let unfinished = store.list_unfinished(&"default".parse().unwrap()).await.unwrap();
         assert_eq!(unfinished.len(), 2);
         assert!(unfinished.iter().all(|sandbox| sandbox.id != all[1].id));

@@ -12,5 +12,6 @@ mod fake_host;
 mod files;
 mod fixture;
 mod lifecycle;
+mod reconciler;
 mod restart;
 mod status_mapping;

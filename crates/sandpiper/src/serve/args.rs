@@ -9,7 +9,7 @@ use host_agent::HostConfig;
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
-use super::DatabaseArgs;
+use super::{DatabaseArgs, ReconcileArgs};
 
 /// What the end of the server does to its sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,6 +25,8 @@ pub struct UpArgs {
     pub api: ApiArgs,
     #[command(flatten)]
     pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub reconcile: ReconcileArgs,
     #[command(flatten)]
     pub host: HostArgs,
 }
@@ -46,6 +48,8 @@ pub struct ControlPlaneArgs {
     pub api: ApiArgs,
     #[command(flatten)]
     pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub reconcile: ReconcileArgs,
     /// Directory for the database
     #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = crate::cli::DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,

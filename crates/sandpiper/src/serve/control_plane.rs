@@ -6,7 +6,7 @@ use anyhow::Context;
 use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl};
 use tokio_util::sync::CancellationToken;
 
-use super::{ControlPlaneArgs, listen};
+use super::{ControlPlaneArgs, ReconcileArgs, listen};
 use crate::cli::output;
 use crate::cli::{BadConfig, Signals};
 
@@ -17,7 +17,7 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
     let listener = listen::api(&args.api).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
     let store = args.database.store(&args.data_dir)?;
-    let plane = open(store, HostAgentAddress::Http(host_agent)).await?;
+    let plane = open(store, HostAgentAddress::Http(host_agent), &args.reconcile).await?;
     let shutdown = CancellationToken::new();
     output::note(format_args!("the control plane is ready at http://{address}"));
     let running = plane.run(listener, shutdown.clone());
@@ -33,7 +33,12 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
 }
 
 /// Opens the control plane.
-pub async fn open(store: StoreUrl, host_agent: HostAgentAddress) -> anyhow::Result<ControlPlane> {
-    let config = Config::new(store, host_agent);
+pub async fn open(
+    store: StoreUrl,
+    host_agent: HostAgentAddress,
+    reconcile: &ReconcileArgs,
+) -> anyhow::Result<ControlPlane> {
+    let mut config = Config::new(store, host_agent);
+    reconcile.apply(&mut config);
     ControlPlane::open(config).await.context("the control plane cannot start")
 }

@@ -24,7 +24,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let (socket, path) = listen::unix(&args.host.data_dir)?;
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
     let mut serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), stop_host.clone()));
-    let plane = control_plane::open(store, HostAgentAddress::Unix(path)).await?;
+    let plane = control_plane::open(store, HostAgentAddress::Unix(path), &args.reconcile).await?;
     let mut serving_api = tokio::spawn(plane.run(listener, stop_api.clone()));
 
     let vmm = agent.host.vmm.info();
