@@ -7,6 +7,7 @@
 mod api;
 mod config;
 mod host;
+mod keys;
 mod lifecycle;
 mod reconcile;
 mod server;
@@ -14,6 +15,7 @@ mod store;
 mod store_url;
 
 pub use config::{Config, HostAgentAddress, Limits};
+pub use keys::Keys;
 pub use server::{ControlPlane, RunError};
-pub use store::OpenError;
+pub use store::{ApiKey, OpenError, StoreError};
 pub use store_url::{InvalidStoreUrl, PostgresUrl, StoreUrl};

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of SQL and of generated messages.
 
+mod auth;
 mod benchmark;
 mod error;
 mod exec;
@@ -73,6 +74,7 @@ pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
         .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found\n") })
         // Each handler has a limit of its own.
         .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(api.clone(), auth::authenticate))
         .with_state(api)
         .layer(from_fn_with_state(Arc::new(hosts), guard::refuse_foreign_pages))
         .layer(from_fn(request::identify));

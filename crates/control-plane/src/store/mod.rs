@@ -5,6 +5,7 @@
 //! RPC or of what is legal in which state.
 
 mod hosts;
+mod keys;
 mod open;
 mod postgres;
 mod record;
@@ -16,6 +17,7 @@ mod testing;
 use sqlx::AnyPool;
 
 pub use hosts::HostFacts;
+pub use keys::{Admission, ApiKey};
 pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;

@@ -11,6 +11,7 @@ mod fake_guest;
 mod fake_host;
 mod files;
 mod fixture;
+mod keys;
 mod lifecycle;
 mod reconciler;
 mod restart;

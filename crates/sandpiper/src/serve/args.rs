@@ -64,7 +64,8 @@ pub struct ApiArgs {
     /// Address to serve the REST API at
     #[arg(long, env = "SANDPIPER_LISTEN", value_name = "ADDR", default_value = crate::cli::DEFAULT_LISTEN)]
     pub listen: SocketAddr,
-    /// Serve anyone who can connect, also from other machines. Without this only loopback addresses are accepted
+    /// Serve anyone who can connect, also from other machines. Without this a server that has no API keys listens only
+    /// on loopback addresses
     #[arg(long, env = "SANDPIPER_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 }

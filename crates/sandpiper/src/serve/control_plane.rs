@@ -14,9 +14,9 @@ use crate::cli::{BadConfig, Signals};
 pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let host_agent = args.host_agent.parse().context("--host-agent is no address").context(BadConfig)?;
-    let listener = listen::api(&args.api).await?;
-    let address = listener.local_addr().context("cannot tell the listen address")?;
     let store = args.database.store(&args.data_dir)?;
+    let listener = listen::api(&args.api, &store).await?;
+    let address = listener.local_addr().context("cannot tell the listen address")?;
     let plane = open(store, HostAgentAddress::Http(host_agent), &args.reconcile).await?;
     let shutdown = CancellationToken::new();
     output::note(format_args!("the control plane is ready at http://{address}"));

@@ -14,8 +14,8 @@ use crate::cli::{Ended, Signals};
 /// Runs both until a signal.
 pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let listener = listen::api(&args.api).await?;
     let store = args.database.store(&args.host.data_dir)?;
+    let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
     let agent = match host_agent::start(&args.host, &mut signals).await? {
         Ended::Done(agent) => agent,
