@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Url};
 
 use crate::http::Call;
 use crate::types::ExecResponse;
-use crate::{BadUrl, CreateSandbox, Error, ExecOutput, ExecRequest, Health, Sandbox, SandboxId, SpawnBenchmark};
+use crate::{
+    BadKey, BadUrl, CreateSandbox, Error, ExecOutput, ExecRequest, Health, Sandbox, SandboxId, SpawnBenchmark,
+};
 
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// For what the server answers from its own tables.
@@ -25,6 +28,7 @@ const DEFAULT_EXEC_SECONDS: u32 = 30;
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    key: Option<HeaderValue>,
 }
 
 impl Client {
@@ -39,7 +43,19 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| BadUrl::new(base_url, error))?;
-        Ok(Self { http, base })
+        Ok(Self { http, base, key: None })
+    }
+
+    /// The same with an API key for every call.
+    pub fn with_key(self, key: &str) -> Result<Self, BadKey> {
+        let mut key = HeaderValue::from_str(key).map_err(|_| BadKey)?;
+        key.set_sensitive(true);
+        Ok(Self { key: Some(key), ..self })
+    }
+
+    /// The header for the key, if there is one.
+    pub(crate) fn key_header(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.key.clone().map(|key| (HeaderName::from_static("x-api-key"), key))
     }
 
     /// The server's address.
@@ -114,7 +130,11 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        self.http.request(method, self.endpoint(path))
+        let request = self.http.request(method, self.endpoint(path));
+        match self.key_header() {
+            Some((name, key)) => request.header(name, key),
+            None => request,
+        }
     }
 
     /// The address of a route, below whatever path the base has.

@@ -18,6 +18,11 @@ pub struct BadUrl {
     source: BoxError,
 }
 
+/// A text that cannot be an API key. It is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the API key has characters that no key has (--api-key or SANDPIPER_API_KEY)")]
+pub struct BadKey;
+
 /// A call that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -10,6 +10,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
@@ -109,7 +110,9 @@ impl Client {
         let socket = self.connect().await?;
         let url = self.endpoint(&["v1", "sandboxes", id.as_str(), "exec", "stream"]);
         let address = url.as_str().replacen("http", "ws", 1);
-        let socket = timeout(HANDSHAKE_LIMIT, client_async(address, socket)).await;
+        let mut request = address.into_client_request().map_err(|error| self.refused(error))?;
+        request.headers_mut().extend(self.key_header());
+        let socket = timeout(HANDSHAKE_LIMIT, client_async(request, socket)).await;
         let (socket, _) = socket
             .map_err(|_| Error::Timeout { action: ACTION, base: self.base_url().to_owned(), limit: HANDSHAKE_LIMIT })?
             .map_err(|error| self.refused(error))?;

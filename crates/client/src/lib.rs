@@ -13,7 +13,7 @@ mod sandbox_id;
 mod types;
 
 pub use client::Client;
-pub use error::{ApiError, BadUrl, Error};
+pub use error::{ApiError, BadKey, BadUrl, Error};
 pub use exec::{ExecEvent, ExecStart, ExecStream};
 pub use exit::Exit;
 pub use sandbox_id::{InvalidSandboxId, SandboxId};

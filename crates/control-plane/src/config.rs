@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::store_url::StoreUrl;
+
 /// Everything that a control plane needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -16,15 +18,12 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// How often records are compared with the host.
     pub reconcile_interval: Duration,
+    /// How long a host keeps a sandbox that no record wants.
+    pub orphan_grace: Duration,
+    /// How long a host may be silent before its sandboxes are missing.
+    pub missing_after: Duration,
     /// How long requests and lifecycle work under way may go on after a shutdown was asked for.
     pub drain: Duration,
-}
-
-/// The database that holds the records.
-#[derive(Debug, Clone)]
-pub enum StoreUrl {
-    /// An embedded database in this file, made when it is missing.
-    Sqlite(PathBuf),
 }
 
 /// Where the host agent listens.
@@ -62,6 +61,8 @@ impl Config {
             limits: Limits::default(),
             allowed_hosts: Vec::new(),
             reconcile_interval: Duration::from_secs(30),
+            orphan_grace: Duration::from_secs(60),
+            missing_after: Duration::from_secs(90),
             drain: Duration::from_secs(30),
         }
     }

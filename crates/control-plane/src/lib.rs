@@ -7,13 +7,17 @@
 mod api;
 mod config;
 mod host;
+mod keys;
 mod lifecycle;
 mod reconcile;
 mod server;
 mod starting;
 mod store;
+mod store_url;
 
-pub use config::{Config, HostAgentAddress, Limits, StoreUrl};
+pub use config::{Config, HostAgentAddress, Limits};
+pub use keys::Keys;
 pub use server::{ControlPlane, RunError};
 pub use starting::Starting;
-pub use store::OpenError;
+pub use store::{ApiKey, OpenError, StoreError};
+pub use store_url::{InvalidStoreUrl, PostgresUrl, StoreUrl};

@@ -1,20 +1,28 @@
-//! Compares records with what the host has, and puts the records right.
+//! Compares records with what the host has, and puts both right.
 //!
-//! One pass is idempotent and has no memory: records are read first, then the host, so that a sandbox that appears in
-//! between is never taken for lost; what to do is decided by the pure [`plan`]; every update is conditional. A host
-//! that does not answer changes nothing. Knows nothing of requests.
+//! A pass reads the records first, then asks the host, so that a sandbox that appears in between is never taken for
+//! lost; what to do is decided by the pure [`model::plan`]; every update is conditional, so that a pass may be
+//! repeated at any time. Of earlier passes it remembers only when the host last answered and since when nobody wants
+//! what it has. Knows nothing of requests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{HostId, SandboxId, Status};
+use model::{Desired, HostId, Observed, OnHost, Patience, SandboxId, Status, Step, plan};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::host::{HostAgent, HostError, HostSandbox};
 use crate::lifecycle::{DeleteError, Lifecycle};
 use crate::store::{Change, Sandbox, Store, StoreError};
 
+/// How soon a pass that failed is repeated, and how soon one follows a nudge.
+const SOON: Duration = Duration::from_secs(5);
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// Compares the records of one host with it.
-#[derive(Clone)]
 pub struct Reconciler {
     /// Whose records.
     pub host_id: HostId,
@@ -24,15 +32,73 @@ pub struct Reconciler {
     pub store: Store,
     /// Completes deletes that were cut short.
     pub lifecycle: Lifecycle,
-    /// Transient records older than this process have nobody who works on them any more.
-    pub since: Timestamp,
+    /// When to give something up.
+    pub patience: Patience,
+    /// Where everybody can see how it goes.
+    pub report: watch::Sender<Report>,
+    /// What earlier passes saw.
+    pub memory: Memory,
+}
+
+/// What a pass remembers for the next.
+#[derive(Debug)]
+pub struct Memory {
+    /// When the host last answered; at first, when the control plane started.
+    pub heard: Timestamp,
+    /// What the host has and no record wants, and since when that is known.
+    pub unclaimed: HashMap<SandboxId, Timestamp>,
+}
+
+/// How reconciling goes.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Passes since the control plane started.
+    pub passes: u64,
+    /// Those of them that could not be completed.
+    pub failed_passes: u64,
+    /// When the last pass began that was completed.
+    pub complete: Option<Timestamp>,
+    /// Since when the host does not answer.
+    pub silent_since: Option<Timestamp>,
+    /// The last pass, complete or not.
+    pub last: Option<Pass>,
+}
+
+/// One pass.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    /// When it began.
+    pub began: Timestamp,
+    /// How long it took.
+    pub took: Duration,
+    /// What it looked at and did.
+    pub counts: Counts,
+    /// Why it could not be completed.
+    pub error: Option<String>,
+}
+
+/// What a pass looked at and did.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Records of sandboxes that the host should have.
+    pub records: usize,
+    /// Sandboxes that the host has.
+    pub on_host: usize,
+    /// Records that were put right.
+    pub corrected: usize,
+    /// Deletes that were completed.
+    pub deleted: usize,
+    /// Sandboxes that no record wanted and that were removed from the host.
+    pub destroyed: usize,
+    /// Steps that failed and will be tried again.
+    pub failed: usize,
 }
 
 /// A pass that could not be completed.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
     /// The host's sandboxes are unknown.
-    #[error("cannot ask the host for its sandboxes")]
+    #[error("the host does not answer")]
     Host(#[source] HostError),
     /// A record could not be read or written.
     #[error(transparent)]
@@ -45,162 +111,145 @@ pub enum PassError {
         /// Why.
         source: DeleteError,
     },
-}
-
-/// What to do about one record.
-#[derive(Debug, PartialEq, Eq)]
-enum Action {
-    Record(Change),
-    Delete,
+    /// What nobody wants could not be removed.
+    #[error("cannot remove the unwanted sandbox {id}")]
+    Destroy {
+        /// The sandbox.
+        id: SandboxId,
+        /// Why.
+        source: HostError,
+    },
 }
 
 impl Reconciler {
-    /// One pass.
-    pub async fn pass(&self) -> Result<(), PassError> {
-        let records = self.store.list_unfinished(&self.host_id).await?;
-        let facts = self.host.describe().await.map_err(PassError::Host)?;
-        self.store.host_seen(&self.host_id, &facts).await?;
-        let observed = self.host.list().await.map_err(PassError::Host)?;
-        let observed: HashMap<_, _> = observed.into_iter().map(|sandbox| (sandbox.id.clone(), sandbox)).collect();
-        let mut result = Ok(());
-        for record in records {
-            if let Some(action) = plan(&record, observed.get(&record.id), self.since) {
-                tracing::info!(sandbox = %record.id, status = %record.status, ?action, "record and host differ");
-                // One sandbox that cannot be put right holds up no other.
-                result = result.and(self.execute(&record, action).await);
+    /// Passes at every tick of `every`, and soon after a nudge or a failure. The first was made by the caller.
+    pub async fn watch(mut self, every: Duration, nudge: Arc<Notify>) {
+        loop {
+            let has_failed = self.report.borrow().last.as_ref().is_some_and(|last| last.error.is_some());
+            tokio::select! {
+                // What this very pass could not do nudges too; that must not become a loop without a pause.
+                () = tokio::time::sleep(every.min(SOON)), if has_failed => {}
+                () = tokio::time::sleep(every), if !has_failed => {}
+                // What failed together is looked at together.
+                () = nudge.notified(), if !has_failed => tokio::time::sleep(every.min(AT_ONCE)).await,
             }
+            self.pass().await;
+        }
+    }
+
+    /// One pass, reported and logged.
+    pub async fn pass(&mut self) {
+        let (began, clock) = (Timestamp::now(), Instant::now());
+        let mut counts = Counts::default();
+        let result = self.compare(began, &mut counts).await;
+        if let Err(error) = &result {
+            tracing::warn!(error = error as &dyn std::error::Error, "records and host could not be brought to agree");
+        }
+        let pass = Pass { began, took: clock.elapsed(), counts, error: result.err().map(|error| error.to_string()) };
+        let silent_since = (self.memory.heard < began).then_some(self.memory.heard);
+        self.report.send_modify(|report| {
+            report.passes += 1;
+            match pass.error {
+                Some(_) => report.failed_passes += 1,
+                None => report.complete = Some(began),
+            }
+            report.silent_since = silent_since;
+            report.last = Some(pass);
+        });
+    }
+
+    async fn compare(&mut self, began: Timestamp, counts: &mut Counts) -> Result<(), PassError> {
+        let records = self.store.list_unfinished(&self.host_id).await?;
+        counts.records = records.len();
+        let mut addresses = HashMap::new();
+        let (observed, heard) = match self.ask().await {
+            Ok(on_host) => {
+                self.memory.heard = Timestamp::now();
+                counts.on_host = on_host.len();
+                addresses.extend(on_host.iter().map(|sandbox| (sandbox.id.clone(), sandbox.host_ip.clone())));
+                (Observed::Sandboxes(self.claim(&records, on_host).await?), Ok(()))
+            }
+            Err(PassError::Host(error)) => (Observed::SilentSince(self.memory.heard), Err(PassError::Host(error))),
+            Err(other) => return Err(other),
+        };
+        let desired: Vec<_> = records.iter().map(desired).collect();
+        let records = records.into_iter().map(|record| (record.id.clone(), record)).collect();
+        let seen = Seen { records, addresses };
+        let mut result = heard;
+        for step in plan(&desired, &observed, began, &self.patience) {
+            tracing::info!(?step, "record and host differ");
+            let executed = self.execute(step, &seen, counts).await;
+            counts.failed += usize::from(executed.is_err());
+            // One sandbox that cannot be put right holds up no other.
+            result = result.and(executed);
         }
         result
     }
 
-    async fn execute(&self, record: &Sandbox, action: Action) -> Result<(), PassError> {
-        match action {
-            Action::Record(change) => {
+    /// What the host has.
+    async fn ask(&self) -> Result<Vec<HostSandbox>, PassError> {
+        let facts = self.host.describe().await.map_err(PassError::Host)?;
+        self.store.host_seen(&self.host_id, &facts).await?;
+        self.host.list().await.map_err(PassError::Host)
+    }
+
+    /// Finds out which of the host's sandboxes no record wants. Records that were not there when the others were read
+    /// are looked up again: they may have been made since.
+    async fn claim(&mut self, records: &[Sandbox], on_host: Vec<HostSandbox>) -> Result<Vec<OnHost>, PassError> {
+        let claimed: HashSet<_> = records.iter().map(|record| &record.id).collect();
+        let now = Timestamp::now();
+        let mut unclaimed = HashMap::new();
+        let mut list = Vec::with_capacity(on_host.len());
+        for HostSandbox { id, status, .. } in on_host {
+            let is_wanted = claimed.contains(&id) || self.store.is_wanted(&id).await?;
+            let since = (!is_wanted).then(|| self.memory.unclaimed.get(&id).copied().unwrap_or(now));
+            unclaimed.extend(since.map(|since| (id.clone(), since)));
+            list.push(OnHost { id, status, unclaimed_since: since });
+        }
+        self.memory.unclaimed = unclaimed;
+        Ok(list)
+    }
+
+    async fn execute(&self, step: Step, seen: &Seen, counts: &mut Counts) -> Result<(), PassError> {
+        match step {
+            Step::Record { id, status, reason } => {
+                let change = match status {
+                    Status::Running => {
+                        let address = seen.addresses.get(&id).cloned().unwrap_or_default();
+                        Change::found_running().with_host_ip(address)
+                    }
+                    other => Change::because(other, reason),
+                };
                 // Losing this means that somebody knows better by now.
-                self.store.update(record, change).await?;
+                counts.corrected += usize::from(self.store.update(&seen.records[&id], change).await?.is_some());
             }
-            Action::Delete => {
-                let delete = self.lifecycle.delete(record.owner.clone(), record.id.clone()).await;
-                delete.map_err(|source| PassError::Delete { id: record.id.clone(), source })?;
+            Step::Delete { id } => {
+                let deleted = self.lifecycle.delete(seen.records[&id].owner.clone(), id.clone()).await;
+                deleted.map_err(|source| PassError::Delete { id, source })?;
+                counts.deleted += 1;
             }
+            Step::Destroy { id } => match self.host.destroy(&id).await {
+                Err(source) if !source.is_not_found() => return Err(PassError::Destroy { id, source }),
+                _ => counts.destroyed += 1,
+            },
         }
         Ok(())
     }
 }
 
-/// What to do about `record` when its host has `observed`.
-fn plan(record: &Sandbox, observed: Option<&HostSandbox>, since: Timestamp) -> Option<Action> {
-    let is_settled = matches!(record.status, Status::Running | Status::Paused | Status::Missing);
-    if !is_settled && record.last_updated >= since {
-        return None;
-    }
-    match (record.status, observed.map(|sandbox| sandbox.status)) {
-        (Status::Stopping, _) => Some(Action::Delete),
-        (Status::Pending, None) => Some(Action::Record(Change::because(
-            Status::Error,
-            "the control plane was restarted while the sandbox was being created",
-        ))),
-        (_, None | Some(Status::Stopped)) => {
-            Some(Action::Record(Change::because(Status::Stopped, "it is no longer on its host")))
-        }
-        (_, Some(Status::Error)) => Some(Action::Record(Change::because(Status::Error, "its virtual machine failed"))),
-        (was, Some(is @ (Status::Running | Status::Paused))) if was != is => {
-            let change = if is == Status::Running { Change::running() } else { Change::to(is) };
-            let host_ip = observed.map(|sandbox| sandbox.host_ip.clone()).unwrap_or_default();
-            Some(Action::Record(change.with_host_ip(host_ip)))
-        }
-        _ => None,
-    }
+/// What one pass has read.
+struct Seen {
+    records: HashMap<SandboxId, Sandbox>,
+    /// How the host reaches what it has.
+    addresses: HashMap<SandboxId, String>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(milliseconds: i64) -> Timestamp {
-        Timestamp::from_millisecond(milliseconds).unwrap()
-    }
-
-    fn record(status: Status, last_updated: i64) -> Sandbox {
-        Sandbox {
-            id: SandboxId::random(),
-            owner: model::OwnerId::nobody(),
-            host: "default".parse().unwrap(),
-            template: "minimal".parse().unwrap(),
-            status,
-            status_reason: String::new(),
-            generation: 1,
-            shape: Default::default(),
-            lifetime: model::Lifetime::Never,
-            guest_ip: String::new(),
-            host_ip: String::new(),
-            created_at: at(0),
-            started_at: None,
-            last_active_at: None,
-            last_updated: at(last_updated),
-        }
-    }
-
-    /// What a pass that began at 100 does about a record; the host's state as text, empty for none.
-    fn planned(status: Status, last_updated: i64, host: &str) -> String {
-        let record = record(status, last_updated);
-        let observed = (!host.is_empty()).then(|| HostSandbox {
-            id: record.id.clone(),
-            status: host.parse().unwrap(),
-            host_ip: "10.11.0.1".to_owned(),
-        });
-        match plan(&record, observed.as_ref(), at(100)) {
-            None => "nothing".to_owned(),
-            Some(Action::Delete) => "delete".to_owned(),
-            Some(Action::Record(change)) if change == Change::running().with_host_ip("10.11.0.1".into()) => {
-                "running".to_owned()
-            }
-            Some(Action::Record(change)) => {
-                let statuses = Status::ALL.into_iter();
-                let of = |status: Status| format!("{change:?}").contains(&format!("status: {status:?}"));
-                statuses.filter(|status| of(*status)).map(Status::as_str).collect()
-            }
-        }
-    }
-
-    #[test]
-    fn leftovers_of_an_earlier_process_become_what_the_host_says() {
-        for (status, host, expected) in [
-            (Status::Pending, "", "error"),
-            (Status::Pending, "running", "running"),
-            (Status::Pending, "pending", "nothing"),
-            (Status::Pausing, "", "stopped"),
-            (Status::Pausing, "paused", "paused"),
-            (Status::Pausing, "running", "running"),
-            (Status::Pausing, "pausing", "nothing"),
-            (Status::Resuming, "paused", "paused"),
-            (Status::Resuming, "running", "running"),
-            (Status::Resuming, "error", "error"),
-            (Status::Stopping, "", "delete"),
-            (Status::Stopping, "running", "delete"),
-        ] {
-            assert_eq!(planned(status, 50, host), expected, "{status}, host {host:?}");
-        }
-    }
-
-    #[test]
-    fn work_under_way_in_this_process_is_left_alone() {
-        for status in [Status::Pending, Status::Pausing, Status::Resuming, Status::Stopping, Status::Snapshotting] {
-            for host in ["", "running", "paused", "error"] {
-                assert_eq!(planned(status, 100, host), "nothing", "{status}, host {host:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn settled_records_follow_the_host_at_any_age() {
-        for last_updated in [50, 150] {
-            assert_eq!(planned(Status::Running, last_updated, "running"), "nothing");
-            assert_eq!(planned(Status::Running, last_updated, "pausing"), "nothing");
-            assert_eq!(planned(Status::Running, last_updated, "paused"), "paused");
-            assert_eq!(planned(Status::Running, last_updated, ""), "stopped");
-            assert_eq!(planned(Status::Paused, last_updated, "running"), "running");
-            assert_eq!(planned(Status::Missing, last_updated, "running"), "running");
-        }
+fn desired(record: &Sandbox) -> Desired {
+    Desired {
+        id: record.id.clone(),
+        status: record.status,
+        last_updated: record.last_updated,
+        last_active: record.last_active_at,
+        lifetime: record.lifetime,
     }
 }

@@ -9,9 +9,9 @@ use axum::ServiceExt;
 use axum::extract::Request;
 use axum::serve::ListenerExt;
 use jiff::Timestamp;
-use model::HostId;
+use model::{HostId, Patience};
 use tokio::net::TcpListener;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,11 +19,14 @@ use crate::api::{Api, KnownHosts, service};
 use crate::config::Config;
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Memory, Reconciler, Report};
 use crate::store::{OpenError, Store};
 
 /// The one host's name in the records, as the seed has it.
 const HOST: &str = "default";
+
+/// Longer than any call to a host agent may take: a record that is on its way for longer has nobody who works on it.
+const GIVEN_UP: Duration = Duration::from_secs(300);
 
 /// A control plane that is ready to serve.
 pub struct ControlPlane {
@@ -32,6 +35,7 @@ pub struct ControlPlane {
     host: HostAgent,
     lifecycle: Lifecycle,
     reconciler: Reconciler,
+    nudge: Arc<Notify>,
     tasks: TaskTracker,
     host_id: HostId,
 }
@@ -61,17 +65,26 @@ impl ControlPlane {
         let store = Store::open(&config.store).await?;
         let host = HostAgent::new(&config.host_agent);
         let tasks = TaskTracker::new();
-        let lifecycle = Lifecycle::new(store.clone(), host.clone(), tasks.clone());
+        let nudge = Arc::new(Notify::new());
+        let lifecycle = Lifecycle::new(store.clone(), host.clone(), tasks.clone(), nudge.clone());
         let host_id: HostId = HOST.parse().expect("the constant is a host id");
-        let reconciler = Reconciler {
+        let patience = Patience {
+            started: since,
+            transient: GIVEN_UP,
+            orphan: config.orphan_grace,
+            silence: config.missing_after,
+        };
+        let mut reconciler = Reconciler {
             host_id: host_id.clone(),
             host: host.clone(),
             store: store.clone(),
             lifecycle: lifecycle.clone(),
-            since,
+            patience,
+            report: watch::Sender::new(Report::default()),
+            memory: Memory { heard: since, unclaimed: Default::default() },
         };
-        reconcile(&reconciler).await;
-        Ok(Self { config, store, host, lifecycle, reconciler, tasks, host_id })
+        reconciler.pass().await;
+        Ok(Self { config, store, host, lifecycle, reconciler, nudge, tasks, host_id })
     }
 
     /// Serves until `shutdown` is cancelled, then lets requests and lifecycle work end within the configured time.
@@ -82,6 +95,7 @@ impl ControlPlane {
             host: self.host,
             host_id: self.host_id,
             lifecycle: self.lifecycle,
+            reconciler: self.reconciler.report.subscribe(),
             limits: self.config.limits,
             tasks: self.tasks.clone(),
             shutdown: shutdown.clone(),
@@ -93,7 +107,7 @@ impl ControlPlane {
         });
         let serve = axum::serve(listener, ServiceExt::<Request>::into_make_service(service))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let watch = tokio::spawn(watch(self.reconciler, self.config.reconcile_interval));
+        let watch = tokio::spawn(self.reconciler.watch(self.config.reconcile_interval, self.nudge));
         let drained = async {
             let served = serve.await;
             self.tasks.close();
@@ -114,22 +128,5 @@ impl ControlPlane {
         watch.abort();
         self.store.close().await;
         served.map_err(|source| RunError::Serve { address, source })
-    }
-}
-
-/// Reconciles at every tick; the first pass was made at the opening.
-async fn watch(reconciler: Reconciler, every: Duration) {
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        reconcile(&reconciler).await;
-    }
-}
-
-async fn reconcile(reconciler: &Reconciler) {
-    if let Err(error) = reconciler.pass().await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "records were not compared with the host");
     }
 }

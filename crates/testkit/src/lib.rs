@@ -1,11 +1,13 @@
-//! What tests share: a server on a free port with a data directory of its own, waiting for conditions, and an
-//! inventory of what an installation has on the machine. Only for tests.
+//! What tests share: a server on a free port with a data directory of its own, waiting for conditions, a
+//! private PostgreSQL, and an inventory of what an installation has on the machine. Only for tests.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod inventory;
+mod postgres;
 mod server;
 mod wait;
 
 pub use inventory::Inventory;
+pub use postgres::Postgres;
 pub use server::{Answer, Server, ServerOptions, share_templates};
 pub use wait::wait_for;

@@ -163,6 +163,7 @@ fn spawn(binary: &Path, data_dir: &Path, arguments: &[OsString]) -> Child {
         .arg(data_dir)
         .args(arguments)
         .env_remove("SANDPIPER_DATA_DIR")
+        .env_remove("DATABASE_URL")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -79,6 +79,10 @@ impl IntoResponse for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
+        if error.is_unreachable() {
+            tracing::error!(error = &error as &dyn std::error::Error, "database unreachable");
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the database does not answer");
+        }
         Self::internal("db_error", &error.to_string(), &error)
     }
 }

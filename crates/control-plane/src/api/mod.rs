@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of SQL and of generated messages.
 
+mod auth;
 mod benchmark;
 mod error;
 mod exec;
@@ -9,6 +10,7 @@ mod exec_stream;
 mod files;
 mod guard;
 mod health;
+mod reconciler;
 mod request;
 mod sandboxes;
 mod utf8;
@@ -21,6 +23,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use http::StatusCode;
 use model::{HostId, OwnerId, SandboxId, Status};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
@@ -28,6 +31,7 @@ use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
 use crate::config::Limits;
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
+use crate::reconcile::Report;
 use crate::store::{Sandbox, Store};
 use error::ApiError;
 pub use guard::KnownHosts;
@@ -42,6 +46,8 @@ pub struct Api {
     pub host_id: HostId,
     /// What changes a sandbox's state.
     pub lifecycle: Lifecycle,
+    /// How the comparison of records and host goes.
+    pub reconciler: watch::Receiver<Report>,
     /// What one request may use.
     pub limits: Limits,
     /// What must be done before the server may end.
@@ -55,6 +61,7 @@ pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
     let one = "/v1/sandboxes/{id}";
     let router = Router::new()
         .route("/health", get(health::get))
+        .route("/v1/reconciler", get(reconciler::get))
         .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
         .route(one, get(sandboxes::get).delete(sandboxes::delete))
         .route(&format!("{one}/pause"), post(sandboxes::pause))
@@ -67,6 +74,7 @@ pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
         .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found\n") })
         // Each handler has a limit of its own.
         .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(api.clone(), auth::authenticate))
         .with_state(api)
         .layer(from_fn_with_state(Arc::new(hosts), guard::refuse_foreign_pages))
         .layer(from_fn(request::identify));

@@ -1,6 +1,5 @@
 //! What all requests have in common: an id, a caller, a sandbox's id in the path, a JSON body.
 
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -51,14 +50,16 @@ fn random_id() -> String {
     SandboxId::random().as_str().replacen("sb", "req-", 1)
 }
 
-/// Whom a request is made for. Everybody is nobody while there are no keys.
+/// Whom a request is made for: nobody in particular, where the server asks for no keys.
 pub struct Caller(pub OwnerId);
 
 impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(_: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(OwnerId::nobody()))
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        // Every route that has a caller is behind the middleware that says who it is.
+        let owner = parts.extensions.get::<OwnerId>().cloned();
+        owner.map(Self).ok_or_else(|| ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", "who asks is not known"))
     }
 }
 

@@ -52,7 +52,7 @@ struct SandboxView<'a> {
 }
 
 /// RFC 3339 in whole seconds.
-fn seconds(time: Timestamp) -> String {
+pub fn seconds(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 

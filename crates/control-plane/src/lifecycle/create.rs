@@ -53,6 +53,7 @@ impl Lifecycle {
                 Err(CreateError::Deleted)
             }
             Err(error) => {
+                self.nudge.notify_one();
                 self.clean_up(&pending).await;
                 Err(error.into())
             }
@@ -62,6 +63,9 @@ impl Lifecycle {
     /// Settles the record of a sandbox that the host did not make, and returns what to tell the caller.
     async fn not_created(&self, pending: Sandbox, error: HostError) -> Result<CreateError, CreateError> {
         // Without an answer, or after a late one, the sandbox may be there all the same.
+        if !error.is_refusal() {
+            self.nudge.notify_one();
+        }
         let is_gone = error.is_refusal() || (self.clean_up(&pending).await && error.is_timeout());
         let settled = if is_gone {
             self.store.forget(&pending).await?

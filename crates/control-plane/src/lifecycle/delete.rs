@@ -48,7 +48,10 @@ impl Lifecycle {
         match self.host.destroy(&id).await {
             Ok(()) => {}
             Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(DeleteError::Host(error)),
+            Err(error) => {
+                self.nudge.notify_one();
+                return Err(DeleteError::Host(error));
+            }
         }
         let stopped = Change::to(transition(stopping.status, Event::Deleted)?);
         // Losing this means that another delete has written the same.

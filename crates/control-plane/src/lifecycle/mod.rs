@@ -8,7 +8,10 @@ mod create;
 mod delete;
 mod pause;
 
+use std::sync::Arc;
+
 use model::Status;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::host::HostAgent;
@@ -24,6 +27,8 @@ pub struct Lifecycle {
     store: Store,
     host: HostAgent,
     tasks: TaskTracker,
+    /// Wakes whoever puts right what went wrong.
+    nudge: Arc<Notify>,
 }
 
 /// The task that did the work ended without a result: it panicked, or the server is going down.
@@ -32,9 +37,10 @@ pub struct Lifecycle {
 pub struct Interrupted;
 
 impl Lifecycle {
-    /// The lifecycle of the sandboxes in `store` on `host`. Work under way is counted in `tasks`.
-    pub fn new(store: Store, host: HostAgent, tasks: TaskTracker) -> Self {
-        Self { store, host, tasks }
+    /// The lifecycle of the sandboxes in `store` on `host`. Work under way is counted in `tasks`; `nudge` is told when
+    /// records and host may disagree.
+    pub fn new(store: Store, host: HostAgent, tasks: TaskTracker, nudge: Arc<Notify>) -> Self {
+        Self { store, host, tasks, nudge }
     }
 
     /// Runs `work` to its end whether or not the caller waits for it.

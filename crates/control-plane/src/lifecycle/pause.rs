@@ -85,6 +85,7 @@ impl Lifecycle {
                 self.apply(&changing, change).await
             }
             Err(error) => {
+                self.nudge.notify_one();
                 let change = Change::to(transition(changing.status, Event::RolledBack)?);
                 self.apply(&changing, change).await?;
                 Err(ChangeError::Host(error))

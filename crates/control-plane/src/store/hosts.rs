@@ -43,12 +43,12 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::StoreUrl;
+    use crate::store::testing;
 
-    #[tokio::test]
-    async fn what_a_host_last_said_is_kept() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreUrl::Sqlite(directory.path().join("store.db"))).await.unwrap();
+    testing::on_both_engines!(what_a_host_last_said_is_kept);
+
+    async fn what_a_host_last_said_is_kept(database: testing::Database) {
+        let store = database.open().await;
         let host: HostId = "default".parse().unwrap();
         for version in ["0.1.0", "0.2.0"] {
             let facts = HostFacts { version: version.into(), accelerator: "tcg".into(), ..Default::default() };

@@ -5,13 +5,19 @@
 //! RPC or of what is legal in which state.
 
 mod hosts;
+mod keys;
 mod open;
+mod postgres;
 mod record;
 mod sandboxes;
+mod sqlite;
+#[cfg(test)]
+mod testing;
 
 use sqlx::AnyPool;
 
 pub use hosts::HostFacts;
+pub use keys::{Admission, ApiKey};
 pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
@@ -29,6 +35,21 @@ pub struct StoreError {
     /// What was asked of the database.
     step: &'static str,
     source: sqlx::Error,
+}
+
+impl StoreError {
+    /// Whether the database could not be asked, so that the same may succeed later; else it answered with an error.
+    pub fn is_unreachable(&self) -> bool {
+        match &self.source {
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+            // A server that starts, stops or has no connection left says so in an answer.
+            sqlx::Error::Database(error) => {
+                let code = error.code().unwrap_or_default();
+                ["08", "57P", "53300"].iter().any(|class| code.starts_with(class))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// For `map_err`: names the step that failed.

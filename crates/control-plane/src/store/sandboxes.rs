@@ -11,23 +11,30 @@ pub struct Change {
     status: Status,
     reason: String,
     host_ip: Option<String>,
+    marks_start: bool,
     marks_activity: bool,
 }
 
 impl Change {
     /// To `status`, without a reason.
     pub fn to(status: Status) -> Self {
-        Self { status, reason: String::new(), host_ip: None, marks_activity: false }
+        Self { status, reason: String::new(), host_ip: None, marks_start: false, marks_activity: false }
     }
 
     /// To `status`, because of `reason`.
     pub fn because(status: Status, reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), ..Self::to(status) }
+        // It may quote a guest, and PostgreSQL keeps no NUL in a text.
+        Self { reason: reason.into().replace('\0', "\u{fffd}"), ..Self::to(status) }
     }
 
     /// To running: started, and used just now.
     pub fn running() -> Self {
-        Self { marks_activity: true, ..Self::to(Status::Running) }
+        Self { marks_activity: true, ..Self::found_running() }
+    }
+
+    /// To running, as its host has it: nobody used it just now.
+    pub fn found_running() -> Self {
+        Self { marks_start: true, ..Self::to(Status::Running) }
     }
 
     /// Also the address by which its host reaches it.
@@ -99,9 +106,20 @@ impl Store {
             .map_err(failed("list the host's sandboxes"))
     }
 
+    /// Whether any owner's record wants the sandbox to be on a host.
+    pub async fn is_wanted(&self, id: &SandboxId) -> Result<bool, StoreError> {
+        let found = sqlx::query("select 1 from sandboxes where id = $1 and status not in ('stopped', 'error')")
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed("read the sandbox's record"))?;
+        Ok(found.is_some())
+    }
+
     /// Applies `change` if nobody changed the status since `seen` was read; else `None`, and nothing has happened.
     pub async fn update(&self, seen: &Sandbox, change: Change) -> Result<Option<Sandbox>, StoreError> {
         let now = Timestamp::now().as_millisecond();
+        let started = change.marks_start.then_some(now);
         let active = change.marks_activity.then_some(now);
         sqlx::query_as(
             "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
@@ -112,7 +130,7 @@ impl Store {
         .bind(change.status.as_str())
         .bind(change.reason)
         .bind(change.host_ip)
-        .bind(active)
+        .bind(started)
         .bind(active)
         .bind(now)
         .bind(seen.id.as_str())
@@ -158,13 +176,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::StoreUrl;
+    use crate::store::testing::{self, Database};
 
-    async fn store() -> (tempfile::TempDir, Store) {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&StoreUrl::Sqlite(directory.path().join("store.db"))).await.unwrap();
-        (directory, store)
-    }
+    testing::on_both_engines!(
+        what_was_recorded_is_read_back,
+        another_owners_sandbox_is_not_there,
+        of_two_changes_decided_on_the_same_record_one_wins,
+        a_status_that_came_back_is_still_another_generation,
+        use_changes_the_time_and_not_the_generation,
+        the_newest_is_first_and_the_finished_are_not_unfinished,
+        the_database_itself_refuses_an_unknown_status_and_an_unknown_host,
+    );
 
     fn new(owner: &str) -> NewSandbox {
         NewSandbox {
@@ -178,9 +200,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_was_recorded_is_read_back() {
-        let (_directory, store) = store().await;
+    async fn what_was_recorded_is_read_back(database: Database) {
+        let store = database.open().await;
         for lifetime in [Lifetime::Never, Lifetime::Idle(Duration::from_secs(7))] {
             let new = NewSandbox { lifetime, ..new("alice") };
             let inserted = store.insert(&new).await.unwrap();
@@ -189,9 +210,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn another_owners_sandbox_is_not_there() {
-        let (_directory, store) = store().await;
+    async fn another_owners_sandbox_is_not_there(database: Database) {
+        let store = database.open().await;
         let mine = store.insert(&new("alice")).await.unwrap();
         let other: OwnerId = "bob".parse().unwrap();
         assert_eq!(store.get(&other, &mine.id).await.unwrap(), None);
@@ -203,9 +223,8 @@ mod tests {
         assert_eq!(store.get(&mine.owner, &mine.id).await.unwrap(), Some(mine));
     }
 
-    #[tokio::test]
-    async fn of_two_changes_decided_on_the_same_record_one_wins() {
-        let (_directory, store) = store().await;
+    async fn of_two_changes_decided_on_the_same_record_one_wins(database: Database) {
+        let store = database.open().await;
         let pending = store.insert(&new("")).await.unwrap();
         let (one, two) = tokio::join!(
             store.update(&pending, Change::running()),
@@ -219,20 +238,18 @@ mod tests {
         assert!(!store.forget(&pending).await.unwrap(), "it is not pending any more");
     }
 
-    #[tokio::test]
-    async fn a_status_that_came_back_is_still_another_generation() {
-        let (_directory, store) = store().await;
+    async fn a_status_that_came_back_is_still_another_generation(database: Database) {
+        let store = database.open().await;
         let first = store.insert(&new("")).await.unwrap();
-        let second = store.update(&first, Change::to(Status::Pending)).await.unwrap().unwrap();
+        let second = store.update(&first, Change::because(Status::Pending, "a\0b")).await.unwrap().unwrap();
         assert_eq!(store.update(&first, Change::running()).await.unwrap(), None);
         let running = store.update(&second, Change::running().with_host_ip("10.11.0.1".into())).await.unwrap().unwrap();
         assert_eq!(running.host_ip, "10.11.0.1");
         assert!(running.started_at.is_some() && running.started_at == running.last_active_at);
     }
 
-    #[tokio::test]
-    async fn use_changes_the_time_and_not_the_generation() {
-        let (_directory, store) = store().await;
+    async fn use_changes_the_time_and_not_the_generation(database: Database) {
+        let store = database.open().await;
         let pending = store.insert(&new("")).await.unwrap();
         store.touch(&pending.owner, &pending.id).await.unwrap();
         let touched = store.get(&pending.owner, &pending.id).await.unwrap().unwrap();
@@ -240,9 +257,8 @@ mod tests {
         assert_eq!(touched.generation, pending.generation);
     }
 
-    #[tokio::test]
-    async fn the_newest_is_first_and_the_finished_are_not_unfinished() {
-        let (_directory, store) = store().await;
+    async fn the_newest_is_first_and_the_finished_are_not_unfinished(database: Database) {
+        let store = database.open().await;
         let mut all = Vec::new();
         for _ in 0..3 {
             all.push(store.insert(&new("")).await.unwrap());
@@ -251,14 +267,15 @@ mod tests {
         let listed = store.list(&OwnerId::nobody()).await.unwrap();
         assert!(listed.is_sorted_by(|one, next| one.created_at >= next.created_at));
         assert_eq!(listed.len(), 3);
+        assert!(store.is_wanted(&all[0].id).await.unwrap() && !store.is_wanted(&all[1].id).await.unwrap());
+        assert!(!store.is_wanted(&SandboxId::random()).await.unwrap());
         let unfinished = store.list_unfinished(&"default".parse().unwrap()).await.unwrap();
         assert_eq!(unfinished.len(), 2);
         assert!(unfinished.iter().all(|sandbox| sandbox.id != all[1].id));
     }
 
-    #[tokio::test]
-    async fn the_database_itself_refuses_an_unknown_status_and_an_unknown_host() {
-        let (_directory, store) = store().await;
+    async fn the_database_itself_refuses_an_unknown_status_and_an_unknown_host(database: Database) {
+        let store = database.open().await;
         store.insert(&new("")).await.unwrap();
         let refused = sqlx::query("update sandboxes set status = 'starting'").execute(&store.pool).await;
         assert!(refused.is_err());

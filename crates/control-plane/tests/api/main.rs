@@ -4,12 +4,15 @@
 #![allow(refining_impl_trait_internal, refining_impl_trait_reachable)]
 
 mod bad_input;
+mod database;
 mod exec;
 mod exec_stream;
 mod fake_guest;
 mod fake_host;
 mod files;
 mod fixture;
+mod keys;
 mod lifecycle;
+mod reconciler;
 mod restart;
 mod status_mapping;

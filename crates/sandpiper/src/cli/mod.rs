@@ -1,7 +1,7 @@
 //! The command line: its grammar, and what each subcommand does as a client.
 //!
-//! Client commands know the REST API only. `template` works on a data directory, `doctor` on the machine; neither
-//! needs a server.
+//! Client commands know the REST API only. `template` works on a data directory, `key` on the database, `doctor` on the
+//! machine; none of them needs a server.
 
 mod bench;
 mod command;
@@ -9,6 +9,7 @@ mod copy;
 mod doctor;
 mod exec;
 mod failure;
+mod key;
 pub mod output;
 mod progress;
 mod run;
@@ -61,6 +62,9 @@ enum Command {
     /// Build and list templates (needs no server)
     #[command(subcommand)]
     Template(template::TemplateCommand),
+    /// Make, list and revoke API keys (needs no server)
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Check what this machine has and lacks for running sandboxes
     Doctor(doctor::DoctorArgs),
     /// Measure a server: boot to ready, and commands through the API against the same inside the guest
@@ -85,6 +89,7 @@ impl Cli {
             Command::Run(args) => Ok(run::run(args).await),
             Command::Sandbox(command) => sandbox::run(command).await,
             Command::Template(command) => template::run(command).await,
+            Command::Key(command) => key::run(command).await,
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
         }

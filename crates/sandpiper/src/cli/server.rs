@@ -12,11 +12,18 @@ pub struct ServerArgs {
     /// Address of the server
     #[arg(long, env = "SANDPIPER_URL", value_name = "URL", default_value = "http://127.0.0.1:8080")]
     url: String,
+    /// API key, if the server asks for one
+    #[arg(long, env = "SANDPIPER_API_KEY", hide_env_values = true, value_name = "KEY")]
+    api_key: Option<String>,
 }
 
 impl ServerArgs {
     /// A client for it. Connects at the first call.
     pub fn client(&self) -> anyhow::Result<Client> {
-        Client::new(&self.url).context(BadConfig)
+        let client = Client::new(&self.url).context(BadConfig)?;
+        match self.api_key.as_deref().filter(|key| !key.is_empty()) {
+            Some(key) => client.with_key(key).context(BadConfig),
+            None => Ok(client),
+        }
     }
 }

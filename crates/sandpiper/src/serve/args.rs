@@ -9,6 +9,8 @@ use host_agent::HostConfig;
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
+use super::{DatabaseArgs, ReconcileArgs};
+
 /// What the end of the server does to its sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnExit {
@@ -21,6 +23,10 @@ pub enum OnExit {
 pub struct UpArgs {
     #[command(flatten)]
     pub api: ApiArgs,
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub reconcile: ReconcileArgs,
     #[command(flatten)]
     pub host: HostArgs,
 }
@@ -40,6 +46,10 @@ pub struct HostAgentArgs {
 pub struct ControlPlaneArgs {
     #[command(flatten)]
     pub api: ApiArgs,
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub reconcile: ReconcileArgs,
     /// Directory for the database
     #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = crate::cli::DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
@@ -54,7 +64,8 @@ pub struct ApiArgs {
     /// Address to serve the REST API at
     #[arg(long, env = "SANDPIPER_LISTEN", value_name = "ADDR", default_value = crate::cli::DEFAULT_LISTEN)]
     pub listen: SocketAddr,
-    /// Serve anyone who can connect, also from other machines. Without this only loopback addresses are accepted
+    /// Serve anyone who can connect, also from other machines. Without this a server that has no API keys listens only
+    /// on loopback addresses
     #[arg(long, env = "SANDPIPER_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 }

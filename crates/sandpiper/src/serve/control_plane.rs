@@ -1,32 +1,23 @@
 //! `sandpiper control-plane`: the REST API alone, with a host agent elsewhere.
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl};
 use tokio_util::sync::CancellationToken;
 
-use super::{ControlPlaneArgs, listen};
+use super::{ControlPlaneArgs, ReconcileArgs, listen};
 use crate::cli::output;
 use crate::cli::{BadConfig, Signals};
-
-/// The database's file in a data directory.
-pub const DATABASE: &str = "sandpiper.db";
 
 /// Runs the control plane until a signal.
 pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let host_agent = args.host_agent.parse().context("--host-agent is no address").context(BadConfig)?;
-    let listener = listen::api(&args.api).await?;
+    let store = args.database.store(&args.data_dir)?;
+    let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&args.data_dir)
-        .with_context(|| format!("cannot make {}", args.data_dir.display()))?;
-    let plane = open(&args.data_dir, HostAgentAddress::Http(host_agent)).await?;
+    let plane = open(store, HostAgentAddress::Http(host_agent), &args.reconcile).await?;
     let shutdown = CancellationToken::new();
     output::note(format_args!("the control plane is ready at http://{address}"));
     let running = plane.run(listener, shutdown.clone());
@@ -41,8 +32,13 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
     }
 }
 
-/// Opens the control plane with its database in a data directory.
-pub async fn open(data_dir: &Path, host_agent: HostAgentAddress) -> anyhow::Result<ControlPlane> {
-    let config = Config::new(StoreUrl::Sqlite(data_dir.join(DATABASE)), host_agent);
+/// Opens the control plane.
+pub async fn open(
+    store: StoreUrl,
+    host_agent: HostAgentAddress,
+    reconcile: &ReconcileArgs,
+) -> anyhow::Result<ControlPlane> {
+    let mut config = Config::new(store, host_agent);
+    reconcile.apply(&mut config);
     ControlPlane::open(config).await.context("the control plane cannot start")
 }

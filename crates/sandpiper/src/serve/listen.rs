@@ -4,22 +4,30 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use control_plane::{Keys, StoreUrl};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::ApiArgs;
 use crate::cli::BadConfig;
 
 /// Binds the REST API's address. As long as it asks for no key, whoever reaches it can run code.
-pub async fn api(args: &ApiArgs) -> anyhow::Result<TcpListener> {
-    if !args.listen.ip().is_loopback() && !args.insecure_no_auth {
+pub async fn api(args: &ApiArgs, store: &StoreUrl) -> anyhow::Result<TcpListener> {
+    if !args.listen.ip().is_loopback() && !args.insecure_no_auth && !asks_for_keys(store).await? {
         let problem = format!(
-            "--listen {} lets other machines run code here, and no key is asked for; listen on a loopback address, \
-             or accept that with --insecure-no-auth",
+            "--listen {} lets other machines run code here, and no key is asked for; make one with `sandpiper key \
+             create`, listen on a loopback address, or accept that with --insecure-no-auth",
             args.listen
         );
         return Err(anyhow::Error::msg(problem).context(BadConfig));
     }
     tcp(args.listen).await
+}
+
+async fn asks_for_keys(store: &StoreUrl) -> anyhow::Result<bool> {
+    let keys = Keys::open(store).await?;
+    let are_asked_for = keys.are_asked_for().await?;
+    keys.close().await;
+    Ok(are_asked_for)
 }
 
 /// Binds the host agent's own address.

@@ -3,11 +3,15 @@
 
 mod args;
 mod control_plane;
+mod database;
 mod host_agent;
 mod listen;
+mod reconcile;
 mod up;
 
 pub use args::{ApiArgs, ControlPlaneArgs, HostAgentArgs, HostArgs, UpArgs};
 pub use control_plane::control_plane;
+pub use database::DatabaseArgs;
 pub use host_agent::host_agent;
+pub use reconcile::ReconcileArgs;
 pub use up::up;

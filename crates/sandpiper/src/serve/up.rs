@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ::control_plane::{ControlPlane, HostAgentAddress, Starting};
+use ::control_plane::{ControlPlane, HostAgentAddress, Starting, StoreUrl};
 use ::host_agent::HostAgent;
 use ::host_agent::service::{Listener, serve};
 use anyhow::Context;
@@ -19,7 +19,8 @@ use crate::cli::{Ended, Signals};
 /// Runs both until a signal.
 pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let listener = listen::api(&args.api).await?;
+    let store = args.database.store(&args.host.data_dir)?;
+    let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
     let starting = Starting::answer(&listener).context("cannot answer while starting")?;
     let agent = match host_agent::start(&args.host, &mut signals).await? {
@@ -27,7 +28,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
     };
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
-    let Parts { plane, mut serving_host, path } = match connect(args, &agent, &stop_host).await {
+    let Parts { plane, mut serving_host, path } = match connect(args, store, &agent, &stop_host).await {
         Ok(parts) => parts,
         Err(error) => {
             host_agent::stop(&agent).await?;
@@ -72,9 +73,14 @@ struct Parts {
     path: PathBuf,
 }
 
-async fn connect(args: &UpArgs, agent: &Arc<HostAgent>, stop: &CancellationToken) -> anyhow::Result<Parts> {
+async fn connect(
+    args: &UpArgs,
+    store: StoreUrl,
+    agent: &Arc<HostAgent>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Parts> {
     let (socket, path) = listen::unix(&args.host.data_dir)?;
     let serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), stop.clone()));
-    let plane = control_plane::open(&args.host.data_dir, HostAgentAddress::Unix(path.clone())).await?;
+    let plane = control_plane::open(store, HostAgentAddress::Unix(path.clone()), &args.reconcile).await?;
     Ok(Parts { plane, serving_host, path })
 }

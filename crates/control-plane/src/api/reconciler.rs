@@ -1,0 +1,72 @@
+//! How the comparison of records and host goes.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Api;
+use super::request::{Caller, json};
+use super::sandboxes::seconds;
+use crate::reconcile::{Pass, Report};
+
+#[derive(Serialize)]
+struct ReportView {
+    passes: u64,
+    failed_passes: u64,
+    /// Absent until a pass was completed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag_ms: Option<u128>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_silent_since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_pass: Option<PassView>,
+}
+
+#[derive(Serialize)]
+struct PassView {
+    began_at: String,
+    took_ms: u128,
+    records: usize,
+    on_host: usize,
+    corrected: usize,
+    deleted: usize,
+    destroyed: usize,
+    failed: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// `GET /v1/reconciler`
+pub async fn get(State(api): State<Arc<Api>>, _: Caller) -> Response {
+    let report = api.reconciler.borrow().clone();
+    json(StatusCode::OK, &view(report, Timestamp::now()))
+}
+
+fn view(report: Report, now: Timestamp) -> ReportView {
+    ReportView {
+        passes: report.passes,
+        failed_passes: report.failed_passes,
+        lag_ms: report.complete.map(|began| now.duration_since(began).unsigned_abs().as_millis()),
+        host_silent_since: report.silent_since.map(seconds),
+        last_pass: report.last.map(pass),
+    }
+}
+
+fn pass(pass: Pass) -> PassView {
+    let counts = pass.counts;
+    PassView {
+        began_at: seconds(pass.began),
+        took_ms: pass.took.as_millis(),
+        records: counts.records,
+        on_host: counts.on_host,
+        corrected: counts.corrected,
+        deleted: counts.deleted,
+        destroyed: counts.destroyed,
+        failed: counts.failed,
+        error: pass.error,
+    }
+}

@@ -1,0 +1,32 @@
+//! The flags of the reconciler.
+
+use std::time::Duration;
+
+use clap::Args;
+use control_plane::Config;
+
+/// When records are compared with the host, and how patiently.
+#[derive(Debug, Clone, Args)]
+pub struct ReconcileArgs {
+    /// Seconds between two comparisons of the records with the host
+    #[arg(long, env = "SANDPIPER_RECONCILE_INTERVAL_SEC", value_name = "SECONDS", default_value_t = 30,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    reconcile_interval_sec: u64,
+    /// Seconds that a host keeps a sandbox which no record wants
+    #[arg(long, env = "SANDPIPER_ORPHAN_GRACE_SEC", value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    orphan_grace_sec: u64,
+    /// Seconds that a host may be silent before its sandboxes are missing
+    #[arg(long, env = "SANDPIPER_MISSING_AFTER_SEC", value_name = "SECONDS", default_value_t = 90,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    missing_after_sec: u64,
+}
+
+impl ReconcileArgs {
+    /// Sets the same in a control plane's configuration.
+    pub fn apply(&self, config: &mut Config) {
+        config.reconcile_interval = Duration::from_secs(self.reconcile_interval_sec);
+        config.orphan_grace = Duration::from_secs(self.orphan_grace_sec);
+        config.missing_after = Duration::from_secs(self.missing_after_sec);
+    }
+}
