@@ -12,6 +12,7 @@ mod reconcile;
 mod server;
 mod store;
 
+pub use api::openapi_yaml;
 pub use config::{Config, HostAgentAddress, Limits, StoreUrl};
 pub use server::{ControlPlane, RunError};
 pub use store::OpenError;

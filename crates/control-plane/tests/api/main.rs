@@ -11,5 +11,6 @@ mod fake_host;
 mod files;
 mod fixture;
 mod lifecycle;
+mod openapi;
 mod restart;
 mod status_mapping;
