@@ -3,6 +3,7 @@
 //! Knows nothing of SQL and of generated messages.
 
 mod benchmark;
+mod docs;
 mod error;
 mod exec;
 mod exec_stream;
@@ -78,12 +79,18 @@ pub fn openapi_yaml() -> String {
     document().to_yaml().expect("the document is YAML")
 }
 
+/// The answer where there is nothing.
+async fn nowhere() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
 /// The whole API as a service. A trailing slash never matters.
 pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
     let (router, _) = routes().split_for_parts();
     let router = router
         .merge(openapi::routes())
-        .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found\n") })
+        .merge(docs::routes())
+        .fallback(nowhere)
         // Each handler has a limit of its own.
         .layer(DefaultBodyLimit::disable())
         .with_state(api)

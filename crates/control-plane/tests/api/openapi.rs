@@ -97,3 +97,36 @@ async fn operations_have_the_names_of_the_contract_and_every_response_a_descript
         }
     }
 }
+
+#[tokio::test]
+async fn the_page_for_people_comes_from_this_server_alone() {
+    let server = Fixture::start().await;
+    let get = async |path: &str| {
+        let response = server.http.get(server.url(path)).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        let headers = response.headers().clone();
+        let policy = headers["content-security-policy"].to_str().unwrap().to_owned();
+        assert!(policy.contains("default-src 'none'") && !policy.contains("http"), "{policy}");
+        (headers["content-type"].to_str().unwrap().to_owned(), response.text().await.unwrap())
+    };
+    for path in ["/docs", "/docs/"] {
+        let (kind, page) = get(path).await;
+        assert!(kind.starts_with("text/html"), "{kind}");
+        assert!(page.contains("<title>Wrenn Sandbox API</title>") && page.contains("id=\"swagger-ui\""));
+        assert!(!page.contains("//"), "nothing is loaded from elsewhere");
+    }
+    let (_, page) = get("/docs").await;
+    let links: Vec<&str> = page.split("\"/docs/").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(links.len(), 5, "{links:?}");
+    for link in links {
+        let (kind, content) = get(&format!("/docs/{link}")).await;
+        assert!(kind != "application/octet-stream" && !content.is_empty(), "{link} {kind}");
+    }
+    for path in ["/docs/index.html", "/docs/swagger-initializer.js", "/docs/..%2fx", "/docs/%ff", "/docs/a/b"] {
+        assert_eq!(server.get(path).await, (reqwest::StatusCode::NOT_FOUND, "404 page not found\n".into()), "{path}");
+    }
+    let wrong = server.send(reqwest::Method::POST, "/docs", None).await;
+    assert_eq!(wrong, (reqwest::StatusCode::METHOD_NOT_ALLOWED, "".into()));
+    let foreign = server.http.get(server.url("/docs")).header("host", "evil.example");
+    assert_eq!(foreign.send().await.unwrap().status(), 421);
+}

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod browser;
 mod command_line;
+mod docs_page;
 mod guest;
 mod jail;
 mod lifecycle;
