@@ -18,7 +18,7 @@ use utoipa::openapi::{RefOr, Schema};
 use super::Api;
 use super::error::ApiError;
 use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
-use super::request::{Caller, InPath, json as json_answer, read_json, without_nul};
+use super::request::{Caller, InPath, json as json_answer, read_json, whole, without_nul};
 use crate::host::{Collected, Command, HostError, ProcessSpec, RunLimit};
 use crate::store::Sandbox;
 
@@ -35,6 +35,7 @@ pub struct ExecRequest {
     args: Option<Vec<String>>,
     /// Seconds after which it is killed; 0 means the default, -1 none.
     #[schema(default = 30, minimum = -1, maximum = 2147483647, format = Int64)]
+    #[serde(default, deserialize_with = "whole")]
     timeout_sec: Option<i64>,
     #[schema(schema_with = envs)]
     envs: Option<HashMap<String, String>>,

@@ -16,7 +16,7 @@ use utoipa::openapi::{RefOr, Schema};
 use super::Api;
 use super::error::ApiError;
 use super::openapi::{HostErrors, JsonErrors, RecordErrors, SandboxIdParam, StoreErrors, schema};
-use super::request::{Caller, InPath, json, read_json};
+use super::request::{Caller, InPath, json, read_json, whole};
 use crate::store::{NewSandbox, Sandbox};
 
 const DEFAULT_TEMPLATE: &str = "minimal";
@@ -30,13 +30,17 @@ struct CreateRequest {
     #[schema(default = "minimal", pattern = "^([a-z0-9][a-z0-9._-]{0,63})?$")]
     template: Option<String>,
     #[schema(schema_with = vcpus)]
+    #[serde(default, deserialize_with = "whole")]
     vcpus: Option<i64>,
     #[schema(schema_with = memory)]
+    #[serde(default, deserialize_with = "whole")]
     memory_mb: Option<i64>,
     #[schema(schema_with = disk)]
+    #[serde(default, deserialize_with = "whole")]
     disk_mb: Option<i64>,
     /// Seconds without activity after which it is removed; 0 is never.
     #[schema(default = 300, minimum = 0, maximum = 2147483647, format = Int64)]
+    #[serde(default, deserialize_with = "whole")]
     timeout_sec: Option<i64>,
 }
 

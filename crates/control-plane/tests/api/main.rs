@@ -13,4 +13,5 @@ mod fixture;
 mod lifecycle;
 mod openapi;
 mod restart;
+mod schemathesis;
 mod status_mapping;
