@@ -13,6 +13,7 @@ mod network;
 mod refusals;
 mod restart;
 mod rpc;
+mod schemathesis;
 
 use std::ffi::OsString;
 use std::path::Path;
