@@ -4,6 +4,7 @@
 #![allow(refining_impl_trait_internal, refining_impl_trait_reachable)]
 
 mod bad_input;
+mod bad_input_table;
 mod exec;
 mod exec_stream;
 mod fake_guest;
