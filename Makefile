@@ -6,7 +6,7 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: help setup build demo test check fmt bench deny clean
+.PHONY: help setup build demo test check fmt openapi bench deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ check: ## The inner loop: format, lints, and tests without VMs
 
 fmt: ## Format the code
 	cargo fmt --all
+
+openapi: ## Write openapi/sandpiper.yaml from the handlers
+	cargo run --release --quiet --package control-plane --example openapi >openapi/sandpiper.yaml.new
+	mv openapi/sandpiper.yaml.new openapi/sandpiper.yaml
 
 bench: setup build ## Measure this machine: boot and exec, against its own limits
 	@scripts/bench.sh $(SANDPIPER)

@@ -34,6 +34,7 @@ templates() { "$sandpiper" template build --data-dir "$SANDPIPER_TEST_TEMPLATES"
 
 group 'packages' scripts/setup.sh test
 group 'test runner' install_nextest
+group 'test tools' scripts/test-tools.sh
 group 'build' cargo build --release --locked --workspace --all-targets
 group 'format and lints' style
 group 'units' nextest -E 'not binary(e2e)'

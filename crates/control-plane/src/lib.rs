@@ -15,6 +15,7 @@ mod starting;
 mod store;
 mod store_url;
 
+pub use api::openapi_yaml;
 pub use config::{Config, HostAgentAddress, Limits};
 pub use keys::Keys;
 pub use server::{ControlPlane, RunError};

@@ -13,12 +13,16 @@ use super::Api;
 use super::error::ApiError;
 use crate::store::Admission;
 
-/// What load balancers and monitors ask, who have no key. It tells nothing of any sandbox.
-const OPEN: [&str; 1] = ["/health"];
+/// What load balancers and monitors ask, who have no key, and what the API is. None of it tells of any sandbox.
+const OPEN: [&str; 4] = ["/health", "/docs", "/openapi.json", "/openapi.yaml"];
+
+fn is_open(path: &str) -> bool {
+    OPEN.contains(&path) || path.starts_with("/docs/")
+}
 
 /// The middleware: who it is stands in the request's extensions afterwards.
 pub async fn authenticate(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
-    if !OPEN.contains(&request.uri().path()) {
+    if !is_open(request.uri().path()) {
         match admit(&api, request.headers()).await {
             Ok(owner) => drop(request.extensions_mut().insert(owner)),
             Err(error) => return error,

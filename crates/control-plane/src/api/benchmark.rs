@@ -7,22 +7,50 @@ use axum::extract::{Query, State};
 use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
+use serde_json::json;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::error::ApiError;
-use super::request::{Caller, InPath, json};
+use super::openapi::{HostErrors, SandboxIdParam, schema};
+use super::request::{Caller, InPath, json as json_answer};
 
 /// The host agent's limit.
 const MAX_RUNS: u32 = 1000;
 
-#[derive(Serialize)]
+/// How long a program that does nothing took, by the guest's own clock.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BenchmarkResponse)]
 struct Times {
+    /// How often it ran.
     count: u32,
     median_us: u64,
     min_us: u64,
 }
 
-/// `GET /v1/sandboxes/{id}/benchmark`
+struct Count;
+
+impl IntoParams for Count {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let parameter = ParameterBuilder::new()
+            .name("count")
+            .parameter_in(ParameterIn::Query)
+            .description(Some("How often; 0 means the default"))
+            .schema(Some(schema(json!({"type": "integer", "minimum": 0, "maximum": MAX_RUNS, "default": 20}))));
+        vec![parameter.build()]
+    }
+}
+
+/// Measure how long a program takes
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/benchmark",
+    operation_id = "benchmarkSandbox",
+    tag = "commands",
+    params(SandboxIdParam, Count),
+    responses((status = 200, description = "The times", body = Times), HostErrors)
+)]
 pub async fn get(
     State(api): State<Arc<Api>>,
     Caller(owner): Caller,
@@ -33,7 +61,7 @@ pub async fn get(
     let query = query.map_err(|error| ApiError::invalid_request(error.body_text()))?;
     let times = api.host.benchmark_spawn(&id, runs(query.get("count"))?).await?;
     let times = Times { count: times.count, median_us: times.median_us, min_us: times.min_us };
-    Ok(json(StatusCode::OK, &times))
+    Ok(json_answer(StatusCode::OK, &times))
 }
 
 /// 0 leaves the number to the guest.

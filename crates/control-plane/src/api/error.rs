@@ -6,11 +6,32 @@ use axum::response::{IntoResponse, Response};
 use connectrpc::ErrorCode;
 use http::StatusCode;
 use model::{IllegalTransition, Status};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::host::HostError;
 use crate::lifecycle::{ChangeError, CreateError, DeleteError, Interrupted};
 use crate::store::StoreError;
+
+/// What is wrong, for programs and for people.
+#[derive(Serialize, ToSchema)]
+pub struct ErrorDetail<'a> {
+    /// For programs; the list is in docs/api.md.
+    #[schema(example = "not_found")]
+    code: &'a str,
+    /// For people.
+    #[schema(example = "sandbox not found")]
+    message: &'a str,
+}
+
+/// The body of every error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorAnswer<'a> {
+    error: ErrorDetail<'a>,
+    /// The request's id, as in the header `X-Request-Id`.
+    request_id: &'a str,
+}
 
 /// An answer that is an error. Its body is written by [`super::request::identify`], which knows the request's id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +80,8 @@ impl ApiError {
 
     /// The body that a client sees.
     pub fn body(&self, request_id: &str) -> String {
-        let error = json!({"code": self.code, "message": self.message});
-        json!({"error": error, "request_id": request_id}).to_string() + "\n"
+        let error = ErrorDetail { code: self.code, message: &self.message };
+        serde_json::to_string(&ErrorAnswer { error, request_id }).expect("texts are JSON") + "\n"
     }
 
     /// The text for a client of a stream, which has no status to look at.

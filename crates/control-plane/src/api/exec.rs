@@ -11,47 +11,103 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
 
 use super::Api;
 use super::error::ApiError;
-use super::request::{Caller, InPath, json, read_json, without_nul};
+use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
+use super::request::{Caller, InPath, json as json_answer, read_json, whole, without_nul};
 use crate::host::{Collected, Command, HostError, ProcessSpec, RunLimit};
 use crate::store::Sandbox;
 
 const DEFAULT_TIMEOUT: u32 = 30;
 
 /// What to run, as both the collected and the streaming exec are asked for it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ExecRequest {
+    /// The program. No shell is involved.
     #[serde(default)]
+    #[schema(required, min_length = 1, pattern = "^[^\\u0000]+$")]
     cmd: String,
+    #[schema(schema_with = args)]
     args: Option<Vec<String>>,
+    /// Seconds after which it is killed; 0 means the default, -1 none.
+    #[schema(default = 30, minimum = -1, maximum = 2147483647, format = Int64)]
+    #[serde(default, deserialize_with = "whole")]
     timeout_sec: Option<i64>,
+    #[schema(schema_with = envs)]
     envs: Option<HashMap<String, String>>,
+    /// Its directory; the user's home by default.
+    #[schema(pattern = "^[^\\u0000]*$")]
     cwd: Option<String>,
+    /// Whom it runs as; the template's default user by default.
+    #[schema(pattern = "^[^\\u0000:]*$")]
     user: Option<String>,
 }
 
-#[derive(Serialize)]
+fn args() -> RefOr<Schema> {
+    schema(json!({
+        "type": ["array", "null"],
+        "description": "Its arguments",
+        "items": {"type": "string", "pattern": "^[^\\u0000]*$"},
+    }))
+}
+
+fn envs() -> RefOr<Schema> {
+    schema(json!({
+        "type": ["object", "null"],
+        "description": "Added to its environment",
+        "propertyNames": {"type": "string", "pattern": "^[^=\\u0000]+$"},
+        "additionalProperties": {"type": "string", "pattern": "^[^\\u0000]*$"},
+    }))
+}
+
+/// What a command printed and how it ended.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExecResponse)]
 struct ExecAnswer<'a> {
     sandbox_id: &'a str,
     cmd: &'a str,
     stdout: String,
     stderr: String,
+    /// 127: no such program; 126: it cannot be executed; -1: a signal ended it.
     exit_code: i32,
     duration_ms: u64,
+    #[schema(schema_with = encoding)]
     encoding: &'static str,
+    /// Bytes beyond the limit, which are left out.
     #[serde(skip_serializing_if = "is_zero")]
     stdout_omitted: u64,
     #[serde(skip_serializing_if = "is_zero")]
     stderr_omitted: u64,
 }
 
+fn encoding() -> RefOr<Schema> {
+    schema(json!({
+        "type": "string",
+        "enum": ["utf-8", "base64"],
+        "description": "`base64` means that both streams hold binary data",
+    }))
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// `POST /v1/sandboxes/{id}/exec`
+/// Run a command
+///
+/// Collects its output and answers when it ends. An exit code other than 0 is an ordinary 200.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/exec",
+    operation_id = "execCommand",
+    tag = "commands",
+    params(SandboxIdParam),
+    request_body = ExecRequest,
+    responses((status = 200, description = "It has ended", body = ExecAnswer<'_>), JsonErrors, HostErrors)
+)]
 pub async fn exec(
     State(api): State<Arc<Api>>,
     Caller(owner): Caller,
@@ -66,7 +122,7 @@ pub async fn exec(
     let collected = run(&api, &sandbox, spec).await?;
     let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     api.touch(&sandbox).await;
-    Ok(json(StatusCode::OK, &answer(&sandbox, &cmd, &collected, duration_ms)))
+    Ok(json_answer(StatusCode::OK, &answer(&sandbox, &cmd, &collected, duration_ms)))
 }
 
 /// A plain command is one call. One that says as whom, where or in which environment needs the guest's own protocol.

@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use super::Api;
 use super::error::ApiError;
 use super::exec::ExecRequest;
+use super::openapi::{SandboxIdParam, SocketErrors};
 use super::request::{Caller, InPath, parse_json};
 use super::utf8::TextStream;
 use crate::host::{GuestProcess, ProcessEvent};
@@ -42,7 +43,17 @@ struct Frame {
     request: ExecRequest,
 }
 
-/// `GET /v1/sandboxes/{id}/exec/stream`
+/// Run a command with live output
+///
+/// A WebSocket with JSON text frames; docs/api.md has them.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/exec/stream",
+    operation_id = "execStream",
+    tag = "commands",
+    params(SandboxIdParam),
+    responses((status = 101, description = "The frames follow"), SocketErrors)
+)]
 pub async fn exec_stream(
     State(api): State<Arc<Api>>,
     Caller(owner): Caller,

@@ -19,9 +19,11 @@ use serde::Deserialize;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::io::ReaderStream;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::error::ApiError;
+use super::openapi::{FileBytes, HostErrors, JsonErrors, SandboxIdParam, UploadErrors};
 use super::request::{Caller, InPath, read_json, without_nul};
 use crate::host::file_body;
 use crate::store::Sandbox;
@@ -36,13 +38,47 @@ const CHUNKS_UNDER_WAY: usize = 4;
 /// see the answer.
 const DISCARD: Duration = Duration::from_secs(10);
 
-#[derive(Deserialize)]
+/// Which file to read.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ReadFileRequest)]
 struct ReadRequest {
+    /// A relative path starts at the home of the template's default user.
     #[serde(default)]
+    #[schema(required, min_length = 1, max_length = 4096, pattern = "^[^\\u0000]+$")]
     path: String,
 }
 
-/// `POST /v1/sandboxes/{id}/files/read`
+/// A file and where it goes; `path` first lets the file be streamed.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the fields of a form, which is read part by part")]
+struct UploadForm {
+    /// A relative path starts at the home of the template's default user; missing directories are made.
+    #[schema(min_length = 1, max_length = 4096, pattern = "^[^\\u0000]+$")]
+    path: String,
+    /// The file's bytes.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Read a file
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/files/read",
+    operation_id = "downloadFile",
+    tag = "files",
+    params(SandboxIdParam),
+    request_body = ReadRequest,
+    responses(
+        (
+            status = 200,
+            description = "The file's bytes",
+            body = inline(FileBytes),
+            content_type = "application/octet-stream"
+        ),
+        JsonErrors,
+        HostErrors
+    )
+)]
 pub async fn read(
     State(api): State<Arc<Api>>,
     Caller(owner): Caller,
@@ -61,7 +97,16 @@ pub async fn read(
     response.body(Body::new(file.into_body())).map_err(|error| ApiError::invalid_request(error.to_string()))
 }
 
-/// `POST /v1/sandboxes/{id}/files/write`
+/// Write a file
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/files/write",
+    operation_id = "uploadFile",
+    tag = "files",
+    params(SandboxIdParam),
+    request_body(content = inline(UploadForm), content_type = "multipart/form-data"),
+    responses((status = 204, description = "The file is written"), HostErrors, UploadErrors)
+)]
 pub async fn write(
     State(api): State<Arc<Api>>,
     Caller(owner): Caller,

@@ -7,15 +7,18 @@ use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::error::ApiError;
+use super::openapi::HealthErrors;
 use super::request::json;
 
 /// A local database that takes longer is as good as none.
 const DATABASE: Duration = Duration::from_secs(3);
 
-#[derive(Serialize)]
+/// What the server and its host are.
+#[derive(Serialize, ToSchema)]
 struct Health {
     status: &'static str,
     version: &'static str,
@@ -26,7 +29,16 @@ struct Health {
     templates: Vec<String>,
 }
 
-/// `GET /health`: 200 when the store and the host agent answer, else 503 with the one that does not.
+/// Whether the server can do its work
+///
+/// 200 when the store and the host agent answer, else 503 with the one that does not.
+#[utoipa::path(
+    get,
+    path = "/health",
+    operation_id = "getHealth",
+    tag = "server",
+    responses((status = 200, description = "It can", body = Health), HealthErrors)
+)]
 pub async fn get(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let unavailable = |message| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
     match tokio::time::timeout(DATABASE, api.store.ping()).await {

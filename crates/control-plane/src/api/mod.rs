@@ -4,12 +4,14 @@
 
 mod auth;
 mod benchmark;
+mod docs;
 mod error;
 mod exec;
 mod exec_stream;
 mod files;
 mod guard;
 mod health;
+mod openapi;
 mod reconciler;
 mod request;
 mod sandboxes;
@@ -20,13 +22,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
 use http::StatusCode;
 use model::{HostId, OwnerId, SandboxId, Status};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::normalize_path::{NormalizePath, NormalizePathLayer};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::config::Limits;
 use crate::host::HostAgent;
@@ -56,22 +60,44 @@ pub struct Api {
     pub shutdown: CancellationToken,
 }
 
+/// Every route with its documentation, in the order of the document.
+fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::skeleton())
+        .routes(routes!(sandboxes::create, sandboxes::list))
+        .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(sandboxes::pause))
+        .routes(routes!(sandboxes::resume))
+        .routes(routes!(exec::exec))
+        .routes(routes!(exec_stream::exec_stream))
+        .routes(routes!(files::write))
+        .routes(routes!(files::read))
+        .routes(routes!(benchmark::get))
+        .routes(routes!(reconciler::get))
+        .routes(routes!(health::get))
+}
+
+/// The OpenAPI document of every route.
+pub fn document() -> OpenApi {
+    openapi::complete(routes().into_openapi())
+}
+
+/// The same as YAML: what is served, and what `openapi/sandpiper.yaml` is made from.
+pub fn openapi_yaml() -> String {
+    document().to_yaml().expect("the document is YAML")
+}
+
+/// The answer where there is nothing.
+async fn nowhere() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
 /// The whole API as a service. A trailing slash never matters.
 pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
-    let one = "/v1/sandboxes/{id}";
-    let router = Router::new()
-        .route("/health", get(health::get))
-        .route("/v1/reconciler", get(reconciler::get))
-        .route("/v1/sandboxes", post(sandboxes::create).get(sandboxes::list))
-        .route(one, get(sandboxes::get).delete(sandboxes::delete))
-        .route(&format!("{one}/pause"), post(sandboxes::pause))
-        .route(&format!("{one}/resume"), post(sandboxes::resume))
-        .route(&format!("{one}/benchmark"), get(benchmark::get))
-        .route(&format!("{one}/exec"), post(exec::exec))
-        .route(&format!("{one}/exec/stream"), get(exec_stream::exec_stream))
-        .route(&format!("{one}/files/write"), post(files::write))
-        .route(&format!("{one}/files/read"), post(files::read))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "404 page not found\n") })
+    let (router, _) = routes().split_for_parts();
+    let router = router
+        .merge(openapi::routes())
+        .merge(docs::routes())
+        .fallback(nowhere)
         // Each handler has a limit of its own.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(api.clone(), auth::authenticate))

@@ -11,9 +11,9 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use model::{OwnerId, SandboxId};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Number, Value};
 
 use super::error::ApiError;
 
@@ -95,6 +95,16 @@ pub fn parse_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, ApiError> {
         let reason: String = error.to_string().chars().take(200).collect();
         ApiError::invalid_request(format!("invalid JSON body: {reason}"))
     })
+}
+
+/// A whole number, also when it is written as `2.0`: many programs know only one kind of number.
+pub fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    /// Below this a float has every whole number.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let Some(number) = Option::<Number>::deserialize(deserializer)? else { return Ok(None) };
+    let float = || number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < EXACT);
+    let whole = number.as_i64().or_else(|| float().map(|float| float as i64));
+    whole.map(Some).ok_or_else(|| D::Error::custom(format!("expected a whole number, got {number}")))
 }
 
 /// No program, argument, path or variable of Unix can hold a NUL.

@@ -82,6 +82,19 @@ async fn bad_bodies_are_400_whatever_their_content_type() {
 }
 
 #[tokio::test]
+async fn whole_numbers_may_be_written_as_floats() {
+    let server = Fixture::start().await;
+    let body = r#"{"vcpus":2.0,"memory_mb":1024.0,"disk_mb":0.0,"timeout_sec":6e1}"#;
+    let request = server.http.post(server.url("/v1/sandboxes")).body(body);
+    let (status, sandbox) = answer(request.send().await.unwrap()).await;
+    assert_eq!(status, 201, "{sandbox}");
+    assert_eq!(
+        (&sandbox["vcpus"], &sandbox["memory_mb"], &sandbox["timeout_sec"]),
+        (&json!(2), &json!(1024), &json!(60))
+    );
+}
+
+#[tokio::test]
 async fn a_body_that_is_no_utf8_is_400_and_one_that_is_too_large_413() {
     let server = Fixture::start().await;
     let id = server.create().await;

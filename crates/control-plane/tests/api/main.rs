@@ -4,6 +4,7 @@
 #![allow(refining_impl_trait_internal, refining_impl_trait_reachable)]
 
 mod bad_input;
+mod bad_input_table;
 mod database;
 mod exec;
 mod exec_stream;
@@ -13,6 +14,8 @@ mod files;
 mod fixture;
 mod keys;
 mod lifecycle;
+mod openapi;
 mod reconciler;
 mod restart;
+mod schemathesis;
 mod status_mapping;

@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod browser;
 mod command_line;
 mod database;
+mod docs_page;
 mod guest;
 mod jail;
 mod lifecycle;
@@ -12,6 +14,7 @@ mod network;
 mod refusals;
 mod restart;
 mod rpc;
+mod schemathesis;
 
 use std::ffi::OsString;
 use std::path::Path;

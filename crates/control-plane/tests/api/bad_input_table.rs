@@ -1,0 +1,99 @@
+//! Bad input for every operation of the OpenAPI document: a route that is added is tested without a line here.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, answer, code};
+use crate::openapi::operations;
+
+/// The schema that a reference leads to, or the schema itself.
+fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
+    schema["$ref"].as_str().map_or(schema, |reference| document.pointer(&reference[1..]).unwrap())
+}
+
+/// Operations with a JSON body: path and the schema of the body.
+fn with_json_body(document: &Value) -> Vec<(String, Value)> {
+    let body = |operation: &Value| {
+        let schema = operation.pointer("/requestBody/content/application~1json/schema")?;
+        Some(resolved(document, schema).clone())
+    };
+    let found: Vec<_> =
+        operations(document).into_iter().filter_map(|(_, path, operation)| Some((path, body(&operation)?))).collect();
+    assert!(found.len() >= 3, "the bodies were not found");
+    found
+}
+
+/// Values that no schema with this type takes.
+fn of_another_type(schema: &Value) -> Vec<Value> {
+    let text = schema.to_string();
+    let all = [("integer", json!(7)), ("string", json!("x")), ("array", json!(["x"])), ("object", json!({"x": "y"}))];
+    let others = all.into_iter().filter(|(kind, _)| !text.contains(&format!("\"{kind}\""))).map(|(_, value)| value);
+    others.chain([json!(true), json!(1.5)]).collect()
+}
+
+#[tokio::test]
+async fn every_member_of_every_body_has_its_type() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let (_, document) = server.get("/openapi.json").await;
+    for (path, schema) in with_json_body(&document) {
+        let path = path.replace("{id}", &id);
+        for (member, rule) in schema["properties"].as_object().unwrap() {
+            let bad = of_another_type(rule);
+            assert!(bad.len() >= 4, "{path} {member}");
+            for value in bad {
+                let body = json!({"cmd": "echo", "path": "/x", member: value});
+                let (status, answered) = server.post(&path, body.clone()).await;
+                assert_eq!((status.as_u16(), code(&answered)), (400, "invalid_request"), "{path} {body}");
+            }
+        }
+        for required in schema["required"].as_array().into_iter().flatten() {
+            let (status, answered) = server.post(&path, json!({})).await;
+            assert_eq!((status.as_u16(), code(&answered)), (400, "invalid_request"), "{path} without {required}");
+        }
+        for body in [&b""[..], b"{", b"[]", b"null", b"\xff", b"{\"x\":\"\xff\"}", b"{}{}", b"\0"] {
+            let request = server.http.post(server.url(&path)).body(body);
+            let (status, answered) = answer(request.send().await.unwrap()).await;
+            assert_eq!((status.as_u16(), code(&answered)), (400, "invalid_request"), "{path} {body:?}");
+        }
+        let request = server.http.post(server.url(&path)).body(vec![b' '; 3 << 20]);
+        let (status, answered) = answer(request.send().await.unwrap()).await;
+        assert_eq!((status.as_u16(), code(&answered)), (413, "too_large"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_operation_on_a_sandbox_knows_no_sandbox_by_a_strange_id() {
+    let server = Fixture::start().await;
+    let (_, document) = server.get("/openapi.json").await;
+    let long = "a".repeat(5000);
+    let mut tried = 0;
+    for (method, path, _) in operations(&document).into_iter().filter(|(_, path, _)| path.contains("{id}")) {
+        for id in ["sbnone", "..%2f..%2fetc", "%00", "%ff", "a%20b", "SB", "-", "'%20or%201=1--", "%0d%0a", &long] {
+            let method: Method = method.parse().unwrap();
+            let (status, answered) = server.send(method.clone(), &path.replace("{id}", id), Some(json!({}))).await;
+            assert_eq!((status.as_u16(), code(&answered)), (404, "not_found"), "{method} {path} {id:.50}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 90, "{tried}");
+}
+
+#[tokio::test]
+async fn every_operation_on_a_deleted_sandbox_is_refused_unless_it_only_looks_or_deletes() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    server.delete(&id).await;
+    let (_, document) = server.get("/openapi.json").await;
+    for (method, path, operation) in operations(&document).into_iter().filter(|(_, path, _)| path.contains("{id}")) {
+        let expected = match operation["operationId"].as_str().unwrap() {
+            "getSandbox" => 200,
+            "destroySandbox" => 204,
+            _ => 409,
+        };
+        let body = json!({"cmd": "echo", "path": "/x"});
+        let (status, _) = server.send(method.parse().unwrap(), &path.replace("{id}", &id), Some(body)).await;
+        assert_eq!(status.as_u16(), expected, "{method} {path}");
+        assert!(operation["responses"][expected.to_string()].is_object(), "{method} {path} {expected} is documented");
+    }
+}
