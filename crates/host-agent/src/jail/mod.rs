@@ -106,7 +106,8 @@ impl Jail {
             .map_err(failed(format!("write {}", self.identity_file.display())))
             .and_then(|()| release(channel));
         if let Err(error) = started {
-            tokio::spawn(async move { process.kill().await });
+            // Whoever hears of the error may rely on it that no process is left.
+            tokio::runtime::Handle::current().block_on(process.kill());
             return Err(error);
         }
         Ok(process)
@@ -156,4 +157,59 @@ fn record(file: &Path, identity: ProcessIdentity) -> io::Result<()> {
     let mut text = serde_json::to_vec(&identity)?;
     text.push(b'\n');
     crate::files::write_durably(file, &text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program() -> Program {
+        Program {
+            root: PathBuf::from("/"),
+            path: PathBuf::from("/bin/true"),
+            arguments: Vec::new(),
+            binds: Vec::new(),
+            devices: Vec::new(),
+            descriptors: Vec::new(),
+            stderr: std::fs::File::open("/dev/null").unwrap().into(),
+        }
+    }
+
+    fn send(channel: &OwnedFd, report: &Report) {
+        let message = serde_json::to_vec(report).unwrap();
+        rustix::net::send(channel, &message, SendFlags::NOSIGNAL).unwrap();
+    }
+
+    /// Lets a launch speak with a helper that has forked a process and then ends the conversation with `last`, if the
+    /// conversation comes that far. Returns the launch's error and the process.
+    async fn launch(identity_file: PathBuf, last: Report) -> (LaunchError, ProcessIdentity) {
+        #[allow(clippy::zombie_processes, reason = "the launch reaps it")]
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let identity = ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let (ours, theirs) = channel().unwrap();
+        send(&theirs, &Report::Forked { pid: identity.pid });
+        send(&theirs, &last);
+        let jail = Jail { uid: 65_534, identity_file };
+        let result = tokio::task::spawn_blocking(move || jail.converse(&ours, program())).await.unwrap();
+        drop(theirs);
+        (result.expect_err("it cannot have started"), identity)
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_identity_cannot_be_written_is_gone_when_the_error_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let nowhere = directory.path().join("absent").join("vmm.json");
+        let (error, identity) = launch(nowhere, Report::Failed { step: "unread".to_owned(), error: 0 }).await;
+        assert!(error.step.starts_with("write "), "{error:?}");
+        assert!(ProcessIdentity::of(identity.pid).is_err(), "the process is gone, and reaped");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_fails_before_its_program_runs_is_gone_when_the_error_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let failed = Report::Failed { step: "enter the jail".to_owned(), error: 1 };
+        let (error, identity) = launch(directory.path().join("vmm.json"), failed).await;
+        assert_eq!(error.step, "enter the jail");
+        assert!(ProcessIdentity::of(identity.pid).is_err(), "the process is gone, and reaped");
+    }
 }

@@ -114,6 +114,9 @@ pub enum DestroyError {
     /// There is none of that id.
     #[error("sandbox not found: {0}")]
     NotFound(SandboxId),
+    /// Its owner task broke down while it removed the sandbox.
+    #[error("removing sandbox {0} broke down; the host agent's log says how, and its next start removes what is left")]
+    Abandoned(SandboxId),
     /// A part could not be removed; deleting again tries again.
     #[error("the sandbox's {part} could not be removed; delete it again to try again")]
     Left {

@@ -151,13 +151,16 @@ impl Sandboxes {
 
     /// Removes a sandbox, whatever it is doing, and returns when nothing of it is left.
     pub async fn destroy(&self, id: &SandboxId) -> Result<(), DestroyError> {
-        let handle = self.handle(id).ok_or_else(|| DestroyError::NotFound(id.clone()))?;
+        let mut handle = self.handle(id).ok_or_else(|| DestroyError::NotFound(id.clone()))?;
         let (sender, receiver) = oneshot::channel();
-        if handle.commands.send(Command::Destroy(sender)).await.is_err() {
-            // The owner task has ended between the two: everything is gone.
-            return Ok(());
+        if handle.commands.send(Command::Destroy(sender)).await.is_ok()
+            && let Ok(result) = receiver.await
+        {
+            return result;
         }
-        receiver.await.unwrap_or(Ok(()))
+        // The owner task takes no commands any more: it is about to say that all is gone, unless it broke down.
+        let said = handle.view.wait_for(|view| view.status == Status::Stopped || view.failure.is_some()).await;
+        said.map(drop).map_err(|_| DestroyError::Abandoned(id.clone()))
     }
 
     /// Stops a running sandbox's vCPUs.

@@ -1,9 +1,11 @@
 //! The owner task: the only code that changes a sandbox's state. It makes the sandbox, then takes commands one at a
 //! time, watches the virtual machine and the clock, and ends when nothing of the sandbox is left.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt;
 use model::{Event, Lifetime, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -69,8 +71,21 @@ enum Ending {
 }
 
 impl Owner {
-    /// The whole life of the sandbox, up to when nothing of it is left.
+    /// The whole life of the sandbox, up to when nothing of it is left. A defect of ours that panics ends the life, not
+    /// the ownership: what the sandbox has is still removed by its owner.
     pub async fn run(mut self) -> Farewell {
+        let waiting = match AssertUnwindSafe(self.live()).catch_unwind().await {
+            Ok(waiting) => waiting,
+            Err(_) => {
+                tracing::error!(sandbox = %self.spec.id, "the owner task panicked; its sandbox is given up");
+                self.mourn().await.into_iter().collect()
+            }
+        };
+        self.delete(waiting).await
+    }
+
+    /// From the create to when it is to be removed. Returns those who wait for that.
+    async fn live(&mut self) -> Vec<DestroyReply> {
         let mut waiting = self.create().await;
         if self.status() == Status::Running {
             match self.serve().await {
@@ -78,7 +93,7 @@ impl Owner {
                 Ending::Lost => waiting.extend(self.mourn().await),
             }
         }
-        self.delete(waiting).await
+        waiting
     }
 
     /// Makes the sandbox while commands are heard: a delete cancels. Returns those who wait for the deletion.
@@ -186,10 +201,11 @@ impl Owner {
         Ok(())
     }
 
-    /// The virtual machine ended on its own: gives back what it held and stays, in error, until someone deletes it.
+    /// Nothing can be done with the sandbox any more: gives back what it held and stays, in error, until someone deletes
+    /// it.
     async fn mourn(&mut self) -> Option<DestroyReply> {
         let last_words = self.parts.vm().map(|vm| vm.last_words()).unwrap_or_default();
-        tracing::warn!(sandbox = %self.spec.id, %last_words, "the virtual machine ended");
+        tracing::warn!(sandbox = %self.spec.id, %last_words, "the sandbox is lost");
         self.publish(Event::Failed);
         if let Err(error) = self.parts.dismantle().await {
             tracing::warn!(sandbox = %self.spec.id, error = &error as &dyn std::error::Error, "something is left");
@@ -286,5 +302,49 @@ async fn at(deadline: Option<Expiry>) {
     match deadline {
         Some(Expiry::NotBefore(instant)) => tokio::time::sleep_until(instant).await,
         _ => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::HostConfig;
+
+    async fn host(data_dir: &std::path::Path) -> Arc<Host> {
+        let config = HostConfig {
+            data_dir: data_dir.to_owned(),
+            accelerator: vmm::AcceleratorMode::Tcg,
+            qemu: None,
+            boot_timeout: Duration::from_secs(30),
+            disk_reserve_mb: 0,
+            uid_base: 2_000_000_000,
+            guest_agent: b"",
+        };
+        Arc::new(Host::open(config).await.unwrap())
+    }
+
+    /// An owner that believes to be running and has no virtual machine: no such thing can be made, so serving panics.
+    async fn defect(data_dir: &std::path::Path) -> (Handle, Owner) {
+        let spec = SandboxSpec {
+            id: model::SandboxId::random(),
+            template: "absent".parse().unwrap(),
+            shape: model::Shape::default(),
+            lifetime: Lifetime::Never,
+        };
+        let (handle, owner) = new(host(data_dir).await, spec);
+        owner.view.send_modify(|view| view.status = Status::Running);
+        (handle, owner)
+    }
+
+    #[tokio::test]
+    async fn a_sandbox_whose_owner_panics_is_in_error_and_can_be_deleted() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut handle, owner) = defect(directory.path()).await;
+        let life = tokio::spawn(owner.run());
+        handle.view.wait_for(|view| view.status == Status::Error).await.unwrap();
+        let (sender, receiver) = oneshot::channel();
+        assert!(handle.commands.send(Command::Destroy(sender)).await.is_ok());
+        life.await.unwrap().say();
+        receiver.await.unwrap().unwrap();
     }
 }

@@ -74,7 +74,7 @@ impl IntoConnect for DestroyError {
     fn code(&self) -> ErrorCode {
         match self {
             DestroyError::NotFound(_) => ErrorCode::NotFound,
-            DestroyError::Left { .. } => ErrorCode::Internal,
+            DestroyError::Left { .. } | DestroyError::Abandoned(_) => ErrorCode::Internal,
         }
     }
 }

@@ -76,6 +76,8 @@ impl Qemu {
         let qmp_listener = listen(&qmp_socket).map_err(prepare("the control socket"))?;
         let console_listener = listen(&console_socket).map_err(prepare("the console socket"))?;
         let (stderr_reader, stderr_writer) = io::pipe().map_err(prepare("the log"))?;
+        let stderr_reader =
+            tokio::net::unix::pipe::Receiver::from_owned_fd(stderr_reader.into()).map_err(prepare("the log"))?;
 
         let (accelerator, bundle) = self.current();
         let program = CommandLine {
@@ -89,9 +91,8 @@ impl Qemu {
         }
         .into_program();
         let process = launcher.launch(program).await?;
-        let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(stderr_reader.into());
         let log = BoundedLog::default();
-        let following = log.follow(reader.map_err(prepare("the log"))?);
+        let following = log.follow(stderr_reader);
         QemuVm::connect(process, &qmp_socket, &console_socket, Stderr { log, following }).await
     }
 }

@@ -56,6 +56,7 @@ impl QemuVm {
             vm.console.follow(stream);
         }
         if let Err(source) = vm.qmp.execute("cont", json!({})).await {
+            vm.process.kill().await;
             return Err(BootError::Refused { last_words: vm.last_words(), source });
         }
         guard.done();
@@ -63,7 +64,8 @@ impl QemuVm {
     }
 }
 
-/// Ends a process unless told that all is well: also when the future that holds it is dropped.
+/// Ends a process when the future that holds it is dropped before it was told that all is well. Where that future comes
+/// to its end itself it must await the end of the process, so that an error means that nothing is left.
 struct KillUnlessDone(Option<VmmProcess>);
 
 impl KillUnlessDone {
@@ -119,5 +121,55 @@ impl Vm for QemuVm {
             (true, false) => stderr,
             (true, true) => "(the guest and its monitor said nothing)".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    use super::*;
+    use crate::ProcessIdentity;
+
+    /// Answers every command of one client, `cont` with a refusal.
+    async fn refuse_to_continue(listener: UnixListener) {
+        listener.set_nonblocking(true).unwrap();
+        let (stream, _) = tokio::net::UnixListener::from_std(listener).unwrap().accept().await.unwrap();
+        let (reader, mut writer) = stream.into_split();
+        writer.write_all(b"{\"QMP\":{}}\n").await.unwrap();
+        let mut lines = BufReader::new(reader).lines();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            let command: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let answer = if command["execute"] == "cont" {
+                json!({"id": command["id"], "error": {"class": "GenericError", "desc": "the disk is gone"}})
+            } else {
+                json!({"id": command["id"], "return": {}})
+            };
+            writer.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_will_not_run_its_guest_is_gone_when_the_error_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("qmp.sock");
+        tokio::spawn(refuse_to_continue(UnixListener::bind(&socket).unwrap()));
+        #[allow(clippy::zombie_processes, reason = "VmmProcess reaps it")]
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let identity = ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let process = VmmProcess::open(identity).unwrap();
+        let stderr = Stderr { log: BoundedLog::default(), following: tokio::spawn(async {}) };
+
+        let console = directory.path().join("console.sock");
+        let result = QemuVm::connect(process, &socket, &console, stderr).await;
+
+        let error = result.err().expect("the monitor refused");
+        assert!(
+            matches!(&error, BootError::Refused { source: VmError::Refused { command: "cont", .. }, .. }),
+            "{error:?}"
+        );
+        assert!(ProcessIdentity::of(identity.pid).is_err(), "the process is gone, and reaped");
     }
 }
