@@ -18,6 +18,7 @@ use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tracing::Instrument;
 
 use super::Api;
 use super::error::ApiError;
@@ -64,10 +65,10 @@ pub async fn exec_stream(
     let upgrade = upgrade.map_err(|error| ApiError::invalid_request(format!("a WebSocket is needed here: {error}")))?;
     let limit = api.limits.json_body;
     let tasks = api.tasks.clone();
-    Ok(upgrade
-        .max_message_size(limit)
-        .max_frame_size(limit)
-        .on_upgrade(move |socket| tasks.track_future(async move { serve(&api, &sandbox, socket).await })))
+    let span = tracing::Span::current();
+    Ok(upgrade.max_message_size(limit).max_frame_size(limit).on_upgrade(move |socket| {
+        tasks.track_future(async move { serve(&api, &sandbox, socket).await }).instrument(span)
+    }))
 }
 
 async fn serve(api: &Api, sandbox: &Sandbox, socket: WebSocket) {
@@ -133,7 +134,7 @@ async fn follow(api: &Api, process: &mut GuestProcess, output: &mut Output, inco
             Stop::Asked => {}
             Stop::Closed => return Ended::Gone,
         },
-        () = api.shutdown.cancelled() => return server_ends(),
+        () = api.over.cancelled() => return server_ends(),
     }
     if let Err(error) = process.kill().await {
         return error_frame(error);

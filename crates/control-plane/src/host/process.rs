@@ -13,8 +13,10 @@ use model::SandboxId;
 use proto::process as pb;
 use proto::process::__buffa::oneof;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::{Collected, HostAgent, HostError, RunLimit, StreamClient};
+use crate::metrics::{ExecEnd, FollowedExec};
 
 /// A guest's messages are its output in chunks of some KiB.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -75,6 +77,8 @@ struct Running {
     client: Client,
     events: Events,
     pid: Option<u32>,
+    /// Counts its end.
+    counted: FollowedExec,
 }
 
 impl HostAgent {
@@ -103,8 +107,17 @@ impl HostAgent {
             ..Default::default()
         };
         let request = pb::StartRequest { process: config.into(), stdin: Some(false), ..Default::default() };
-        let events = client.start_with_options(request, options).await.map_err(from_guest)?;
-        Ok(GuestProcess { running: Some(Running { client, events, pid: None }), tasks: tasks.clone() })
+        let mut counted = self.metrics.follow_exec();
+        match client.start_with_options(request, options).await.map_err(from_guest) {
+            Ok(events) => {
+                let running = Running { client, events, pid: None, counted };
+                Ok(GuestProcess { running: Some(running), tasks: tasks.clone() })
+            }
+            Err(error) => {
+                counted.ends(ExecEnd::Error(error.reason()));
+                Err(error)
+            }
+        }
     }
 }
 
@@ -112,8 +125,17 @@ impl GuestProcess {
     /// The next event, or `None` after the end. May be cancelled and called again.
     pub async fn next(&mut self) -> Result<Option<ProcessEvent>, HostError> {
         let Some(running) = &mut self.running else { return Ok(None) };
-        let event = running.next().await?;
-        if matches!(event, None | Some(ProcessEvent::Exited { .. })) {
+        let event = running.next().await.inspect_err(|error| {
+            let end = if error.is_timeout() { ExecEnd::TimedOut } else { ExecEnd::Error(error.reason()) };
+            running.counted.ends(end);
+        })?;
+        let end = match &event {
+            None => Some(ExecEnd::Error("lost")),
+            Some(ProcessEvent::Exited { code, .. }) => Some(ExecEnd::exited(*code)),
+            Some(_) => None,
+        };
+        if let Some(end) = end {
+            running.counted.ends(end);
             self.running = None;
         }
         event.map(Some).ok_or_else(|| HostError::answered(ErrorCode::Internal, "the guest does not say how it ended"))
@@ -130,36 +152,47 @@ impl GuestProcess {
     /// Waits for the end and keeps up to `limit` bytes of each stream.
     pub async fn collect(mut self, limit: usize) -> Result<Collected, HostError> {
         let (mut stdout, mut stderr) = (Kept::new(limit), Kept::new(limit));
+        let mut end = Collected::default();
         loop {
-            match self.next().await? {
+            let event = match self.next().await {
+                Err(error) if error.is_timeout() => {
+                    end.timed_out = true;
+                    break;
+                }
+                other => other?,
+            };
+            match event {
                 Some(ProcessEvent::Stdout(bytes)) => stdout.add(&bytes),
                 Some(ProcessEvent::Stderr(bytes)) => stderr.add(&bytes),
                 Some(ProcessEvent::Started { .. }) => {}
                 Some(ProcessEvent::Exited { code, .. }) => {
-                    return Ok(Collected {
-                        stdout: stdout.bytes.into(),
-                        stderr: stderr.bytes.into(),
-                        stdout_omitted: stdout.omitted,
-                        stderr_omitted: stderr.omitted,
-                        exit_code: code,
-                    });
+                    end.exit_code = code;
+                    break;
                 }
                 None => return Err(HostError::answered(ErrorCode::Internal, "the guest ended twice")),
             }
         }
+        Ok(Collected {
+            stdout: stdout.bytes.into(),
+            stderr: stderr.bytes.into(),
+            stdout_omitted: stdout.omitted,
+            stderr_omitted: stderr.omitted,
+            ..end
+        })
     }
 }
 
 impl Drop for GuestProcess {
     fn drop(&mut self) {
         let Some(mut running) = self.running.take() else { return };
-        self.tasks.spawn(async move {
+        let kill = async move {
             if let Err(error) = running.kill().await
                 && !error.is_not_found()
             {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a process of a client that left may run on");
             }
-        });
+        };
+        self.tasks.spawn(kill.in_current_span());
     }
 }
 

@@ -1,40 +1,19 @@
 //! Creating a sandbox.
 
-use model::{Event, IllegalTransition, transition};
+use model::{Event, transition};
 
-use super::{Interrupted, Lifecycle};
+use super::{Lifecycle, LifecycleError};
 use crate::host::HostError;
-use crate::store::{Change, NewSandbox, Sandbox, StoreError};
-
-/// A sandbox that was not created.
-#[derive(Debug, thiserror::Error)]
-pub enum CreateError {
-    /// The host agent turned it down or failed. A refusal, or a guest that did not answer in time, leaves no record;
-    /// any other failure leaves one in `error`.
-    #[error("the host agent did not create the sandbox")]
-    Host(#[source] HostError),
-    /// Somebody deleted it in the meantime.
-    #[error("the sandbox was deleted while it was being created")]
-    Deleted,
-    /// Its record could not be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A pending sandbox that cannot become what it must: a fault of ours.
-    #[error(transparent)]
-    Illegal(#[from] IllegalTransition),
-    /// The work was cut short.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
-}
+use crate::store::{Change, NewSandbox, Sandbox};
 
 impl Lifecycle {
     /// Records the sandbox, has it booted, and answers when its guest agent does.
-    pub async fn create(&self, new: NewSandbox) -> Result<Sandbox, CreateError> {
+    pub async fn create(&self, new: NewSandbox) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached(async move { this.create_now(new).await }).await
+        self.detached("create", async move { this.create_now(new).await }).await
     }
 
-    async fn create_now(&self, new: NewSandbox) -> Result<Sandbox, CreateError> {
+    async fn create_now(&self, new: NewSandbox) -> Result<Sandbox, LifecycleError> {
         let pending = self.store.insert(&new).await?;
         transition(pending.status, Event::Ready)?;
         match self.host.create(&pending).await {
@@ -43,14 +22,14 @@ impl Lifecycle {
         }
     }
 
-    async fn created(&self, pending: Sandbox, host_ip: String) -> Result<Sandbox, CreateError> {
+    async fn created(&self, pending: Sandbox, host_ip: String) -> Result<Sandbox, LifecycleError> {
         let running = self.store.update(&pending, Change::running().with_host_ip(host_ip)).await;
         match running {
             Ok(Some(running)) => Ok(running),
             Ok(None) => {
                 // The delete may have reached the host before the sandbox was there.
                 self.clean_up(&pending).await;
-                Err(CreateError::Deleted)
+                Err(LifecycleError::Deleted)
             }
             Err(error) => {
                 self.nudge.notify_one();
@@ -61,7 +40,7 @@ impl Lifecycle {
     }
 
     /// Settles the record of a sandbox that the host did not make, and returns what to tell the caller.
-    async fn not_created(&self, pending: Sandbox, error: HostError) -> Result<CreateError, CreateError> {
+    async fn not_created(&self, pending: Sandbox, error: HostError) -> Result<LifecycleError, LifecycleError> {
         // Without an answer, or after a late one, the sandbox may be there all the same.
         if !error.is_refusal() {
             self.nudge.notify_one();
@@ -73,6 +52,6 @@ impl Lifecycle {
             let failed = transition(pending.status, Event::Failed)?;
             self.store.update(&pending, Change::because(failed, error.to_string())).await?.is_some()
         };
-        Ok(if settled { CreateError::Host(error) } else { CreateError::Deleted })
+        Ok(if settled { LifecycleError::Host(error) } else { LifecycleError::Deleted })
     }
 }
