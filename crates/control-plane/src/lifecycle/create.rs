@@ -15,6 +15,8 @@ impl Lifecycle {
 
     async fn create_now(&self, new: NewSandbox) -> Result<Sandbox, LifecycleError> {
         let pending = self.store.insert(&new).await?;
+        // From here on the log of the host, which knows no requests, speaks of the sandbox.
+        tracing::info!(sandbox = %pending.id, template = %pending.template, "creating");
         transition(pending.status, Event::Ready)?;
         match self.host.create(&pending).await {
             Ok(host_ip) => self.created(pending, host_ip).await,
