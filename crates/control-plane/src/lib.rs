@@ -14,6 +14,7 @@ mod server;
 mod starting;
 mod store;
 mod store_url;
+mod tls;
 
 pub use api::openapi_yaml;
 pub use config::{Config, HostAgentAddress, Limits};
@@ -22,3 +23,4 @@ pub use server::{ControlPlane, RunError};
 pub use starting::Starting;
 pub use store::{ApiKey, OpenError, StoreError};
 pub use store_url::{InvalidStoreUrl, PostgresUrl, StoreUrl};
+pub use tls::{Tls, TlsError};

@@ -9,7 +9,7 @@ use host_agent::HostConfig;
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
-use super::{DatabaseArgs, ReconcileArgs};
+use super::{DatabaseArgs, HostListen, ReconcileArgs, TlsArgs};
 
 /// What the end of the server does to its sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,9 +34,11 @@ pub struct UpArgs {
 /// `sandpiper host-agent`.
 #[derive(Debug, Clone, Args)]
 pub struct HostAgentArgs {
-    /// Address to serve the control plane at; without TLS only loopback
+    /// Address, or unix:PATH, to serve the control plane at; without TLS only loopback
     #[arg(long = "listen", env = "SANDPIPER_HOST_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:50051")]
-    pub listen: SocketAddr,
+    pub listen: HostListen,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[command(flatten)]
     pub host: HostArgs,
 }
@@ -53,9 +55,11 @@ pub struct ControlPlaneArgs {
     /// Directory for the database
     #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = crate::cli::DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
-    /// Address of the host agent
+    /// The host agent: https://HOST:PORT, http:// on loopback, or unix:PATH
     #[arg(long, env = "SANDPIPER_HOST_AGENT", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     pub host_agent: String,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// How the REST API is offered.

@@ -7,17 +7,17 @@ use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl};
 use tokio_util::sync::CancellationToken;
 
 use super::{ControlPlaneArgs, ReconcileArgs, listen};
+use crate::cli::Signals;
 use crate::cli::output;
-use crate::cli::{BadConfig, Signals};
 
 /// Runs the control plane until a signal.
 pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let host_agent = args.host_agent.parse().context("--host-agent is no address").context(BadConfig)?;
+    let host_agent = args.tls.address(&args.host_agent)?;
     let store = args.database.store(&args.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
-    let plane = open(store, HostAgentAddress::Http(host_agent), &args.reconcile).await?;
+    let plane = open(store, host_agent, &args.reconcile).await?;
     let shutdown = CancellationToken::new();
     output::note(format_args!("the control plane is ready at http://{address}"));
     let running = plane.run(listener, shutdown.clone());

@@ -7,6 +7,7 @@ mod database;
 mod host_agent;
 mod listen;
 mod reconcile;
+mod tls;
 mod up;
 
 pub use args::{ApiArgs, ControlPlaneArgs, HostAgentArgs, HostArgs, UpArgs};
@@ -14,4 +15,5 @@ pub use control_plane::control_plane;
 pub use database::DatabaseArgs;
 pub use host_agent::host_agent;
 pub use reconcile::ReconcileArgs;
+pub use tls::{HostListen, TlsArgs};
 pub use up::up;
