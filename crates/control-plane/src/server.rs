@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
 use crate::reconcile::{Memory, Reconciler, Report};
-use crate::store::{OpenError, Store};
+use crate::store::{OpenError, Others, Seat, Store};
 
 /// The one host's name in the records, as the seed has it.
 const HOST: &str = "default";
@@ -35,6 +35,7 @@ pub struct ControlPlane {
     host: HostAgent,
     lifecycle: Lifecycle,
     reconciler: Reconciler,
+    seat: Seat,
     nudge: Arc<Notify>,
     tasks: TaskTracker,
     host_id: HostId,
@@ -63,13 +64,15 @@ impl ControlPlane {
         // Before anything else: what is younger than this is our own work.
         let since = Timestamp::now();
         let store = Store::open(&config.store).await?;
+        let (mut seat, others) = Seat::take(&config.store).await?;
         let host = HostAgent::new(&config.host_agent);
         let tasks = TaskTracker::new();
         let nudge = Arc::new(Notify::new());
         let lifecycle = Lifecycle::new(store.clone(), host.clone(), tasks.clone(), nudge.clone());
         let host_id: HostId = HOST.parse().expect("the constant is a host id");
         let patience = Patience {
-            started: since,
+            // What others began, they may be working on.
+            started: if others == Others::None { since } else { Timestamp::MIN },
             transient: GIVEN_UP,
             orphan: config.orphan_grace,
             silence: config.missing_after,
@@ -83,8 +86,8 @@ impl ControlPlane {
             report: watch::Sender::new(Report::default()),
             memory: Memory { heard: since, unclaimed: Default::default() },
         };
-        reconciler.pass().await;
-        Ok(Self { config, store, host, lifecycle, reconciler, nudge, tasks, host_id })
+        reconciler.turn(&mut seat).await;
+        Ok(Self { config, store, host, lifecycle, reconciler, seat, nudge, tasks, host_id })
     }
 
     /// Serves until `shutdown` is cancelled, then lets requests and lifecycle work end within the configured time.
@@ -107,7 +110,7 @@ impl ControlPlane {
         });
         let serve = axum::serve(listener, ServiceExt::<Request>::into_make_service(service))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let watch = tokio::spawn(self.reconciler.watch(self.config.reconcile_interval, self.nudge));
+        let watch = tokio::spawn(self.reconciler.watch(self.seat, self.config.reconcile_interval, self.nudge));
         let drained = async {
             let served = serve.await;
             self.tasks.close();

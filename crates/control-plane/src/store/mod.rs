@@ -10,6 +10,7 @@ mod open;
 mod postgres;
 mod record;
 mod sandboxes;
+mod seat;
 mod sqlite;
 #[cfg(test)]
 mod testing;
@@ -21,6 +22,7 @@ pub use keys::{Admission, ApiKey};
 pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
+pub use seat::{Others, Seat};
 
 /// A handle on the records; cheap to clone.
 #[derive(Debug, Clone)]

@@ -18,4 +18,5 @@ mod openapi;
 mod reconciler;
 mod restart;
 mod schemathesis;
+mod several;
 mod status_mapping;
