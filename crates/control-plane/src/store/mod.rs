@@ -11,6 +11,7 @@ mod postgres;
 mod record;
 mod sandboxes;
 mod seat;
+mod simulated;
 mod sqlite;
 #[cfg(test)]
 mod testing;
