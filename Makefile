@@ -6,10 +6,10 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: help setup build demo test check fmt openapi bench deny clean
+.PHONY: help setup build demo test check fmt openapi bench bench-control-plane deny clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the packages that Sandpiper needs to run
 	@scripts/setup.sh run
@@ -36,6 +36,10 @@ openapi: ## Write openapi/sandpiper.yaml from the handlers
 
 bench: setup build ## Measure this machine: boot and exec, against its own limits
 	@scripts/bench.sh $(SANDPIPER)
+
+bench-control-plane: build ## Measure the control plane alone, on SQLite and on PostgreSQL
+	@scripts/setup.sh test
+	@scripts/bench-control-plane.sh $(SANDPIPER)
 
 deny: ## Check dependencies' licences and sources
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny

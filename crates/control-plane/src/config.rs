@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::store_url::StoreUrl;
+use crate::tls::Tls;
 
 /// Everything that a control plane needs to know.
 #[derive(Debug, Clone)]
@@ -33,8 +34,10 @@ pub struct Config {
 pub enum HostAgentAddress {
     /// A unix socket on this machine.
     Unix(PathBuf),
-    /// `http://host:port`.
+    /// `http://host:port`, on this machine.
     Http(http::Uri),
+    /// `https://host:port`, and what the two show each other.
+    Https(http::Uri, Tls),
 }
 
 /// How long clients may take for their part.

@@ -13,14 +13,18 @@ mod listen;
 mod metrics;
 mod reconcile;
 mod server;
+mod simulation;
 mod starting;
 mod store;
 mod store_url;
+mod tls;
 
 pub use api::openapi_yaml;
 pub use config::{Config, HostAgentAddress, Limits, Patience};
 pub use keys::Keys;
 pub use server::{ControlPlane, RunError};
+pub use simulation::{Passes, SimulatedHost, Simulation, SimulationError};
 pub use starting::Starting;
 pub use store::{ApiKey, OpenError, StoreError};
 pub use store_url::{InvalidStoreUrl, PostgresUrl, StoreUrl};
+pub use tls::{Tls, TlsError};

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::host::{HostAgent, HostError, HostSandbox};
 use crate::lifecycle::{Lifecycle, LifecycleError};
-use crate::store::{Change, Sandbox, Store, StoreError};
+use crate::store::{Change, Sandbox, Seat, Store, StoreError};
 
 /// How soon a pass that failed is repeated, and how soon one follows a nudge.
 const SOON: Duration = Duration::from_secs(5);
@@ -52,6 +52,8 @@ pub struct Memory {
 /// How reconciling goes.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
+    /// Whether this control plane is the one, of those on one database, that reconciles.
+    pub leads: bool,
     /// Passes since the control plane started.
     pub passes: u64,
     /// Those of them that could not be completed.
@@ -135,16 +137,34 @@ pub enum PassError {
 
 impl Reconciler {
     /// Passes at every tick of `every`, and soon after a nudge or a failure. The first was made by the caller.
-    pub async fn watch(mut self, every: Duration, nudge: Arc<Notify>) {
+    pub async fn watch(mut self, mut seat: Seat, every: Duration, nudge: Arc<Notify>) {
         loop {
-            let has_failed = self.report.borrow().last.as_ref().is_some_and(|last| last.error.is_some());
+            let (leads, has_failed) = {
+                let report = self.report.borrow();
+                (report.leads, report.last.as_ref().is_some_and(|last| last.error.is_some()))
+            };
+            // Whoever leads may be gone at any time.
+            let pause = if has_failed || !leads { every.min(SOON) } else { every };
             tokio::select! {
-                // What this very pass could not do nudges too; that must not become a loop without a pause.
-                () = tokio::time::sleep(every.min(SOON)), if has_failed => {}
-                () = tokio::time::sleep(every), if !has_failed => {}
-                // What failed together is looked at together.
-                () = nudge.notified(), if !has_failed => tokio::time::sleep(every.min(AT_ONCE)).await,
+                () = tokio::time::sleep(pause) => {}
+                // What failed together is looked at together. What a pass that failed could not do nudges too; that
+                // must not become a loop without a pause.
+                () = nudge.notified(), if leads && !has_failed => tokio::time::sleep(every.min(AT_ONCE)).await,
             }
+            self.turn(&mut seat).await;
+        }
+    }
+
+    /// A pass, if it is this control plane's turn.
+    pub async fn turn(&mut self, seat: &mut Seat) {
+        let had = self.report.borrow().leads;
+        let leads = seat.leads().await;
+        if leads && !had {
+            // What this process saw before is from another time.
+            self.memory = Memory { heard: Timestamp::now(), unclaimed: HashMap::new() };
+        }
+        self.report.send_modify(|report| report.leads = leads);
+        if leads {
             self.pass().await;
         }
     }

@@ -18,7 +18,7 @@ use crate::lifecycle::Lifecycle;
 use crate::listen;
 use crate::metrics::Metrics;
 use crate::reconcile::{Memory, Reconciler, Report};
-use crate::store::{OpenError, Store};
+use crate::store::{OpenError, Others, Seat, Store};
 
 /// The one host's name in the records, as the seed has it.
 const HOST: &str = "default";
@@ -36,6 +36,7 @@ pub struct ControlPlane {
     host: HostAgent,
     lifecycle: Lifecycle,
     reconciler: Reconciler,
+    seat: Seat,
     nudge: Arc<Notify>,
     tasks: TaskTracker,
     host_id: HostId,
@@ -60,14 +61,16 @@ impl ControlPlane {
         // Before anything else: what is younger than this is our own work.
         let since = Timestamp::now();
         let store = Store::open(&config.store).await?;
+        let (mut seat, others) = Seat::take(&config.store).await?;
         let metrics = Metrics::new();
         let host = HostAgent::new(&config.host_agent, metrics.clone());
         let tasks = TaskTracker::new();
         let nudge = Arc::new(Notify::new());
         let lifecycle = Lifecycle::new(store.clone(), host.clone(), tasks.clone(), nudge.clone(), metrics.clone());
         let host_id: HostId = HOST.parse().expect("the constant is a host id");
-        let patience = model::Patience {
-            started: since,
+        let patience = Patience {
+            // What others began, they may be working on.
+            started: if others == Others::None { since } else { Timestamp::MIN },
             transient: GIVEN_UP,
             orphan: config.orphan_grace,
             silence: config.missing_after,
@@ -81,8 +84,8 @@ impl ControlPlane {
             report: watch::Sender::new(Report::default()),
             memory: Memory { heard: since, unclaimed: Default::default() },
         };
-        reconciler.pass().await;
-        Ok(Self { config, store, host, lifecycle, reconciler, nudge, tasks, host_id, metrics })
+        reconciler.turn(&mut seat).await;
+        Ok(Self { config, store, host, lifecycle, reconciler, seat, nudge, tasks, host_id, metrics })
     }
 
     /// Serves until `shutdown` is cancelled. Then new requests are refused, and those under way and lifecycle work have
@@ -107,7 +110,7 @@ impl ControlPlane {
         let closed = CancellationToken::new();
         let serving = tokio::spawn(listen::serve(listener, service, self.config.patience, closed.clone()));
         let background = [
-            tokio::spawn(self.reconciler.watch(self.config.reconcile_interval, self.nudge)),
+            tokio::spawn(self.reconciler.watch(self.seat, self.config.reconcile_interval, self.nudge)),
             tokio::spawn(self.metrics.keep_up()),
         ];
         shutdown.cancelled().await;

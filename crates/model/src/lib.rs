@@ -6,6 +6,7 @@
 mod id;
 mod lifetime;
 mod plan;
+mod role;
 mod shape;
 mod status;
 mod template;
@@ -13,6 +14,7 @@ mod template;
 pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId};
 pub use lifetime::{Lifetime, OnExpiry};
 pub use plan::{Desired, Observed, OnHost, Patience, Step, plan};
+pub use role::Role;
 pub use shape::{DiskMb, InvalidShape, MemoryMb, Shape, ShapeRequest, VcpuCount};
 pub use status::{Event, IllegalTransition, Status, UnknownStatus, transition};
 pub use template::{InvalidTemplateName, TemplateName};

@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == host_agent::jail::HELPER_ARGUMENT) {
         return host_agent::jail::inside::enter();
     }
+    // There is only one provider in the binary; it is named so that it stays so.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli: cli::Cli = match config::parse() {
         Ok(Parsed::Command(cli)) => cli,
         Ok(Parsed::Shown) => return ExitCode::SUCCESS,

@@ -4,10 +4,12 @@
 
 mod inventory;
 mod postgres;
+mod postgres_tls;
 mod server;
 mod wait;
 
 pub use inventory::Inventory;
 pub use postgres::Postgres;
+pub use postgres_tls::TlsPostgres;
 pub use server::{Answer, Server, ServerOptions, share_templates};
 pub use wait::wait_for;

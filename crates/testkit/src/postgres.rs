@@ -1,4 +1,4 @@
-//! A private PostgreSQL on a unix socket in a directory of its own. Whatever PostgreSQL the machine itself runs is
+//! A private PostgreSQL on a unix socket in a directory of its own, or on loopback with TLS. Whatever PostgreSQL the machine itself runs is
 //! neither used nor disturbed.
 
 use std::fs;
@@ -32,9 +32,9 @@ pub struct Postgres {
 
 /// Whom the programs run as: PostgreSQL refuses to be root.
 #[derive(Debug, Clone, Copy)]
-struct Account {
-    uid: u32,
-    gid: u32,
+pub(crate) struct Account {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Postgres {
@@ -46,6 +46,10 @@ impl Postgres {
 
     /// A cluster for one test alone, which may stop it.
     pub fn launch() -> Self {
+        Self::launch_with(|_, _| String::new())
+    }
+
+    pub(crate) fn launch_with(configure: impl FnOnce(&Path, Account) -> String) -> Self {
         let account = Account::unprivileged();
         let directory = tempfile::Builder::new().prefix("sandpiper-pg-").tempdir().unwrap().keep();
         chown(&directory, Some(account.uid), Some(account.gid)).unwrap();
@@ -69,7 +73,8 @@ impl Postgres {
             .run("initdb", &["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale", "C", "--no-sync", "-D", &data]);
         let config = cluster.directory.join("data/postgresql.conf");
         let socket = format!("unix_socket_directories = '{}'\n", cluster.directory.display());
-        fs::write(config, [SETTINGS, &socket].concat()).unwrap();
+        let more = configure(&cluster.directory, account);
+        fs::write(config, [SETTINGS, &socket, &more].concat()).unwrap();
         cluster.start();
         cluster
     }
@@ -87,14 +92,25 @@ impl Postgres {
 
     /// The URL of a new, empty database. Its password is not asked for, and must appear nowhere.
     pub fn database(&self) -> String {
+        let name = self.new_database();
+        format!("postgres://postgres:{}@localhost/{name}?host={}", Self::PASSWORD, self.directory.display())
+    }
+
+    pub(crate) fn new_database(&self) -> String {
         let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let socket = self.directory.to_str().unwrap();
-        self.run("createdb", &["-h", socket, "-U", "postgres", &name]);
-        format!("postgres://postgres:{}@localhost/{name}?host={socket}", Self::PASSWORD)
+        let sockets = fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap().file_name());
+        let port = sockets.filter_map(|name| name.to_str()?.strip_prefix(".s.PGSQL.")?.parse::<u16>().ok()).next();
+        let port = port.expect("it listens").to_string();
+        self.run("createdb", &["-h", self.directory.to_str().unwrap(), "-p", &port, "-U", "postgres", &name]);
+        name
     }
 
     /// The password in every URL.
     pub const PASSWORD: &'static str = "never-to-be-seen";
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
 
     fn data(&self) -> String {
         self.directory.join("data").to_str().unwrap().to_owned()

@@ -17,6 +17,8 @@ use crate::reconcile::{Pass, Report};
 /// How the comparison of records and host goes.
 #[derive(Serialize, ToSchema)]
 struct ReportView {
+    /// Whether this control plane is the one, of those on one database, that reconciles.
+    leads: bool,
     passes: u64,
     failed_passes: u64,
     /// Since the beginning of the last pass that was completed; absent until one was.
@@ -61,6 +63,7 @@ pub async fn get(State(api): State<Arc<Api>>, _: Caller) -> Response {
 
 fn view(report: Report, now: Timestamp) -> ReportView {
     ReportView {
+        leads: report.leads,
         passes: report.passes,
         failed_passes: report.failed_passes,
         lag_ms: report

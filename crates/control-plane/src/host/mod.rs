@@ -19,7 +19,7 @@ use proto::hostagent::v1::{HostAgentServiceClient, HostServiceClient};
 
 use crate::config::HostAgentAddress;
 use crate::metrics::Metrics;
-use connection::Connector;
+use connection::{Connector, Protocol};
 
 pub use calls::{Collected, Command, HostSandbox, RunLimit};
 pub use error::HostError;
@@ -50,22 +50,21 @@ impl HostAgent {
     ///
     /// Must be called within a runtime.
     pub fn new(address: &HostAgentAddress, metrics: Metrics) -> Self {
-        let connector = connection::connector(address);
         let base = match address {
             HostAgentAddress::Unix(_) => Uri::from_static("http://localhost"),
-            HostAgentAddress::Http(uri) => uri.clone(),
+            HostAgentAddress::Http(uri) | HostAgentAddress::Https(uri, _) => uri.clone(),
         };
         let calls = Http2Connection::builder()
             .establishment_timeout(Duration::from_secs(5))
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20))
-            .lazy_with_connector(connector.clone(), base.clone())
+            .lazy_with_connector(connection::connector(address, Protocol::Http2), base.clone())
             .shared(CALLS_WAITING);
         let config = ClientConfig::new(base.clone()).with_default_max_message_size(MAX_REPLY);
         let streams = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(10))
-            .build(connector);
+            .build(connection::connector(address, Protocol::Http1));
         Self {
             sandboxes: HostAgentServiceClient::new(calls.clone(), config.clone()),
             host: HostServiceClient::new(calls, config),

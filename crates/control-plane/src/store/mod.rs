@@ -11,6 +11,8 @@ mod open;
 mod postgres;
 mod record;
 mod sandboxes;
+mod seat;
+mod simulated;
 mod sqlite;
 #[cfg(test)]
 mod testing;
@@ -22,6 +24,7 @@ pub use keys::{Admission, ApiKey};
 pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
+pub use seat::{Others, Seat};
 
 /// A handle on the records; cheap to clone.
 #[derive(Debug, Clone)]

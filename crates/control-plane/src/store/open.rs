@@ -37,6 +37,9 @@ pub enum OpenError {
         /// Why.
         source: MigrateError,
     },
+    /// The server answers no more.
+    #[error(transparent)]
+    Seat(#[from] super::StoreError),
 }
 
 impl Store {

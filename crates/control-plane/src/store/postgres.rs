@@ -17,6 +17,9 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// How long the server may take to answer at the start.
 const CONNECT: Duration = Duration::from_secs(15);
 
+/// A connection that answered within this time is taken to be good.
+const FRESH: Duration = Duration::from_millis(100);
+
 /// Our queries take milliseconds: one that takes this long waits for something that will not come.
 const SETTINGS: &str = "set statement_timeout = '15s'";
 
@@ -31,6 +34,16 @@ pub async fn open(url: &PostgresUrl) -> Result<AnyPool, OpenError> {
     AnyPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(ACQUIRE)
+        // Asking first doubles the round trips: only a connection that had time to break is asked.
+        .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            Box::pin(async move {
+                if state.idle_for >= FRESH {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .after_connect(|connection, _| {
             Box::pin(async move {
                 sqlx::raw_sql(SETTINGS).execute(connection).await?;
@@ -44,9 +57,35 @@ pub async fn open(url: &PostgresUrl) -> Result<AnyPool, OpenError> {
 
 #[cfg(test)]
 mod tests {
-    use testkit::Postgres;
+    use testkit::{Postgres, TlsPostgres};
 
     use crate::store::Store;
+
+    #[tokio::test]
+    async fn a_server_on_another_machine_is_spoken_to_encrypted_and_must_be_the_one_that_was_named() {
+        let cluster = TlsPostgres::launch();
+        let open = async |host: &str, mode: &str, authority: &std::path::Path| {
+            let parameters = format!("sslmode={mode}&sslrootcert={}", authority.display());
+            Store::open(&cluster.database(host, &parameters).parse().unwrap()).await
+        };
+        let (own, other) = (cluster.authority(), cluster.other_authority());
+        let store = open("localhost", "verify-full", &own).await.unwrap();
+        let encrypted: String =
+            sqlx::query_scalar("select cast(ssl as text) from pg_stat_ssl where pid = pg_backend_pid()")
+                .fetch_one(&store.pool)
+                .await
+                .unwrap();
+        assert_eq!(encrypted, "true");
+        assert!(open("127.0.0.1", "verify-ca", &own).await.is_ok(), "only the name differs");
+        for (host, mode, authority) in
+            [("127.0.0.1", "verify-full", &own), ("localhost", "verify-full", &other), ("localhost", "disable", &own)]
+        {
+            let refused = open(host, mode, authority).await.unwrap_err();
+            let source = std::error::Error::source(&refused).unwrap();
+            let texts = format!("{refused} {refused:?} {source}");
+            assert!(!texts.contains(Postgres::PASSWORD), "{texts}");
+        }
+    }
 
     #[tokio::test]
     async fn a_server_that_was_away_is_used_again() {

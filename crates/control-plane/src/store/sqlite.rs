@@ -40,6 +40,8 @@ pub async fn open(path: &Path) -> Result<AnyPool, OpenError> {
     AnyPoolOptions::new()
         .max_connections(CONNECTIONS)
         .acquire_timeout(ACQUIRE)
+        // A file does not go away.
+        .test_before_acquire(false)
         .after_connect(|connection, _| Box::pin(configure(connection)))
         .connect(&url)
         .await

@@ -21,5 +21,6 @@ mod reconciler;
 mod request_id;
 mod restart;
 mod schemathesis;
+mod several;
 mod slow_clients;
 mod status_mapping;

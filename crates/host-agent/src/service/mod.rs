@@ -3,26 +3,35 @@
 #![allow(refining_impl_trait_internal, reason = "the generated traits leave the concrete types to us")]
 
 mod error;
+mod guard;
 mod host;
 mod sandboxes;
 mod streams;
+mod tls;
 
 use std::io;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::serve::ListenerExt;
 use connectrpc::Limits;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 
 use crate::HostAgent;
 use crate::guest::READ_LIMIT;
+use guard::KnownHosts;
+use tls::TlsListener;
+pub use tls::{Tls, TlsError};
 
 /// Where the service is offered. The caller binds.
 #[derive(Debug)]
 pub enum Listener {
     /// Only on loopback: whoever reaches the port is obeyed.
     Tcp(TcpListener),
+    /// Wherever: only control planes of the same authority are obeyed.
+    Tls(TcpListener, Tls),
     /// Whoever may open the file is obeyed.
     Unix(UnixListener),
 }
@@ -33,10 +42,29 @@ const WRITE_LIMIT: usize = READ_LIMIT + 64 * 1024;
 /// Answers requests until `shutdown`, and then only those that have begun.
 pub async fn serve(agent: Arc<HostAgent>, listener: Listener, shutdown: CancellationToken) -> io::Result<()> {
     let stop = shutdown.cancelled_owned();
+    let router = router(agent);
     match listener {
-        Listener::Tcp(listener) => axum::serve(listener, router(agent)).with_graceful_shutdown(stop).await,
-        Listener::Unix(listener) => axum::serve(listener, router(agent)).with_graceful_shutdown(stop).await,
+        Listener::Tcp(listener) => {
+            let router = guarded(router, KnownHosts::new(listener.local_addr()?, None));
+            let listener = listener.tap_io(|stream| {
+                // An answer that waits for more to send is only late.
+                let _ = stream.set_nodelay(true);
+            });
+            axum::serve(listener, router).with_graceful_shutdown(stop).await
+        }
+        Listener::Tls(listener, tls) => {
+            let listener = TlsListener::new(listener, &tls);
+            let address = axum::serve::Listener::local_addr(&listener)?;
+            let router = guarded(router, KnownHosts::new(address, Some(tls)));
+            axum::serve(listener, router).with_graceful_shutdown(stop).await
+        }
+        // No browser opens it.
+        Listener::Unix(listener) => axum::serve(listener, router).with_graceful_shutdown(stop).await,
     }
+}
+
+fn guarded(router: Router, hosts: KnownHosts) -> Router {
+    router.layer(from_fn_with_state(Arc::new(hosts), guard::refuse_pages))
 }
 
 fn router(agent: Arc<HostAgent>) -> Router {

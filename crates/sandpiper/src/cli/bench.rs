@@ -1,5 +1,6 @@
 //! `bench`: how quick a server is, as its users see it. Medians of runs one after another.
 
+mod control_plane;
 mod environment;
 mod figures;
 
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use clap::Args;
+use clap::{Args, Subcommand};
 use client::{Client, CreateSandbox, ExecRequest, Sandbox};
 
 use self::figures::{Figures, Report};
@@ -29,7 +30,10 @@ const UNCOUNTED: u32 = 20;
     /bin/true through the API in a guest that has run it a few times, set against the same program started and \
     awaited inside the guest. Every sandbox of \
     the benchmark is removed, also after Ctrl-C.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    other: Option<BenchCommand>,
     /// How often each thing is measured
     #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
@@ -43,8 +47,18 @@ pub struct BenchArgs {
     server: ServerArgs,
 }
 
+/// What else can be measured.
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// Measure a control plane alone, with many records and simulated hosts
+    ControlPlane(control_plane::ControlPlaneBenchArgs),
+}
+
 /// Measures and prints.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
+    if let Some(BenchCommand::ControlPlane(args)) = &args.other {
+        return control_plane::run(args).await;
+    }
     let client = args.server.client()?;
     let mut signals = Signals::listen()?;
     let environment = environment::read(&client.health().await?);

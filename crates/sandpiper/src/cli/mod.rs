@@ -1,9 +1,10 @@
 //! The command line: its grammar, and what each subcommand does as a client.
 //!
-//! Client commands know the REST API only. `template` works on a data directory, `key` on the database, `doctor` on the
-//! machine; none of them needs a server.
+//! Client commands know the REST API only. `template` works on a data directory, `key` on the database, `ca` on
+//! files, `doctor` on the machine; none of them needs a server.
 
 mod bench;
+mod ca;
 mod command;
 mod copy;
 mod doctor;
@@ -52,6 +53,9 @@ enum Command {
     /// Make, list and revoke API keys (needs no server)
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Make certificates for control planes and host agents on different machines (needs no server)
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     /// Check what this machine has and lacks for running sandboxes
     Doctor(doctor::DoctorArgs),
     /// Measure a server: boot to ready, and commands through the API against the same inside the guest
@@ -86,6 +90,7 @@ impl Cli {
             Command::Sandbox(command) => sandbox::run(command).await,
             Command::Template(command) => template::run(command).await,
             Command::Key(command) => key::run(command).await,
+            Command::Ca(command) => ca::run(command),
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
         }

@@ -9,7 +9,7 @@ use host_agent::HostConfig;
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
-use super::{ConfigArgs, DatabaseArgs, LogArgs, ReconcileArgs, ServiceArgs};
+use super::{ConfigArgs, DatabaseArgs, HostListen, LogArgs, ReconcileArgs, ServiceArgs, TlsArgs};
 
 /// Where templates, sandboxes and the database are kept, unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/sandpiper";
@@ -47,9 +47,11 @@ pub struct UpArgs {
 pub struct HostAgentArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Address to serve the control plane at; without TLS only loopback
+    /// Address, or unix:PATH, to serve the control plane at; without TLS only loopback
     #[arg(long = "listen", env = "SANDPIPER_HOST_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:50051")]
-    pub listen: SocketAddr,
+    pub listen: HostListen,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[command(flatten)]
     pub host: HostArgs,
     #[command(flatten)]
@@ -72,9 +74,11 @@ pub struct ControlPlaneArgs {
     /// Directory for the database
     #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
-    /// Address of the host agent
+    /// The host agent: https://HOST:PORT, http:// on loopback, or unix:PATH
     #[arg(long, env = "SANDPIPER_HOST_AGENT", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     pub host_agent: String,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }

@@ -13,11 +13,11 @@ use crate::console::{BadConfig, Signals};
 /// Runs the control plane until a signal.
 pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let host_agent = args.host_agent.parse().context("--host-agent is no address").context(BadConfig)?;
+    let host_agent = args.tls.address(&args.host_agent)?;
     let store = args.database.store(&args.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
-    let plane = open(store, HostAgentAddress::Http(host_agent), &args.reconcile, &args.service).await?;
+    let plane = open(store, host_agent, &args.reconcile, &args.service).await?;
     let shutdown = CancellationToken::new();
     output::note(format_args!("the control plane is ready at http://{address}"));
     let running = plane.run(listener, shutdown.clone());

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use host_agent::HostAgent;
-use host_agent::service::{Listener, serve};
+use host_agent::service::serve;
 use tokio_util::sync::CancellationToken;
 
-use super::{HostAgentArgs, HostArgs, listen};
+use super::{HostAgentArgs, HostArgs, HostListen, listen};
 use crate::console::output;
 use crate::console::{Ended, Signals};
 use crate::templates::build_missing;
@@ -16,15 +16,15 @@ use crate::templates::build_missing;
 /// Runs the host agent until a signal.
 pub async fn host_agent(args: &HostAgentArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let listener = listen::host_agent(args.listen).await?;
-    let address = listener.local_addr().context("cannot tell the listen address")?;
+    let tls = args.tls.host_agent(&args.listen)?;
+    let (listener, address) = listen::host_agent(&args.listen, tls).await?;
     let agent = match start(&args.host, &mut signals).await? {
         Ended::Done(agent) => agent,
         Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
     };
     let shutdown = CancellationToken::new();
-    let mut serving = tokio::spawn(serve(agent.clone(), Listener::Tcp(listener), shutdown.clone()));
-    output::note(format_args!("the host agent is ready at http://{address}"));
+    let mut serving = tokio::spawn(serve(agent.clone(), listener, shutdown.clone()));
+    output::note(format_args!("the host agent is ready at {address}"));
     tokio::select! {
         ended = &mut serving => {
             stop(&agent).await?;
@@ -39,6 +39,10 @@ pub async fn host_agent(args: &HostAgentArgs) -> anyhow::Result<ExitCode> {
         interrupt = signals.next() => return Ok(interrupt.exit_code()),
     }
     shutdown.cancel();
+    if let HostListen::Unix(path) = &args.listen {
+        // Nobody listens there any more; a leftover would only be replaced by the next start.
+        let _ = std::fs::remove_file(path);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

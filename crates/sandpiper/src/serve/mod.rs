@@ -8,6 +8,7 @@ mod host_agent;
 mod listen;
 mod reconcile;
 mod service;
+mod tls;
 mod up;
 
 pub use args::{ApiArgs, ControlPlaneArgs, DEFAULT_DATA_DIR, DEFAULT_LISTEN, HostAgentArgs, HostArgs, UpArgs};
@@ -16,4 +17,5 @@ pub use database::DatabaseArgs;
 pub use host_agent::host_agent;
 pub use reconcile::ReconcileArgs;
 pub use service::{ConfigArgs, LogArgs, ServiceArgs};
+pub use tls::{HostListen, TlsArgs};
 pub use up::up;

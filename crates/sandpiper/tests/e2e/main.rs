@@ -17,6 +17,7 @@ mod restart;
 mod rpc;
 mod schemathesis;
 mod service;
+mod tls;
 
 use std::ffi::OsString;
 use std::path::Path;

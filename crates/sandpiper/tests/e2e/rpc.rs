@@ -12,32 +12,46 @@ use proto::hostagent::v1::{
 
 use super::binary;
 
-/// A host agent alone.
-struct HostAgent {
+/// One role in a process of its own.
+pub struct Role {
     child: Child,
-    url: String,
+    /// Where it says that it is ready.
+    pub url: String,
     _data_dir: tempfile::TempDir,
 }
 
-impl HostAgent {
-    fn start() -> Self {
+impl Role {
+    /// A host agent alone.
+    pub fn host_agent(arguments: &[&str]) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         testkit::share_templates(data_dir.path(), false);
+        Self::start("host-agent", arguments, data_dir)
+    }
+
+    /// A control plane alone.
+    pub fn control_plane(arguments: &[&str]) -> Self {
+        Self::start("control-plane", arguments, tempfile::tempdir().unwrap())
+    }
+
+    fn start(role: &str, arguments: &[&str], data_dir: tempfile::TempDir) -> Self {
         let mut child = Command::new(binary())
-            .args(["host-agent", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(role)
+            .args(arguments)
+            .arg("--data-dir")
             .arg(data_dir.path())
+            .env_remove("DATABASE_URL")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let url = lines.find_map(|line| Some(line.unwrap().split_once("ready at ")?.1.trim().to_owned())).unwrap();
-        // Goes on reading, so that the agent can go on writing.
+        // Goes on reading, so that the process can go on writing.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, url, _data_dir: data_dir }
     }
 }
 
-impl Drop for HostAgent {
+impl Drop for Role {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
@@ -109,7 +123,7 @@ async fn all_eight(url: &str, protocol: Protocol) {
 
 #[tokio::test]
 async fn the_eight_rpcs_of_the_seed_over_connect_and_grpc_on_one_port() {
-    let agent = HostAgent::start();
+    let agent = Role::host_agent(&["--listen", "127.0.0.1:0"]);
     all_eight(&agent.url, Protocol::Connect).await;
     all_eight(&agent.url, Protocol::Grpc).await;
     // And as a person would, with JSON.
@@ -122,12 +136,33 @@ async fn the_eight_rpcs_of_the_seed_over_connect_and_grpc_on_one_port() {
 
 #[tokio::test]
 async fn guest_streams_do_not_reach_control_routes() {
-    let agent = HostAgent::start();
+    let agent = Role::host_agent(&["--listen", "127.0.0.1:0"]);
     let http = reqwest::Client::new();
     for path in ["init", "%69nit", "shutdown", "benchmark/spawn", "files/%2e%2e/init"] {
         let answer = http.post(format!("{}/sandboxes/sbx/guest/{path}", agent.url)).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 404, "{path}");
         let body: serde_json::Value = answer.json().await.unwrap();
         assert!(body["message"].as_str().unwrap().contains("no such route"), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_does_not_reach_the_port() {
+    let agent = Role::host_agent(&["--listen", "127.0.0.1:0"]);
+    let list = format!("{}/hostagent.v1.HostAgentService/ListSandboxes", agent.url);
+    let http = reqwest::Client::new();
+    for (name, value, expected) in [
+        ("x-nothing", "special", 200),
+        ("host", "rebound.example", 421),
+        ("origin", "https://page.example", 403),
+        ("origin", agent.url.as_str(), 403),
+        ("sec-fetch-site", "cross-site", 403),
+    ] {
+        let request = http.post(&list).header(name, value).json(&serde_json::json!({}));
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), expected, "{name}: {value}");
+        let stream = format!("{}/sandboxes/sbx/guest/files?path=/etc/passwd", agent.url);
+        let answer = http.get(stream).header(name, value).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), if expected == 200 { 404 } else { expected }, "{name}: {value}");
     }
 }

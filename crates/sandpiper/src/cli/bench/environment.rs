@@ -6,25 +6,41 @@ use std::fs;
 use client::Health;
 use serde::Serialize;
 
-/// What figures depend on. The processor, memory and kernel are those of the machine that the benchmark runs on.
+/// The machine that the benchmark itself runs on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Environment {
+pub struct Machine {
     cpu: String,
     cores: usize,
     memory_mib: u64,
     kernel: String,
+}
+
+/// What figures of a server depend on. The machine is the one that the benchmark runs on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Environment {
+    #[serde(flatten)]
+    machine: Machine,
     accelerator: String,
     vmm_version: String,
 }
 
+impl Machine {
+    /// Asks the kernel.
+    pub fn read() -> Self {
+        let file = |path| fs::read_to_string(path).unwrap_or_default();
+        Self {
+            cpu: value(&file("/proc/cpuinfo"), "model name").unwrap_or("unknown").to_owned(),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_mib: memory_mib(&file("/proc/meminfo")),
+            kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
+        }
+    }
+}
+
 /// Asks this machine, and the server by its health.
 pub fn read(health: &Health) -> Environment {
-    let file = |path| fs::read_to_string(path).unwrap_or_default();
     Environment {
-        cpu: value(&file("/proc/cpuinfo"), "model name").unwrap_or("unknown").to_owned(),
-        cores: std::thread::available_parallelism().map_or(0, usize::from),
-        memory_mib: memory_mib(&file("/proc/meminfo")),
-        kernel: file("/proc/sys/kernel/osrelease").trim().to_owned(),
+        machine: Machine::read(),
         accelerator: health.accelerator.clone(),
         vmm_version: health.vmm_version.clone(),
     }
@@ -41,19 +57,17 @@ fn memory_mib(meminfo: &str) -> u64 {
     number.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) / 1024
 }
 
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} cores, {} MiB, Linux {}", self.cpu, self.cores, self.memory_mib, self.kernel)
+    }
+}
+
 impl fmt::Display for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_unknown = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
-        write!(
-            f,
-            "{}, {} cores, {} MiB, Linux {}; accelerator {}, {}",
-            self.cpu,
-            self.cores,
-            self.memory_mib,
-            self.kernel,
-            or_unknown(&self.accelerator),
-            or_unknown(&self.vmm_version)
-        )
+        let (accelerator, vmm) = (or_unknown(&self.accelerator), or_unknown(&self.vmm_version));
+        write!(f, "{}; accelerator {accelerator}, {vmm}", self.machine)
     }
 }
 
@@ -71,7 +85,8 @@ mod tests {
     #[test]
     fn this_machine_has_a_processor_and_memory() {
         let environment = read(&Health { accelerator: "tcg".into(), ..Health::default() });
-        assert!(environment.cores > 0 && environment.memory_mib > 0 && !environment.kernel.is_empty());
+        let machine = &environment.machine;
+        assert!(machine.cores > 0 && machine.memory_mib > 0 && !machine.kernel.is_empty());
         assert!(environment.to_string().contains("accelerator tcg, unknown"));
     }
 }

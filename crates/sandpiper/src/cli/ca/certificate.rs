@@ -1,0 +1,155 @@
+//! What stands in the certificates: who, for which role, until when.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use anyhow::Context;
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use model::Role;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType, date_time_ymd,
+};
+
+/// A certificate and its key, as PEM.
+pub struct Made {
+    pub certificate: String,
+    pub key: String,
+    /// The day on which it expires.
+    pub until: Date,
+}
+
+/// A machine's name in the domain name system, or its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    Address(IpAddr),
+    Dns(String),
+}
+
+/// A text that names no machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidName {
+    /// It is neither an address nor a DNS name.
+    NoName,
+    /// It names a role.
+    Role,
+}
+
+impl std::error::Error for InvalidName {}
+
+impl fmt::Display for InvalidName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoName => f.write_str("neither a DNS name nor an IP address"),
+            Self::Role => write!(f, "names below {} are for roles", Role::DOMAIN),
+        }
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let name = text.to_ascii_lowercase();
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        if name.len() > 253 || !name.split('.').all(is_label) {
+            return Err(InvalidName::NoName);
+        }
+        if name.ends_with(Role::DOMAIN) {
+            return Err(InvalidName::Role);
+        }
+        Ok(Self::Dns(name))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Dns(name) => name.fmt(f),
+        }
+    }
+}
+
+/// An authority that signs itself.
+pub fn authority(days: u32) -> anyhow::Result<Made> {
+    let mut params = CertificateParams::default();
+    // It signs certificates of roles and no further authorities.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, "Sandpiper authority");
+    let until = set_validity(&mut params, days)?;
+    let key = KeyPair::generate()?;
+    Ok(Made { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem(), until })
+}
+
+/// A certificate for `role` at `names`, of which there is at least one, signed by the authority in these PEM texts.
+pub fn issue(authority: &str, authority_key: &str, role: Role, names: &[Name], days: u32) -> anyhow::Result<Made> {
+    let authority_key = KeyPair::from_pem(authority_key).context("the authority's key cannot be used")?;
+    let issuer =
+        Issuer::from_ca_cert_pem(authority, authority_key).context("the authority's certificate cannot be used")?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, format!("{} {}", role.as_str(), names[0]));
+    params.subject_alt_names = names.iter().map(san).collect::<Result<_, _>>()?;
+    params.subject_alt_names.push(SanType::DnsName(role.certificate_name().try_into()?));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    // A host agent only ever answers, a control plane only ever calls.
+    params.extended_key_usages = vec![match role {
+        Role::HostAgent => ExtendedKeyUsagePurpose::ServerAuth,
+        Role::ControlPlane => ExtendedKeyUsagePurpose::ClientAuth,
+    }];
+    params.use_authority_key_identifier_extension = true;
+    let until = set_validity(&mut params, days)?;
+    let key = KeyPair::generate()?;
+    Ok(Made { certificate: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem(), until })
+}
+
+fn san(name: &Name) -> Result<SanType, rcgen::Error> {
+    Ok(match name {
+        Name::Address(address) => SanType::IpAddress(*address),
+        Name::Dns(name) => SanType::DnsName(name.as_str().try_into()?),
+    })
+}
+
+/// From yesterday, because clocks differ, for that many days.
+fn set_validity(params: &mut CertificateParams, days: u32) -> anyhow::Result<Date> {
+    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+    let until = today.checked_add(i64::from(days).days()).context("that is too far away")?;
+    let midnight =
+        |date: Date| date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs());
+    params.not_before = midnight(today.yesterday()?);
+    params.not_after = midnight(until);
+    Ok(until)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dns_names_or_addresses_and_never_roles() {
+        for (text, expected) in [
+            ("Host-1.example", Ok("host-1.example")),
+            ("192.0.2.7", Ok("192.0.2.7")),
+            ("2001:db8::1", Ok("2001:db8::1")),
+            ("", Err(InvalidName::NoName)),
+            ("../x", Err(InvalidName::NoName)),
+            ("-x", Err(InvalidName::NoName)),
+            ("a..b", Err(InvalidName::NoName)),
+            ("control-plane.role.sandpiper.internal", Err(InvalidName::Role)),
+        ] {
+            let name = text.parse::<Name>().map(|name| name.to_string());
+            assert_eq!(name.as_deref().map_err(|error| *error), expected, "{text:?}");
+        }
+    }
+}
