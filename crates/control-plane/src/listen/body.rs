@@ -1,16 +1,17 @@
-//! Bodies that know how long they last: one that carries a guard to its end, and one that gives up when nothing more
-//! arrives.
+//! Bodies that know how long they last: one that carries a guard to its end, one that gives up when nothing more
+//! arrives, and one that is given up when nobody takes it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 /// A body that holds something until it is sent or given up.
 pub struct Guarded<G> {
@@ -44,6 +45,71 @@ impl<G: Unpin> http_body::Body for Guarded<G> {
         self.body.size_hint()
     }
 }
+
+/// A body that is given up when nobody takes more of it. For HTTP/2, where a stream can stand still on a connection
+/// that moves; the socket shows it for HTTP/1.
+pub struct Taken {
+    state: Arc<Mutex<TakenState>>,
+    _watch: AbortOnDropHandle<()>,
+}
+
+struct TakenState {
+    /// None once it was given up.
+    body: Option<Body>,
+    /// Since when a piece is under way and no other was asked for.
+    given: Option<Instant>,
+}
+
+impl Taken {
+    /// The body, and how long a piece of it may be under way.
+    pub fn new(body: Body, patience: Duration) -> Self {
+        let state = Arc::new(Mutex::new(TakenState { body: Some(body), given: None }));
+        let watch = tokio::spawn(give_up(state.clone(), patience));
+        Self { state, _watch: AbortOnDropHandle::new(watch) }
+    }
+}
+
+fn lock(state: &Mutex<TakenState>) -> MutexGuard<'_, TakenState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn give_up(state: Arc<Mutex<TakenState>>, patience: Duration) {
+    loop {
+        let since = lock(&state).given.unwrap_or_else(Instant::now);
+        sleep_until(since + patience).await;
+        let mut state = lock(&state);
+        if state.given.is_some_and(|since| since.elapsed() >= patience) {
+            state.body = None;
+            return;
+        }
+    }
+}
+
+impl http_body::Body for Taken {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let mut state = lock(&self.state);
+        let Some(body) = &mut state.body else { return Poll::Ready(Some(Err(NotTaken.into()))) };
+        let polled = Pin::new(body).poll_frame(context);
+        state.given = polled.is_ready().then(Instant::now);
+        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        lock(&self.state).body.as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        lock(&self.state).body.as_ref().map_or_else(SizeHint::default, http_body::Body::size_hint)
+    }
+}
+
+/// A body that nobody took.
+#[derive(Debug, thiserror::Error)]
+#[error("the client takes nothing of its answer")]
+pub struct NotTaken;
 
 /// A body that stopped arriving.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -74,13 +74,17 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let (service, progress) = (service.clone(), progress.clone());
         let under_way = progress.request();
+        let is_http2 = request.version() == Version::HTTP_2;
         async move {
             let response = service.oneshot(request.map(Body::new)).await?;
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // A WebSocket's client may stop reading for as long as it likes: that holds up only what it follows.
                 progress.is_upgraded();
             }
-            Ok::<_, Infallible>(response.map(|body| Body::new(body::Guarded::new(body, under_way))))
+            Ok::<_, Infallible>(response.map(|body| {
+                let body = Body::new(body::Guarded::new(body, under_way));
+                if is_http2 { Body::new(body::Taken::new(body, patience.answer)) } else { body }
+            }))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -73,6 +73,7 @@ async fn a_stream_under_way_finishes_too() {
         last = text.parse().unwrap();
     }
     assert_eq!(last["type"], "exit", "{last}");
+    drop(socket);
     server.ended().await;
 }
 

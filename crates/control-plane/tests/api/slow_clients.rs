@@ -118,6 +118,25 @@ async fn who_never_reads_an_answer_is_sent_away_and_what_it_asked_for_ends() {
 }
 
 #[tokio::test]
+async fn the_same_holds_for_http2_where_a_connection_moves_although_one_answer_stands_still() {
+    let server = server().await;
+    let id = server.create().await;
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let url = server.url(&format!("/v1/sandboxes/{id}/files/read"));
+    let standing = http2.post(url).body(r#"{"path":"/endless"}"#).send().await.unwrap();
+    assert_eq!((standing.status().as_u16(), standing.version()), (200, reqwest::Version::HTTP_2));
+    let others = async {
+        while server.host.state().downloads_ended == 0 {
+            assert_eq!(http2.get(server.url("/health")).send().await.unwrap().status(), 200);
+        }
+    };
+    tokio::time::timeout(LATE, others).await.expect("the answer that nobody takes is given up");
+    let length = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let health = length.get(server.url("/health")).send().await.unwrap();
+    assert!(health.content_length().is_some_and(|length| length > 0), "an ordinary answer is as it was");
+}
+
+#[tokio::test]
 async fn who_follows_a_command_may_stop_reading_for_a_while() {
     let server = server().await;
     let id = server.create().await;

@@ -90,6 +90,10 @@ async fn all_eight(url: &str, protocol: Protocol) {
     let output = client.exec(exec.clone()).await.unwrap().into_owned();
     assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"hello world\n"[..], &b"oops\n"[..]));
     assert_eq!(output.exit_code, 3);
+    let slow = ExecRequest { cmd: "sleep".into(), args: vec!["60".into()], timeout_sec: 1, ..exec.clone() };
+    assert_eq!(client.exec(slow.clone()).await.unwrap_err().code, ErrorCode::DeadlineExceeded);
+    let slow = ExecRequest { partial_on_timeout: true, ..slow };
+    assert!(client.exec(slow).await.unwrap().into_owned().timed_out);
 
     let content = vec![7_u8; 5 << 20];
     let write = WriteFileRequest {
