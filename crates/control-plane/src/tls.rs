@@ -129,3 +129,6 @@ impl ServerCertVerifier for OnlyHostAgents {
         self.0.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

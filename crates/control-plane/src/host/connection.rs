@@ -23,7 +23,10 @@ use crate::config::HostAgentAddress;
 pub type Connector = BoxCloneSyncService<Uri, HostStream, io::Error>;
 
 /// A connection to the host agent.
-pub struct HostStream(TokioIo<Either<UnixStream, Either<TcpStream, Box<TlsStream<TcpStream>>>>>);
+pub struct HostStream(TokioIo<Either<UnixStream, Network>>);
+
+/// Bytes to another machine, or by way of loopback.
+type Network = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// What is spoken on a connection. Only TLS has to be told beforehand.
 #[derive(Debug, Clone, Copy)]
