@@ -35,19 +35,30 @@ fn issue(by: &Authority, names: &[&str], use_as: ExtendedKeyUsagePurpose, until:
     (params.signed_by(&key, by).unwrap().pem(), key.serialize_pem())
 }
 
+/// As a renewal does it: a clock may be too coarse to tell two writes to one file apart.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
 fn load(directory: &TempDir, authority: &Authority, role: Role) -> Result<Tls, TlsError> {
     let names = ["plane.example", role.certificate_name()];
     let (certificate, key) = issue(authority, &names, ExtendedKeyUsagePurpose::ClientAuth, 2999);
     let path = |name| directory.path().join(name);
     for (name, text) in [("ca", authority.pem()), ("certificate", certificate), ("key", key)] {
-        std::fs::write(path(name), text).unwrap();
+        replace(&path(name), &text);
     }
     Tls::load(&path("ca"), &path("certificate"), &path("key"))
 }
 
-/// Dials a server with this certificate as `localhost`, and returns how the handshake went for the control plane.
-async fn dial(trusted: &Authority, (certificate, key): (String, String)) -> io::Result<Vec<u8>> {
+/// Dials a server with this certificate as `localhost`, and returns how the handshake went for a control plane.
+async fn dial(trusted: &Authority, identity: (String, String)) -> io::Result<Vec<u8>> {
     let tls = load(&tempfile::tempdir().unwrap(), trusted, Role::ControlPlane).unwrap();
+    dial_with(&tls, trusted, identity).await
+}
+
+async fn dial_with(tls: &Tls, trusted: &Authority, (certificate, key): (String, String)) -> io::Result<Vec<u8>> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.der().clone()).unwrap();
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).map(Result::unwrap).collect();
@@ -95,6 +106,17 @@ async fn nobody_else_is() {
     ] {
         let error = dial(&own, issue(by, names, use_as, until)).await.expect_err(what);
         assert!(error.to_string().contains("invalid peer certificate"), "{what}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn renewed_files_are_used_without_a_restart() {
+    let (files, first, next) = (tempfile::tempdir().unwrap(), authority(), authority());
+    let tls = load(&files, &first, Role::ControlPlane).unwrap();
+    load(&files, &next, Role::ControlPlane).unwrap();
+    for (authority, is_believed) in [(&next, true), (&first, false)] {
+        let identity = issue(authority, &["localhost", HOST_AGENT], ExtendedKeyUsagePurpose::ServerAuth, 2999);
+        assert_eq!(dial_with(&tls, authority, identity).await.is_ok(), is_believed);
     }
 }
 
