@@ -23,7 +23,10 @@ use crate::config::HostAgentAddress;
 pub type Connector = BoxCloneSyncService<Uri, HostStream, io::Error>;
 
 /// A connection to the host agent.
-pub struct HostStream(TokioIo<Either<UnixStream, Either<TcpStream, Box<TlsStream<TcpStream>>>>>);
+pub struct HostStream(TokioIo<Either<UnixStream, Network>>);
+
+/// Bytes to another machine, or by way of loopback.
+type Network = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// What is spoken on a connection. Only TLS has to be told beforehand.
 #[derive(Debug, Clone, Copy)]
@@ -55,13 +58,10 @@ pub fn connector(address: &HostAgentAddress, protocol: Protocol) -> Connector {
             let uri = uri.clone();
             async move { Ok(HostStream(TokioIo::new(Either::Right(Either::Left(dial_tcp(&uri, 80).await?))))) }
         })),
-        HostAgentAddress::Https(uri, tls) => {
-            let tls = TlsConnector::from(tls.speaking(protocol.as_bytes()));
-            Connector::new(tower::service_fn(move |_: Uri| {
-                let (uri, tls) = (uri.clone(), tls.clone());
-                async move { dial_tls(&uri, &tls).await }
-            }))
-        }
+        HostAgentAddress::Https(uri, tls) => Connector::new(tower::service_fn(move |_: Uri| {
+            let (uri, tls) = (uri.clone(), TlsConnector::from(tls.speaking(protocol.as_bytes())));
+            async move { dial_tls(&uri, &tls).await }
+        })),
     }
 }
 

@@ -53,7 +53,7 @@ pub async fn serve(agent: Arc<HostAgent>, listener: Listener, shutdown: Cancella
             axum::serve(listener, router).with_graceful_shutdown(stop).await
         }
         Listener::Tls(listener, tls) => {
-            let listener = TlsListener::new(listener, &tls);
+            let listener = TlsListener::new(listener, tls.clone());
             let address = axum::serve::Listener::local_addr(&listener)?;
             let router = guarded(router, KnownHosts::new(address, Some(tls)));
             axum::serve(listener, router).with_graceful_shutdown(stop).await

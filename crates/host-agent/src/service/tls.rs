@@ -4,9 +4,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use model::Role;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -27,11 +28,36 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Peers that may be at it at once: what is more waits in the kernel.
 const HANDSHAKES: usize = 256;
 
-/// What the host agent shows and whom it believes.
+/// What the host agent shows and whom it believes. Files that change are read again, so that a renewal needs no restart.
 #[derive(Debug, Clone)]
-pub struct Tls {
+pub struct Tls(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    files: Files,
+    latest: Mutex<Latest>,
+}
+
+#[derive(Debug)]
+struct Latest {
+    changed: Changed,
+    identity: Identity,
+}
+
+#[derive(Debug, Clone)]
+struct Identity {
     config: Arc<ServerConfig>,
     certificate: CertificateDer<'static>,
+}
+
+/// Which files they are and when each was last written: what has a new name in a directory is another file.
+type Changed = [Option<(u64, SystemTime)>; 3];
+
+#[derive(Debug)]
+struct Files {
+    authority: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
 }
 
 /// Files that TLS cannot be made of.
@@ -68,19 +94,62 @@ pub enum TlsError {
 impl Tls {
     /// From PEM files: the authority's certificate, our own with those between it and the authority, and our key.
     pub fn load(authority: &Path, certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
+        let files = Files { authority: authority.into(), certificate: certificate.into(), key: key.into() };
+        let latest = Mutex::new(Latest { changed: files.changed(), identity: files.read()? });
+        Ok(Self(Arc::new(Shared { files, latest })))
+    }
+
+    /// The latest that the files held. Files that make no sense together, as in the middle of a renewal, change nothing.
+    fn identity(&self) -> Identity {
+        let changed = self.0.files.changed();
+        let mut latest = self.0.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if latest.changed != changed {
+            match self.0.files.read() {
+                Ok(identity) => {
+                    tracing::info!("the certificate has changed and was read again");
+                    latest.identity = identity;
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the certificate has changed and cannot be used: the last one stays in use");
+                }
+            }
+            latest.changed = changed;
+        }
+        latest.identity.clone()
+    }
+
+    /// Whether our certificate is for a machine of this name or address.
+    pub(super) fn is_for(&self, host: &str) -> bool {
+        let Ok(name) = ServerName::try_from(host) else { return false };
+        let certificate = self.identity().certificate;
+        let parsed = ParsedCertificate::try_from(&certificate);
+        parsed.is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
+    }
+}
+
+impl Files {
+    fn changed(&self) -> Changed {
+        [&self.authority, &self.certificate, &self.key].map(|path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.ino(), metadata.modified().ok()?))
+        })
+    }
+
+    fn read(&self) -> Result<Identity, TlsError> {
+        let failed = |path: &PathBuf| {
+            let path = path.clone();
             move |source| TlsError::Read { path, source }
         };
         let mut roots = RootCertStore::empty();
-        for root in certificates(authority).map_err(failed(authority))? {
-            let refused = |source| TlsError::Authority { path: authority.to_owned(), source };
+        for root in certificates(&self.authority).map_err(failed(&self.authority))? {
+            let refused = |source| TlsError::Authority { path: self.authority.clone(), source };
             roots.add(root).map_err(refused)?;
         }
-        let chain = certificates(certificate).map_err(failed(certificate))?;
-        let own = chain.first().ok_or(pem::Error::NoItemsFound).map_err(failed(certificate))?.clone();
+        let chain = certificates(&self.certificate).map_err(failed(&self.certificate))?;
+        let own = chain.first().ok_or(pem::Error::NoItemsFound).map_err(failed(&self.certificate))?.clone();
         check_role(&own, Role::HostAgent).map_err(TlsError::Role)?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(failed(key))?;
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(failed(&self.key))?;
         let inner = WebPkiClientVerifier::builder(roots.into()).build().map_err(TlsError::Verifier)?;
         let mut config = ServerConfig::builder_with_protocol_versions(&[&rustls::version::TLS13])
             .with_client_cert_verifier(Arc::new(OnlyControlPlanes(inner)))
@@ -90,14 +159,7 @@ impl Tls {
         // A resumed session would not look at the certificate again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), certificate: own })
-    }
-
-    /// Whether our certificate is for a machine of this name or address.
-    pub(super) fn is_for(&self, host: &str) -> bool {
-        let Ok(name) = ServerName::try_from(host) else { return false };
-        let parsed = ParsedCertificate::try_from(&self.certificate);
-        parsed.is_ok_and(|certificate| verify_server_name(&certificate, &name).is_ok())
+        Ok(Identity { config: Arc::new(config), certificate: own })
     }
 }
 
@@ -158,13 +220,13 @@ type Shaken = (SocketAddr, io::Result<TlsStream<TcpStream>>);
 /// Accepts those who get through the handshake. One that takes its time holds up no other.
 pub(super) struct TlsListener {
     tcp: TcpListener,
-    acceptor: TlsAcceptor,
+    tls: Tls,
     handshakes: JoinSet<Shaken>,
 }
 
 impl TlsListener {
-    pub(super) fn new(tcp: TcpListener, tls: &Tls) -> Self {
-        Self { tcp, acceptor: tls.config.clone().into(), handshakes: JoinSet::new() }
+    pub(super) fn new(tcp: TcpListener, tls: Tls) -> Self {
+        Self { tcp, tls, handshakes: JoinSet::new() }
     }
 }
 
@@ -176,7 +238,7 @@ impl axum::serve::Listener for TlsListener {
         loop {
             tokio::select! {
                 (stream, peer) = axum::serve::Listener::accept(&mut self.tcp), if self.handshakes.len() < HANDSHAKES => {
-                    self.handshakes.spawn(handshake(self.acceptor.clone(), stream, peer));
+                    self.handshakes.spawn(handshake(self.tls.identity().config.into(), stream, peer));
                 }
                 Some(Ok((peer, shaken))) = self.handshakes.join_next() => match shaken {
                     Ok(stream) => return (stream, peer),

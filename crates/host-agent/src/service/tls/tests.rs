@@ -52,11 +52,18 @@ fn identity(by: &Authority, wish: Wish) -> Identity {
     (chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
 }
 
+/// As a renewal does it: a clock may be too coarse to tell two writes to one file apart.
+fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
 fn load(directory: &TempDir, authority: &Authority, wish: Wish) -> Result<Tls, TlsError> {
     let (certificate, key) = issue(authority, wish);
     let path = |name| directory.path().join(name);
     for (name, text) in [("ca", authority.pem()), ("certificate", certificate), ("key", key)] {
-        std::fs::write(path(name), text).unwrap();
+        replace(&path(name), &text);
     }
     Tls::load(&path("ca"), &path("certificate"), &path("key"))
 }
@@ -64,19 +71,21 @@ fn load(directory: &TempDir, authority: &Authority, wish: Wish) -> Result<Tls, T
 struct Port {
     address: SocketAddr,
     authority: Authority,
+    files: TempDir,
     _stop: DropGuard,
 }
 
 async fn port() -> Port {
     let authority = authority();
-    let tls = load(&tempfile::tempdir().unwrap(), &authority, HOST_AGENT).unwrap();
+    let files = tempfile::tempdir().unwrap();
+    let tls = load(&files, &authority, HOST_AGENT).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let serve = axum::serve(TlsListener::new(tcp, &tls), Router::new().route("/", get(async || "obeyed")))
+    let serve = axum::serve(TlsListener::new(tcp, tls), Router::new().route("/", get(async || "obeyed")))
         .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::spawn(async move { serve.await });
-    Port { address, authority, _stop: stop.drop_guard() }
+    Port { address, authority, files, _stop: stop.drop_guard() }
 }
 
 impl Port {
@@ -153,6 +162,18 @@ async fn a_peer_that_says_nothing_holds_up_no_other() {
         silent.push(TcpStream::connect(port.address).await.unwrap());
     }
     port.ask(&port.authority, Some(identity(&port.authority, CONTROL_PLANE))).await.unwrap();
+}
+
+#[tokio::test]
+async fn renewed_files_are_used_without_a_restart_and_broken_ones_are_not() {
+    let port = port().await;
+    let obeys = async |whom: &Authority| port.ask(whom, Some(identity(whom, CONTROL_PLANE))).await.is_ok();
+    assert!(obeys(&port.authority).await);
+    replace(&port.files.path().join("key"), "in the middle of a renewal");
+    assert!(obeys(&port.authority).await);
+    let next = authority();
+    load(&port.files, &next, HOST_AGENT).unwrap();
+    assert!(obeys(&next).await && !obeys(&port.authority).await);
 }
 
 #[test]
