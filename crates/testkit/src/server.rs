@@ -164,6 +164,8 @@ fn spawn(binary: &Path, data_dir: &Path, arguments: &[OsString]) -> Child {
         .args(arguments)
         .env_remove("SANDPIPER_DATA_DIR")
         .env_remove("DATABASE_URL")
+        .env_remove("SANDPIPER_CONFIG")
+        .env_remove("SANDPIPER_LOG_FORMAT")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)
