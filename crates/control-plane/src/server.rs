@@ -68,7 +68,7 @@ impl ControlPlane {
         let nudge = Arc::new(Notify::new());
         let lifecycle = Lifecycle::new(store.clone(), host.clone(), tasks.clone(), nudge.clone(), metrics.clone());
         let host_id: HostId = HOST.parse().expect("the constant is a host id");
-        let patience = Patience {
+        let patience = model::Patience {
             // What others began, they may be working on.
             started: if others == Others::None { since } else { Timestamp::MIN },
             transient: GIVEN_UP,

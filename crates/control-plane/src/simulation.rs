@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, HostAgentAddress};
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
 use crate::reconcile::{Memory, Reconciler, Report};
 use crate::store::{OpenError, Store, StoreError};
 use crate::store_url::StoreUrl;
@@ -95,12 +96,13 @@ impl Simulation {
     pub fn passes(&self, hosts: &[(HostId, HostAgentAddress)]) -> Passes {
         let reconciler = |(id, address): &(HostId, HostAgentAddress)| {
             let config = Config::new(StoreUrl::Sqlite(Default::default()), address.clone());
-            let (host, nudge, now) = (HostAgent::new(address), Arc::new(Notify::new()), Timestamp::now());
+            let (metrics, nudge, now) = (Metrics::new(), Arc::new(Notify::new()), Timestamp::now());
+            let host = HostAgent::new(address, metrics.clone());
             Reconciler {
                 host_id: id.clone(),
                 host: host.clone(),
                 store: self.store.clone(),
-                lifecycle: Lifecycle::new(self.store.clone(), host, TaskTracker::new(), nudge),
+                lifecycle: Lifecycle::new(self.store.clone(), host, TaskTracker::new(), nudge, metrics),
                 patience: Patience {
                     started: now,
                     transient: config.missing_after,

@@ -7,8 +7,8 @@ use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl};
 use tokio_util::sync::CancellationToken;
 
 use super::{ControlPlaneArgs, ReconcileArgs, ServiceArgs, listen};
+use crate::console::Signals;
 use crate::console::output;
-use crate::console::{BadConfig, Signals};
 
 /// Runs the control plane until a signal.
 pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> {

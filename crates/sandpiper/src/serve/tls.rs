@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use control_plane::HostAgentAddress;
 
-use crate::cli::BadConfig;
+use crate::console::BadConfig;
 
 /// The files that `sandpiper ca` makes, for either role.
 #[derive(Debug, Clone, Args)]

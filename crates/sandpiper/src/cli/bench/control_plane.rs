@@ -23,9 +23,9 @@ use self::hosts::FakeHost;
 use self::load::Target;
 use self::report::{ClosedLoop, List, OpenLoop, Pass, Report};
 use super::environment::Machine;
-use crate::cli::output;
-use crate::cli::signals::Signals;
-use crate::cli::temporary::Ended;
+use crate::console::Ended;
+use crate::console::Signals;
+use crate::console::output;
 
 /// Rows of a page of the list.
 const PAGE: usize = 100;
