@@ -15,6 +15,7 @@ mod refusals;
 mod restart;
 mod rpc;
 mod schemathesis;
+mod snapshot;
 
 use std::ffi::OsString;
 use std::path::Path;
