@@ -73,6 +73,23 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// From now on nothing but health and control answers, until the next update. Returns whether more answered so far.
+    pub fn seal(&self) -> bool {
+        self.set_initialised(false)
+    }
+
+    /// Takes back a [`Self::seal`] that returned `before`.
+    pub fn unseal(&self, before: bool) {
+        self.set_initialised(before);
+    }
+
+    fn set_initialised(&self, initialised: bool) -> bool {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = current.initialised;
+        *current = Arc::new(Settings { initialised, ..Settings::clone(&current) });
+        before
+    }
+
     /// Applies `update` unless a newer one has been.
     pub fn apply(&self, update: Update) -> Applied {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -16,7 +16,11 @@ use vmm::{AcceleratorMode, ForcedKvmUnusable};
 
 use crate::files::write_durably;
 use crate::net::{self, Network, NetworkConfig, Slot};
+use crate::snapshot::{Bakes, SnapshotError};
 use crate::template::{TemplateError, TemplateStore};
+
+/// What baked images may take on the disk. One of an ordinary shape takes about 100 MB.
+const BAKE_BUDGET_BYTES: u64 = 10 << 30;
 
 /// How a host agent is set up.
 #[derive(Debug, Clone)]
@@ -49,6 +53,8 @@ pub struct Host {
     pub network: Network,
     /// What sandboxes boot from.
     pub templates: TemplateStore,
+    /// What sandboxes are restored from instead of booting.
+    pub bakes: Bakes,
     /// How long a guest may take to answer.
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
@@ -93,6 +99,9 @@ pub enum HostError {
     /// Templates.
     #[error("open the templates")]
     Templates(#[from] TemplateError),
+    /// Baked images.
+    #[error("open the baked images")]
+    Bakes(#[from] SnapshotError),
     /// The process's own settings.
     #[error("become the parent of monitors that outlive their helper")]
     Subreaper(#[source] io::Error),
@@ -119,8 +128,10 @@ impl Host {
         if let Err(error) = templates.prune(&HashSet::new()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "old templates are left");
         }
+        let bakes = Bakes::open(data_dir, BAKE_BUDGET_BYTES)?;
         Ok(Self {
             instance,
+            bakes,
             vmm,
             network,
             templates,

@@ -11,6 +11,7 @@ pub mod jail;
 pub mod net;
 pub mod sandbox;
 pub mod service;
+pub mod snapshot;
 pub mod template;
 
 use std::sync::Arc;

@@ -71,6 +71,13 @@ pub fn kvm_obstacle() -> Option<String> {
         .then(|| "/dev/kvm opens, but the processor shows neither vmx nor svm, so it is not hardware KVM".to_owned())
 }
 
+/// The model and features of the host's processor, which guests see under hardware virtualisation.
+pub(crate) fn processor() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| cpuinfo.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+    [field("model name"), field("flags")].join("\n")
+}
+
 fn has_virtualisation(cpuinfo: &str) -> bool {
     cpuinfo
         .lines()

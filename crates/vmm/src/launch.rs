@@ -21,7 +21,7 @@ pub struct Program {
     pub path: PathBuf,
     /// Its arguments, without the program's name.
     pub arguments: Vec<OsString>,
-    /// Files of the host that appear inside, read-only, over existing empty files.
+    /// Files of the host that appear inside, over existing empty files.
     pub binds: Vec<Bind>,
     /// Devices that it may open.
     pub devices: Vec<Device>,
@@ -43,6 +43,17 @@ pub struct Bind {
     pub host: PathBuf,
     /// Where it appears: an absolute path inside the program's root.
     pub inside: PathBuf,
+    /// What may be done to it there, beyond what its permissions allow.
+    pub access: BindAccess,
+}
+
+/// What a program may do to a file that is shown to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BindAccess {
+    /// Read it, and nothing else whatever its permissions.
+    ReadOnly,
+    /// Write it too: the launcher lets the program's group do so.
+    Writable,
 }
 
 /// A device that a program may need.

@@ -7,6 +7,8 @@
 mod accelerator;
 mod launch;
 mod log;
+pub mod memory;
+mod platform;
 pub mod qemu;
 
 use std::os::fd::OwnedFd;
@@ -17,8 +19,9 @@ use futures::future::BoxFuture;
 use model::Shape;
 
 pub use accelerator::{Accelerator, AcceleratorChoice, AcceleratorMode, ForcedKvmUnusable, choose, kvm_obstacle};
-pub use launch::{Bind, Device, LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
+pub use launch::{Bind, BindAccess, Device, LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
 pub use log::{BoundedLog, LOG_LIMIT};
+pub use platform::{Platform, PlatformMismatch};
 
 /// A virtual machine monitor.
 pub trait Vmm: Send + Sync {
@@ -29,6 +32,19 @@ pub trait Vmm: Send + Sync {
     /// once. Returns when the guest executes, which says nothing of what the guest does. After an error no process
     /// is left.
     fn boot<'a>(&'a self, spec: BootSpec, launcher: &'a dyn Launcher) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>>;
+
+    /// Starts a monitor for a virtual machine whose device state was saved and whose memory is at hand, and loads it.
+    /// Its vCPUs do not run when this returns: [`Vm::resume`] lets them, and until then neither memory nor disk has
+    /// changed. A state that was saved on another platform is refused before a monitor is started. After an error no
+    /// process is left.
+    fn restore<'a>(
+        &'a self,
+        spec: RestoreSpec,
+        launcher: &'a dyn Launcher,
+    ) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>>;
+
+    /// What the next boot is on: a state that is saved there can be loaded only on the same.
+    fn platform(&self) -> Platform;
 
     /// Tells the driver that a guest has answered: what it runs on works.
     fn proven(&self);
@@ -52,6 +68,10 @@ pub trait Vm: Send + Sync {
     /// Lets the vCPUs go on. Legal while they are stopped.
     fn resume(&self) -> BoxFuture<'_, Result<(), VmError>>;
 
+    /// Writes the state of all devices and vCPUs, without memory and disk, and makes it durable. Legal while the vCPUs
+    /// are stopped; changes nothing, so the virtual machine may go on afterwards.
+    fn save_state(&self, to: OwnedFd) -> BoxFuture<'_, Result<(), VmError>>;
+
     /// Ends the monitor at once and returns when its process is gone. Legal in every state, and idempotent. What the
     /// guest had not written to its disk is lost.
     fn kill(&self) -> BoxFuture<'_, ()>;
@@ -69,17 +89,17 @@ pub struct VmmInfo {
     pub accelerator: Accelerator,
 }
 
-/// What a virtual machine boots from. Files come as descriptors wherever the monitor can take them.
+/// What a virtual machine is made of. Files come as descriptors wherever the monitor can take them.
 #[derive(Debug)]
-pub struct BootSpec {
+pub struct Machine {
     /// vCPUs and memory; the disk's size is the overlay's.
     pub shape: Shape,
-    /// A Linux kernel, readable by everyone.
-    pub kernel: PathBuf,
-    /// Its initramfs, readable by everyone.
-    pub initramfs: PathBuf,
+    /// Where the guest's memory is.
+    pub memory: Memory,
     /// The template's raw image, opened for reading.
     pub base_image: OwnedFd,
+    /// Frozen qcow2 overlays over it, the lowest first, opened for reading.
+    pub layers: Vec<OwnedFd>,
     /// A qcow2 overlay, opened for reading and writing. The backing file that its header names is never followed.
     pub overlay: OwnedFd,
     /// A tap device with virtio headers.
@@ -90,10 +110,44 @@ pub struct BootSpec {
     pub directory: PathBuf,
 }
 
+/// A file that holds the guest's memory. It is as large as the memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Memory {
+    /// The sandbox's own: what the guest writes is in the file. The monitor's group may write it.
+    Own(PathBuf),
+    /// Frozen, and read by others too: what the guest writes is the monitor's alone and ends with it.
+    Frozen(PathBuf),
+}
+
+/// What a virtual machine boots from.
+#[derive(Debug)]
+pub struct BootSpec {
+    /// What it is made of.
+    pub machine: Machine,
+    /// A Linux kernel, readable by everyone.
+    pub kernel: PathBuf,
+    /// Its initramfs, readable by everyone.
+    pub initramfs: PathBuf,
+}
+
+/// What a virtual machine goes on from.
+#[derive(Debug)]
+pub struct RestoreSpec {
+    /// What it is made of: the same as when its state was saved.
+    pub machine: Machine,
+    /// What [`Vm::save_state`] wrote, opened for reading only.
+    pub state: OwnedFd,
+    /// On what it was saved.
+    pub platform: Platform,
+}
+
 /// Why a virtual machine did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootError {
+    /// The state to load was saved on something else.
+    #[error(transparent)]
+    Mismatch(#[from] PlatformMismatch),
     /// Before the monitor existed.
     #[error("prepare {what} of the virtual machine")]
     Prepare {

@@ -3,7 +3,10 @@
 
 pub mod clock;
 mod devices;
+pub mod entropy;
+pub mod freeze;
 pub mod identity;
+pub mod machine_id;
 mod mounts;
 pub mod network;
 pub mod power;

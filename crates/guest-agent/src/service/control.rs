@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::Agent;
 use super::error::HttpError;
-use crate::init::clock;
 use crate::init::identity::{self, Identity};
+use crate::init::{clock, machine_id};
 use crate::process::reaper::Exit;
 use crate::process::{Command, End, Event, Request, Stdin};
 use crate::settings::{Applied, Settings, Update};
@@ -28,14 +28,15 @@ const BENCHMARK_LIMIT: Duration = Duration::from_secs(60);
 /// What the host says at each start. Members of the contract that mean nothing here are not read.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct InitRequest {
-    access_token: Option<String>,
-    env_vars: Option<BTreeMap<String, String>>,
-    default_user: Option<String>,
-    default_workdir: Option<String>,
-    timestamp: Option<Timestamp>,
-    hostname: Option<String>,
-    nameservers: Option<Vec<IpAddr>>,
+pub(super) struct InitRequest {
+    pub access_token: Option<String>,
+    pub env_vars: Option<BTreeMap<String, String>>,
+    pub default_user: Option<String>,
+    pub default_workdir: Option<String>,
+    pub timestamp: Option<Timestamp>,
+    pub hostname: Option<String>,
+    pub nameservers: Option<Vec<IpAddr>>,
+    pub sandbox_id: Option<String>,
 }
 
 /// `POST /init`: applies what the host says, unless it has said something newer.
@@ -58,7 +59,12 @@ pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Status
         if let Some(time) = timestamp {
             clock::follow(&time).map_err(|error| HttpError::internal(&error))?;
         }
-        let write = tokio::task::spawn_blocking(move || identity::assume(&identity)).await;
+        let sandbox_id = request.sandbox_id;
+        let write = tokio::task::spawn_blocking(move || {
+            identity::assume(&identity)?;
+            sandbox_id.map_or(Ok(()), |id| machine_id::assume(&id))
+        });
+        let write = write.await;
         write.map_err(|error| HttpError::internal(&error))?.map_err(|error| HttpError::internal(&error))?;
     }
     Ok(StatusCode::NO_CONTENT)

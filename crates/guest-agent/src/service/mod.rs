@@ -1,6 +1,7 @@
 //! The edge: one port that speaks HTTP and Connect. Turns requests into calls of the other modules and their errors
 //! into the codes of the wire contract; decides which route asks for which proof. Does no work itself.
 
+mod capture;
 mod control;
 mod cors;
 mod download;
@@ -75,6 +76,9 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/init", post(control::init))
         .route("/sync", post(control::sync))
         .route("/shutdown", post(control::shutdown))
+        .route("/settle", post(capture::settle))
+        .route("/freeze", post(capture::freeze))
+        .route("/restore", post(capture::restore))
         .route("/benchmark/spawn", get(control::benchmark_spawn))
         .layer(from_fn_with_state(agent.clone(), gate::only_the_host));
     let protected = Router::new()

@@ -34,7 +34,7 @@ async fn before_the_first_init_only_health_answers() {
 #[tokio::test]
 async fn control_routes_exist_for_the_host_alone() {
     let agent = Agent::with_control_peer("169.254.0.22");
-    for path in ["/init", "/sync", "/shutdown", "/benchmark/spawn"] {
+    for path in ["/init", "/sync", "/shutdown", "/settle", "/freeze", "/restore", "/benchmark/spawn"] {
         assert_eq!(agent.get(path).await.0, 404, "GET {path}");
         assert_eq!(agent.put(path, "{}").await.0, 404, "POST {path}");
     }
@@ -53,6 +53,28 @@ async fn the_host_has_its_control_routes() {
     assert_eq!((status, &report["count"]), (200, &json!(5)));
     assert!(report["min_us"].as_u64().unwrap() > 0 && report["median_us"].as_u64() >= report["min_us"].as_u64());
     assert_eq!(agent.get("/benchmark/spawn?count=1&cmd=/bin/false").await.0, 400);
+}
+
+#[tokio::test]
+async fn a_frozen_agent_refuses_users_until_it_is_restored_with_a_new_token() {
+    let agent = Agent::fresh();
+    agent.init(json!({ "accessToken": "old" })).await;
+    let envs = async |token: &str| {
+        let request = agent.http.get(agent.url("/envs")).header("x-access-token", token);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(envs("old").await, 200);
+    assert_eq!(agent.put("/freeze", "").await.0, 204);
+    assert_eq!(envs("old").await, 401);
+    assert_eq!(agent.get("/files?path=/etc/passwd").await.0, 401);
+    assert_eq!(agent.get("/health").await.0, 204);
+    for nonsense in ["", "{}", r#"{"entropy":"!"}"#, r#"{"entropy":"AAAA","hostname":"-"}"#] {
+        assert_eq!(agent.put("/restore", nonsense).await.0, 400, "{nonsense}");
+        assert_eq!(envs("old").await, 401, "{nonsense}");
+    }
+    let restore = json!({ "entropy": "AAAA", "accessToken": "new", "timestamp": "2020-01-01T00:00:00Z" });
+    assert_eq!(agent.put("/restore", restore.to_string()).await.0, 204);
+    assert_eq!((envs("old").await, envs("new").await), (401, 200));
 }
 
 #[tokio::test]

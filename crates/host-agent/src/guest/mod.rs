@@ -4,6 +4,7 @@
 //! Every byte that comes back is hostile: sizes and times are bounded here, and nothing of it becomes a path, a
 //! command or a log line of the host.
 
+mod capture;
 mod error;
 mod exec;
 mod files;

@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
-use vmm::{Device, Program};
+use vmm::{Bind, BindAccess, Device, Program};
 
 use super::order::{MOST_DESCRIPTORS, Order, Report};
 
@@ -111,7 +111,7 @@ fn build_root(order: &Order) -> Result<(), Failure> {
     bind_read_only(root, root)?;
     make_devices(&inside(root, Path::new("/dev")), order)?;
     for bind in &order.binds {
-        bind_read_only(&bind.host, &inside(root, &bind.inside))?;
+        show(bind, root, order.uid)?;
     }
     std::env::set_current_dir(root).map_err(failed(format!("enter {}", root.display())))?;
     rustix::process::pivot_root(".", ".").map_err(failed("make the jail the root"))?;
@@ -121,6 +121,20 @@ fn build_root(order: &Order) -> Result<(), Failure> {
 
 fn inside(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// A file that the program may write is its group's, not its own: it could give its own to others.
+fn show(bind: &Bind, root: &Path, gid: u32) -> Result<(), Failure> {
+    let (host, to) = (&bind.host, inside(root, &bind.inside));
+    if bind.access == BindAccess::ReadOnly {
+        return bind_read_only(host, &to);
+    }
+    let step = || format!("show {} in the jail", host.display());
+    std::os::unix::fs::chown(host, Some(0), Some(gid)).map_err(failed(step()))?;
+    std::fs::set_permissions(host, std::fs::Permissions::from_mode(0o660)).map_err(failed(step()))?;
+    rustix::mount::mount_bind(host, &to).map_err(failed(step()))?;
+    let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount_remount(&to, flags, c"").map_err(failed(step()))
 }
 
 fn bind_read_only(host: &Path, to: &Path) -> Result<(), Failure> {

@@ -12,6 +12,8 @@ pub const TAP_IP: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 22);
 pub const TAP_PREFIX: u8 = 30;
 /// The guest's MAC address, the same in every sandbox.
 pub const GUEST_MAC: [u8; 6] = [0x02, 0xFC, 0x00, 0x00, 0x00, 0x05];
+/// The tap's MAC address, the same in every sandbox: a guest that goes on elsewhere still knows its host by it.
+pub(super) const TAP_MAC: [u8; 6] = [0x02, 0xFC, 0x00, 0x00, 0x00, 0x06];
 /// The prefix length of a veth pair: two addresses, no network and no broadcast address.
 pub(super) const VETH_PREFIX: u8 = 31;
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use model::InstanceId;
 
 use super::Installation;
-use super::address::{GUEST_IP, GUEST_MAC, SandboxAddresses, TAP_IP, TAP_PREFIX, VETH_PREFIX};
+use super::address::{GUEST_IP, GUEST_MAC, SandboxAddresses, TAP_IP, TAP_MAC, TAP_PREFIX, VETH_PREFIX};
 use super::firewall::{self, Firewall, FirewallError};
 use super::links::{LinkError, Links};
 use super::names::{self, PEER, TAP};
@@ -106,7 +106,7 @@ async fn link(
     let host = Links::open()?;
     host.add_veth(veth, PEER, namespace.as_fd()).await?;
     inside.bring_up("lo").await?;
-    inside.bring_up(TAP).await?;
+    inside.bring_up_as(TAP, TAP_MAC).await?;
     inside.add_address(TAP, TAP_IP, TAP_PREFIX).await?;
     inside.add_neighbour(TAP, GUEST_IP, GUEST_MAC).await?;
     inside.bring_up(PEER).await?;

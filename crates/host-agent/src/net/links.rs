@@ -70,6 +70,13 @@ impl Links {
         changed.map_err(|error| LinkError::Up { name: name.to_owned(), source: into_io(error) })
     }
 
+    /// Switches an interface on, with this MAC address.
+    pub async fn bring_up_as(&self, name: &str, mac: [u8; 6]) -> Result<(), LinkError> {
+        let message = LinkUnspec::new_with_name(name).address(mac.to_vec()).up().build();
+        let changed = self.handle.link().change(message).execute().await;
+        changed.map_err(|error| LinkError::Up { name: name.to_owned(), source: into_io(error) })
+    }
+
     /// Gives an interface an address.
     pub async fn add_address(&self, name: &str, address: Ipv4Addr, prefix: u8) -> Result<(), LinkError> {
         let index = self.index(name).await?;

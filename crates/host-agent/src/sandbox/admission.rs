@@ -15,7 +15,8 @@ pub(super) fn check(shape: &Shape, data_dir: &Path, reserve_mb: u64) -> Result<(
     check_memory(u64::from(shape.memory.get()), &std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
 }
 
-fn check_disk(data_dir: &Path, reserve_mb: u64) -> Result<(), CreateError> {
+/// Refuses whatever takes disk space where there is none to spare.
+pub(super) fn check_disk(data_dir: &Path, reserve_mb: u64) -> Result<(), CreateError> {
     let file_system = rustix::fs::statvfs(data_dir).map_err(|error| CreateError::File {
         step: "find the free space of",
         path: data_dir.to_owned(),

@@ -81,6 +81,18 @@ pub enum CreateError {
     /// The guest answered and would not take its identity.
     #[error("tell the guest who it is")]
     Introduce(#[source] GuestError),
+    /// What was captured cannot be used, or could not be written.
+    #[error(transparent)]
+    Snapshot(#[from] crate::snapshot::SnapshotError),
+    /// The guest would not stand still.
+    #[error("freeze the guest")]
+    Freeze(#[source] GuestError),
+    /// The monitor would not give its state.
+    #[error("capture the virtual machine")]
+    Capture(#[source] vmm::VmError),
+    /// The monitor would not let its guest go on.
+    #[error("let the virtual machine go on")]
+    Go(#[source] vmm::VmError),
 }
 
 /// Why a sandbox was not paused or resumed. It is as it was, unless it is in error.
@@ -93,18 +105,15 @@ pub enum TransitionError {
     /// Its state forbids it.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
-    /// The monitor would not.
-    #[error("{step} the sandbox's virtual machine")]
-    Vm {
+    /// It did not work.
+    #[error("{step} the sandbox")]
+    Failed {
         /// What was wanted.
         step: &'static str,
-        /// The monitor's answer.
+        /// Why not.
         #[source]
-        source: vmm::VmError,
+        source: CreateError,
     },
-    /// It runs again, but its guest does not answer.
-    #[error("resume the sandbox")]
-    Unanswered(#[source] ReadyError),
 }
 
 /// Why something of a sandbox is still there.

@@ -5,9 +5,11 @@
 
 mod activity;
 mod admission;
+mod bake;
 mod error;
 mod owner;
 mod parts;
+mod pause;
 mod sweep;
 
 use std::collections::HashMap;
@@ -82,8 +84,12 @@ struct Handle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<View>,
     activity: Arc<Activity>,
-    guest: Arc<std::sync::OnceLock<Guest>>,
+    /// There while the sandbox runs; another one each time.
+    guest: SharedGuest,
 }
+
+/// The guest of a sandbox that runs.
+type SharedGuest = Arc<Mutex<Option<Guest>>>;
 
 /// A guest that may be talked to. While this exists the sandbox counts as busy and does not expire.
 pub struct GuestUse {
@@ -163,7 +169,7 @@ impl Sandboxes {
         said.map(drop).map_err(|_| DestroyError::Abandoned(id.clone()))
     }
 
-    /// Stops a running sandbox's vCPUs.
+    /// Puts a running sandbox on disk: it then takes no memory and has no process.
     pub async fn pause(&self, id: &SandboxId) -> Result<(), TransitionError> {
         self.change(id, Command::Pause).await
     }
@@ -190,10 +196,11 @@ impl Sandboxes {
         let handle = self.handle(id).ok_or_else(|| UseError::NotFound(id.clone()))?;
         let status = handle.view.borrow().status;
         let not_running = || UseError::NotRunning { id: id.clone(), status };
-        let guest = handle.guest.get().filter(|_| status == Status::Running).ok_or_else(not_running)?;
+        let guest = handle.guest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let guest = guest.filter(|_| status == Status::Running).ok_or_else(not_running)?;
         // Fails when the owner has just decided that the sandbox has expired.
         let busy = handle.activity.begin().ok_or_else(|| UseError::NotFound(id.clone()))?;
-        Ok(GuestUse { guest: guest.clone(), busy })
+        Ok(GuestUse { guest, busy })
     }
 
     /// Every sandbox, oldest first.

@@ -2,7 +2,7 @@
 //! time, watches the virtual machine and the clock, and ends when nothing of the sandbox is left.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
@@ -13,12 +13,9 @@ use vmm::Vm;
 
 use super::activity::{Activity, Expiry};
 use super::parts::Parts;
-use super::{Command, CreateError, DestroyError, Handle, QUEUE, SandboxSpec, TransitionError, View};
-use crate::guest::Guest;
+use super::pause::ResumeFailure;
+use super::{Command, CreateError, DestroyError, Handle, QUEUE, SandboxSpec, SharedGuest, TransitionError, View};
 use crate::host::Host;
-
-/// A resumed guest answers at once; this is for a busy host.
-const RESUME_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Until a deletion that left something is tried again by itself.
 const RETRY_DELETE: Duration = Duration::from_secs(5);
@@ -32,7 +29,7 @@ pub(super) struct Owner {
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<View>,
     activity: Arc<Activity>,
-    guest: Arc<OnceLock<Guest>>,
+    guest: SharedGuest,
     parts: Parts,
     /// Why the create did not work.
     failure: Option<CreateError>,
@@ -50,7 +47,7 @@ pub(super) fn new(host: Arc<Host>, spec: SandboxSpec) -> (Handle, Owner) {
     let (sender, commands) = mpsc::channel(QUEUE);
     let (view, receiver) = watch::channel(View { status: Status::Pending, host_ip: None, failure: None });
     let activity = Activity::new();
-    let guest = Arc::new(OnceLock::new());
+    let guest = SharedGuest::default();
     let handle = Handle {
         spec: spec.clone(),
         created_at: SystemTime::now(),
@@ -125,13 +122,16 @@ impl Owner {
     }
 
     fn become_running(&mut self) {
-        let guest = self.parts.guest().cloned().expect("a sandbox that was made has a guest");
-        // Empty until now: this is the only place that fills it.
-        let _ = self.guest.set(guest);
+        self.show_guest();
         self.activity.touch();
         let host_ip = self.parts.host_ip();
         self.view.send_modify(|view| view.host_ip = host_ip);
         self.publish(Event::Ready);
+    }
+
+    /// Lets callers talk to the guest that there is now, if any.
+    fn show_guest(&self) {
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = self.parts.guest().cloned();
     }
 
     /// The caller hears of the failure only when nothing is left, so it is kept aside.
@@ -144,7 +144,7 @@ impl Owner {
 
     /// Takes commands until the sandbox is to end.
     async fn serve(&mut self) -> Ending {
-        let vm = self.parts.vm().cloned().expect("a running sandbox has a virtual machine");
+        assert!(self.parts.vm().is_some(), "a running sandbox has a virtual machine");
         let idle = match self.spec.lifetime {
             Lifetime::Never => None,
             Lifetime::Idle(idle) => Some(idle),
@@ -155,50 +155,69 @@ impl Owner {
                 tracing::info!(sandbox = %self.spec.id, "expired");
                 return Ending::Delete(None);
             }
+            let vm = self.parts.vm().cloned();
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Pause(reply)) => answer(reply, self.pause(&*vm).await),
-                    Some(Command::Resume(reply)) => answer(reply, self.resume(&*vm).await),
+                    Some(Command::Pause(reply)) => answer(reply, self.pause().await),
+                    Some(Command::Resume(reply)) => match self.resume().await {
+                        Ok(result) => answer(reply, result),
+                        Err(error) => {
+                            answer(reply, Err(error));
+                            return Ending::Lost;
+                        }
+                    },
                     Some(Command::Destroy(reply)) => return Ending::Delete(Some(reply)),
                     None => return Ending::Delete(None),
                 },
-                () = vm.process().ended() => return Ending::Lost,
+                () = ended(vm.as_deref()) => return Ending::Lost,
                 () = at(deadline) => {}
             }
         }
     }
 
-    async fn pause(&mut self, vm: &dyn Vm) -> Result<(), TransitionError> {
+    async fn pause(&mut self) -> Result<(), TransitionError> {
         self.publish_legal(Event::PauseRequested)?;
-        match vm.pause().await {
+        match self.parts.pause(&self.host, &self.spec).await {
             Ok(()) => {
+                self.show_guest();
                 self.publish(Event::Paused);
                 Ok(())
             }
             Err(source) => {
-                // Harmless if the vCPUs never stopped; if the monitor is gone, that is noticed on its own.
-                let _ = vm.resume().await;
+                // Where the monitor is gone that is noticed on its own.
                 self.publish(Event::RolledBack);
-                Err(TransitionError::Vm { step: "pause", source })
+                Err(TransitionError::Failed { step: "pause", source })
             }
         }
     }
 
-    async fn resume(&mut self, vm: &dyn Vm) -> Result<(), TransitionError> {
-        self.publish_legal(Event::ResumeRequested)?;
-        if let Err(source) = vm.resume().await {
-            self.publish(Event::RolledBack);
-            return Err(TransitionError::Vm { step: "resume", source });
+    /// The outer error is for a sandbox that is lost: what it was on disk must not be used any more, and what it became
+    /// cannot be kept.
+    async fn resume(&mut self) -> Result<Result<(), TransitionError>, TransitionError> {
+        if let Err(error) = self.publish_legal(Event::ResumeRequested) {
+            return Ok(Err(error));
         }
-        let guest = self.guest.get().expect("a sandbox that ran has a guest");
-        if let Err(error) = guest.wait_until_ready(RESUME_DEADLINE).await {
-            let _ = vm.pause().await;
-            self.publish(Event::RolledBack);
-            return Err(TransitionError::Unanswered(error));
-        }
-        self.activity.touch();
-        self.publish(Event::Ready);
-        Ok(())
+        let failed = |source| TransitionError::Failed { step: "resume", source };
+        let source = match self.parts.resume(&self.host, &self.spec).await {
+            Ok(()) => {
+                self.show_guest();
+                self.activity.touch();
+                self.publish(Event::Ready);
+                return Ok(Ok(()));
+            }
+            Err(ResumeFailure::Paused(source)) => source,
+            Err(ResumeFailure::Unanswered(source)) => match self.parts.pause_again(&self.host, &self.spec).await {
+                Ok(()) => source,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(sandbox = %self.spec.id, error, "a resumed guest could not be paused again");
+                    return Err(failed(source));
+                }
+            },
+        };
+        tracing::warn!(sandbox = %self.spec.id, error = &source as &dyn std::error::Error, "a resume failed");
+        self.publish(Event::RolledBack);
+        Ok(Err(failed(source)))
     }
 
     /// Nothing can be done with the sandbox any more: gives back what it held and stays, in error, until someone deletes
@@ -296,6 +315,14 @@ fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply
 /// The one who asked may be gone; the answer is then for nobody.
 fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     let _ = reply.send(value);
+}
+
+/// Never returns where there is no monitor that could end.
+async fn ended(vm: Option<&dyn Vm>) {
+    match vm {
+        Some(vm) => vm.process().ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn at(deadline: Option<Expiry>) {

@@ -4,13 +4,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use vmm::{BootSpec, Vm};
+use vmm::{BootSpec, Machine, Memory, Vm};
 
 use super::{CreateError, DestroyError, SandboxSpec, admission};
 use crate::guest::{Guest, Identity};
@@ -23,7 +23,13 @@ use crate::template::Template;
 pub(super) const IDENTITY_FILE: &str = "vmm.json";
 
 /// The file in a sandbox's directory that holds what its guest wrote.
-const OVERLAY_FILE: &str = "overlay.qcow2";
+pub(super) const OVERLAY_FILE: &str = "overlay.qcow2";
+
+/// The file in a sandbox's directory that is under its overlay where it came from a baked image.
+pub(super) const FROZEN_OVERLAY_FILE: &str = "layer0.qcow2";
+
+/// The file in a sandbox's directory that is its guest's memory, or is to become it.
+pub(super) const MEMORY_FILE: &str = "memory";
 
 /// How long the first guest on hardware virtualisation may take. Where that is real a boot takes less than a second;
 /// where it is not, guests hang.
@@ -32,33 +38,95 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
 /// What has been made so far.
 #[derive(Default)]
 pub(super) struct Parts {
-    directory: Option<PathBuf>,
-    network: Option<SandboxNetwork>,
-    /// Kept for a second boot, should hardware virtualisation prove not to work.
-    tap: Option<OwnedFd>,
-    vm: Option<Arc<dyn Vm>>,
-    guest: Option<Guest>,
+    pub(super) directory: Option<PathBuf>,
+    pub(super) network: Option<SandboxNetwork>,
+    /// Kept for every start of a monitor after the first.
+    pub(super) tap: Option<OwnedFd>,
+    /// What is under its overlay.
+    pub(super) template: Option<Template>,
+    /// Whether it came from a baked image.
+    pub(super) lineage: Lineage,
+    pub(super) memory: MemoryOwner,
+    pub(super) vm: Option<Arc<dyn Vm>>,
+    pub(super) guest: Option<Guest>,
+}
+
+/// Where a sandbox's memory and disk come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Lineage {
+    /// It was booted.
+    #[default]
+    Booted,
+    /// It was restored from a baked image, of which it has copies under names of its own.
+    Baked,
+}
+
+/// Whose the file is that a running sandbox's memory is mapped from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum MemoryOwner {
+    /// The sandbox's: all that its guest writes is in there.
+    #[default]
+    Sandbox,
+    /// A baked image's: what its guest writes is in its monitor alone.
+    Shared,
 }
 
 impl Parts {
     /// Makes everything. After an error, or when cancelled, what was made is still here, to be removed.
     pub async fn build(
         &mut self,
-        host: &Host,
+        host: &Arc<Host>,
         spec: &SandboxSpec,
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
         let template = host.templates.get(&spec.template)?;
         admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
-        let directory = self.make_directory(host, spec)?;
+        self.make_directory(host, spec)?;
         let mut network = host.network.create(&spec.id).await?;
         self.tap = network.take_tap();
         self.network = Some(network);
-        make_overlay(&directory.join(OVERLAY_FILE), &template).await?;
-        let guest = self.boot(host, spec, &template, cancel).await?;
-        guest.introduce(&identity(host, spec, &template)).await.map_err(CreateError::Introduce)?;
+        self.template = Some(template.clone());
+        if self.restore_from_bake(host, spec, &template, cancel).await? {
+            return Ok(());
+        }
+        self.boot_anew(host, spec, &template, cancel).await
+    }
+
+    /// As [`build`](Self::build), without a look at baked images: what these are made by.
+    pub async fn build_for_bake(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        template: &Template,
+        cancel: &CancellationToken,
+    ) -> Result<(), CreateError> {
+        self.make_directory(host, spec)?;
+        let mut network = host.network.create(&spec.id).await?;
+        self.tap = network.take_tap();
+        self.network = Some(network);
+        self.template = Some(template.clone());
+        self.boot_anew(host, spec, template, cancel).await
+    }
+
+    async fn boot_anew(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        template: &Template,
+        cancel: &CancellationToken,
+    ) -> Result<(), CreateError> {
+        let directory = self.directory();
+        make_overlay(&directory.join(OVERLAY_FILE), template).await?;
+        make_memory(&directory.join(MEMORY_FILE), spec)?;
+        (self.lineage, self.memory) = (Lineage::Booted, MemoryOwner::Sandbox);
+        let guest = self.boot(host, spec, template, cancel).await?;
+        guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
         self.guest = Some(guest);
         Ok(())
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        self.directory.as_deref().expect("the directory is made first")
     }
 
     /// The guest, once it knows who it is.
@@ -96,12 +164,12 @@ impl Parts {
         Ok(())
     }
 
-    fn make_directory(&mut self, host: &Host, spec: &SandboxSpec) -> Result<PathBuf, CreateError> {
+    fn make_directory(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
         let directory = host.sandboxes_dir().join(spec.id.as_str());
         let made = fs::DirBuilder::new().mode(0o700).create(&directory);
         made.map_err(file_error("make", &directory))?;
-        self.directory = Some(directory.clone());
-        Ok(directory)
+        self.directory = Some(directory);
+        Ok(())
     }
 
     /// Boots until a guest answers: at most twice, the second time without hardware virtualisation.
@@ -162,15 +230,35 @@ impl Parts {
         spec: &SandboxSpec,
         template: &Template,
     ) -> Result<Arc<dyn Vm>, CreateError> {
-        let directory = self.directory.as_ref().expect("the directory is made first");
-        let network = self.network.as_ref().expect("the network is made before the virtual machine");
-        let tap = self.tap.as_ref().expect("the network came with a tap");
-        let overlay = directory.join(OVERLAY_FILE);
         let boot = BootSpec {
-            shape: spec.shape,
+            machine: self.machine(spec, template, Memory::Own(self.directory().join(MEMORY_FILE)))?,
             kernel: template.kernel.image(),
             initramfs: template.initramfs.clone(),
-            base_image: File::open(&template.image).map_err(file_error("open", &template.image))?.into(),
+        };
+        let vm = host.vmm.boot(boot, &self.jail(host)).await?;
+        self.vm = Some(vm.clone());
+        Ok(vm)
+    }
+
+    /// What its virtual machine is made of, this time.
+    pub(super) fn machine(
+        &self,
+        spec: &SandboxSpec,
+        template: &Template,
+        memory: Memory,
+    ) -> Result<Machine, CreateError> {
+        let directory = self.directory();
+        let tap = self.tap.as_ref().expect("the network came with a tap");
+        let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(file_error("open", path));
+        let overlay = directory.join(OVERLAY_FILE);
+        Ok(Machine {
+            shape: spec.shape,
+            memory,
+            base_image: open(&template.image)?,
+            layers: match self.lineage {
+                Lineage::Booted => vec![],
+                Lineage::Baked => vec![open(&directory.join(FROZEN_OVERLAY_FILE))?],
+            },
             overlay: OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -179,15 +267,16 @@ impl Parts {
                 .into(),
             tap: tap.try_clone().map_err(file_error("copy the tap of", directory))?,
             mac: net::GUEST_MAC,
-            directory: directory.clone(),
-        };
-        let jail = Jail { uid: host.uid_of(network.slot()), identity_file: directory.join(IDENTITY_FILE) };
-        let vm = host.vmm.boot(boot, &jail).await?;
-        self.vm = Some(vm.clone());
-        Ok(vm)
+            directory: directory.to_owned(),
+        })
     }
 
-    fn guest_client(&self) -> Guest {
+    pub(super) fn jail(&self, host: &Host) -> Jail {
+        let network = self.network.as_ref().expect("the network is made before the virtual machine");
+        Jail { uid: host.uid_of(network.slot()), identity_file: self.directory().join(IDENTITY_FILE) }
+    }
+
+    pub(super) fn guest_client(&self) -> Guest {
         let network = self.network.as_ref().expect("the network is made before the guest is sought");
         Guest::new(network.connector())
     }
@@ -197,12 +286,12 @@ fn left<E: std::error::Error + Send + Sync + 'static>(part: &'static str) -> imp
     move |source| DestroyError::Left { part, source: Arc::new(source) }
 }
 
-fn file_error(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CreateError {
+pub(super) fn file_error(step: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> CreateError {
     let path = path.to_owned();
     move |source| CreateError::File { step, path, source }
 }
 
-fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> Identity {
+pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> Identity {
     Identity {
         sandbox_id: spec.id.to_string(),
         template_id: spec.template.to_string(),
@@ -215,12 +304,22 @@ fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> Identity {
     }
 }
 
+/// The file that becomes a guest's memory, with room on the disk for all of it: a guest that writes where the disk has
+/// no room left would end its monitor.
+fn make_memory(path: &Path, spec: &SandboxSpec) -> Result<(), CreateError> {
+    let failed = || file_error("make", path);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = file.map_err(failed())?;
+    file.set_len(u64::from(spec.shape.memory.get()) << 20).map_err(failed())?;
+    vmm::memory::reserve(&file).map_err(failed())
+}
+
 /// How long `qemu-img` may take for a file of a few hundred kilobytes.
 const OVERLAY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// An empty overlay as large as the template's image. It names no backing file: the monitor is told which it is, so
 /// that a header that a guest has tampered with leads nowhere.
-async fn make_overlay(path: &Path, template: &Template) -> Result<(), CreateError> {
+pub(super) async fn make_overlay(path: &Path, template: &Template) -> Result<(), CreateError> {
     let size = fs::metadata(&template.image).map_err(file_error("measure", &template.image))?.len();
     let output = tokio::process::Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=off,extended_l2=off"])

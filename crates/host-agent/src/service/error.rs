@@ -8,6 +8,7 @@ use model::{InvalidId, InvalidShape, InvalidTemplateName};
 use crate::guest::{ExecError, FileError, GuestError};
 use crate::net;
 use crate::sandbox::{CreateError, DestroyError, TransitionError, UseError};
+use crate::snapshot::SnapshotError;
 use crate::template::{RecipeError, TemplateError};
 
 /// An error's own words and those of its causes.
@@ -55,7 +56,36 @@ impl IntoConnect for std::sync::Arc<CreateError> {
             CreateError::Network(net::CreateError::Claim(net::ClaimError::AllTaken)) => ErrorCode::Unavailable,
             CreateError::Unanswered { .. } => ErrorCode::DeadlineExceeded,
             CreateError::Deleted => ErrorCode::Aborted,
+            error => error.code(),
+        }
+    }
+}
+
+impl IntoConnect for CreateError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            CreateError::NoDiskSpace { .. } => ErrorCode::ResourceExhausted,
+            CreateError::NoMemory { .. } => ErrorCode::Unavailable,
+            CreateError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                ErrorCode::ResourceExhausted
+            }
+            CreateError::Snapshot(error) => error.code(),
+            CreateError::Freeze(GuestError::Silent) | CreateError::Introduce(GuestError::Silent) => {
+                ErrorCode::DeadlineExceeded
+            }
             _ => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for SnapshotError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            SnapshotError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                ErrorCode::ResourceExhausted
+            }
+            SnapshotError::File { .. } => ErrorCode::Internal,
+            _ => ErrorCode::FailedPrecondition,
         }
     }
 }
@@ -84,8 +114,7 @@ impl IntoConnect for TransitionError {
         match self {
             TransitionError::NotFound(_) => ErrorCode::NotFound,
             TransitionError::Illegal(_) => ErrorCode::FailedPrecondition,
-            TransitionError::Unanswered(_) => ErrorCode::DeadlineExceeded,
-            TransitionError::Vm { .. } => ErrorCode::Internal,
+            TransitionError::Failed { source, .. } => source.code(),
         }
     }
 }

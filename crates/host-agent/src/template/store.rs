@@ -36,6 +36,13 @@ pub struct Template {
     pub initramfs: PathBuf,
 }
 
+impl Template {
+    /// Names the guest agent that its guests run.
+    pub fn guest_agent(&self) -> String {
+        self.initramfs.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
 /// A template as a list shows it.
 #[derive(Debug)]
 pub struct Listed {

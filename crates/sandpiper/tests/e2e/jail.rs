@@ -47,7 +47,7 @@ async fn a_monitor_has_no_rights_and_sees_only_its_own_files() {
         names.sort();
         names
     };
-    assert_eq!(names("")[..2], ["boot", "dev"]);
+    assert_eq!(names("")[..3], ["boot", "bundle.json", "dev"]);
     assert!(!names("").contains(&"proc".to_owned()) && !names("").contains(&"etc".to_owned()), "{:?}", names(""));
     assert_eq!(names("boot"), ["initramfs", "vmlinuz"]);
     assert!(names("dev").iter().all(|name| ["null", "kvm"].contains(&name.as_str())), "{:?}", names("dev"));
@@ -75,15 +75,18 @@ async fn a_monitor_holds_only_the_descriptors_that_its_sandbox_needs() {
                 || text.starts_with("pipe:")
                 || ["/dev/null", "/dev/net/tun", "/dev/kvm"].contains(&text.as_str())
                 || text.ends_with("/rootfs.ext4")
-                || text.ends_with("/overlay.qcow2");
+                || text.ends_with("/overlay.qcow2")
+                || text.ends_with("/layer0.qcow2")
+                || text.ends_with("/state")
+                || text == "/memory";
             assert!(is_known, "monitor {pid} holds {text}");
             if let Ok(own) = target.strip_prefix(&sandboxes) {
                 overlays.push(own.components().next().unwrap().as_os_str().to_string_lossy().into_owned());
             }
-            if text.ends_with("/rootfs.ext4") {
+            if !text.ends_with("/overlay.qcow2") && text.starts_with('/') && !text.starts_with("/dev/") {
                 let flags = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", entry.file_name().display())).unwrap();
                 let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim().to_owned();
-                assert_eq!(u32::from_str_radix(&flags, 8).unwrap() & 3, 0, "the template is open for reading only");
+                assert_eq!(u32::from_str_radix(&flags, 8).unwrap() & 3, 0, "{text} is open for reading only");
             }
         }
         overlays.dedup();

@@ -17,6 +17,7 @@ mod restart;
 mod rpc;
 mod schemathesis;
 mod service;
+mod snapshot;
 mod tls;
 
 use std::ffi::OsString;

@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Accelerator;
@@ -19,6 +20,12 @@ use crate::Accelerator;
 pub(super) const KERNEL: &str = "/boot/vmlinuz";
 /// Where the initramfs appears in the jail.
 pub(super) const INITRAMFS: &str = "/boot/initramfs";
+/// Where the guest's memory appears in the jail.
+pub(super) const MEMORY: &str = "/memory";
+/// The file beside the copied ones that says what they are.
+const DESCRIPTION: &str = "bundle.json";
+/// Raised when a copy gets other files than those that are copied.
+const LAYOUT: &[u8] = b"layout 2";
 /// Where firmware appears in the jail.
 pub(super) const FIRMWARE_DIRECTORY: &str = "/usr/share/qemu";
 /// What `microvm` loads: its BIOS, and option ROMs.
@@ -28,7 +35,7 @@ const FIRMWARE: [&str; 4] = ["bios-microvm.bin", "linuxboot_dma.bin", "kvmvapic.
 pub const MINIMUM_VERSION: QemuVersion = QemuVersion { major: 8, minor: 2, patch: 0 };
 
 /// A version of QEMU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct QemuVersion {
     major: u32,
     minor: u32,
@@ -61,6 +68,9 @@ pub enum BundleError {
     /// A part of it is missing.
     #[error("QEMU's firmware {0} is missing; reinstall QEMU with `make setup`")]
     NoFirmware(&'static str),
+    /// There is no such copy.
+    #[error("the QEMU that it was saved with (copy {0}) is not kept here")]
+    NoCopy(String),
     /// A file could not be read or copied.
     #[error("copy QEMU: {path}")]
     Copy {
@@ -76,6 +86,12 @@ pub enum BundleError {
 #[derive(Debug)]
 pub struct Bundle {
     root: PathBuf,
+    description: Description,
+}
+
+/// What a copy says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
     program: PathBuf,
     version: QemuVersion,
 }
@@ -94,8 +110,24 @@ impl Bundle {
             return Err(BundleError::TooOld { found: version });
         }
         let files = files_of(&program)?;
-        let root = store(data_dir, &files)?;
-        Ok(Self { root, program, version })
+        let description = Description { program, version };
+        let root = store(data_dir, &files, &description)?;
+        Ok(Self { root, description })
+    }
+
+    /// A copy that was made before, by its digest.
+    pub fn stored(data_dir: &Path, digest: &str) -> Result<Self, BundleError> {
+        let no_copy = || BundleError::NoCopy(digest.chars().take(64).collect());
+        let is_digest = digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let root = if is_digest { data_dir.join("vmm").join(digest) } else { return Err(no_copy()) };
+        let text = fs::read(root.join(DESCRIPTION)).map_err(|_| no_copy())?;
+        let description = serde_json::from_slice(&text).map_err(|_| no_copy())?;
+        Ok(Self { root, description })
+    }
+
+    /// Which copy it is.
+    pub fn digest(&self) -> String {
+        self.root.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The directory that is the whole file system of a jailed QEMU.
@@ -105,12 +137,12 @@ impl Bundle {
 
     /// The program's path inside.
     pub fn program(&self) -> &Path {
-        &self.program
+        &self.description.program
     }
 
     /// Its version.
     pub fn version(&self) -> QemuVersion {
-        self.version
+        self.description.version
     }
 }
 
@@ -163,7 +195,11 @@ fn files_of(program: &Path) -> Result<BTreeMap<PathBuf, PathBuf>, BundleError> {
 }
 
 /// Copies the files to `data_dir/vmm/<digest>/`, complete or not at all.
-fn store(data_dir: &Path, files: &BTreeMap<PathBuf, PathBuf>) -> Result<PathBuf, BundleError> {
+fn store(
+    data_dir: &Path,
+    files: &BTreeMap<PathBuf, PathBuf>,
+    description: &Description,
+) -> Result<PathBuf, BundleError> {
     let digest = digest_of(files)?;
     let parent = data_dir.join("vmm");
     let root = parent.join(digest);
@@ -181,10 +217,13 @@ fn store(data_dir: &Path, files: &BTreeMap<PathBuf, PathBuf>) -> Result<PathBuf,
     for (inside, host) in files {
         copy(host, &join(&staging, inside)).map_err(failed(host))?;
     }
-    for mount_point in [KERNEL, INITRAMFS] {
+    for mount_point in [KERNEL, INITRAMFS, MEMORY] {
         let path = join(&staging, Path::new(mount_point));
         create_parent(&path).and_then(|()| fs::write(&path, b"")).map_err(failed(&path))?;
     }
+    let path = staging.join(DESCRIPTION);
+    let text = serde_json::to_vec(description).expect("a description is plain data");
+    fs::write(&path, text).map_err(failed(&path))?;
     let devices = staging.join("dev");
     fs::create_dir_all(&devices).map_err(failed(&devices))?;
     rustix::fs::sync();
@@ -213,6 +252,7 @@ fn copy(host: &Path, to: &Path) -> io::Result<()> {
 
 fn digest_of(files: &BTreeMap<PathBuf, PathBuf>) -> Result<String, BundleError> {
     let mut digest = Sha256::new();
+    digest.update(LAYOUT);
     let mut buffer = vec![0; 1 << 20];
     for (inside, host) in files {
         digest.update(inside.as_os_str().as_encoded_bytes());
@@ -275,6 +315,10 @@ mod tests {
         assert_eq!(second.root(), first.root());
         assert_eq!(fs::metadata(second.root()).unwrap().modified().unwrap(), made);
         assert_eq!(fs::read_dir(data.path().join("vmm")).unwrap().count(), 1, "no staging is left");
+        let stored = Bundle::stored(data.path(), &first.digest()).unwrap();
+        assert_eq!((stored.program(), stored.version()), (first.program(), first.version()));
+        assert!(matches!(Bundle::stored(data.path(), "../vmm"), Err(BundleError::NoCopy(_))));
+        assert!(matches!(Bundle::stored(data.path(), "abcdef"), Err(BundleError::NoCopy(_))));
     }
 
     #[test]

@@ -2,16 +2,18 @@
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
-use super::bundle::{Bundle, FIRMWARE_DIRECTORY, INITRAMFS, KERNEL};
-use crate::{Accelerator, Bind, BootSpec, Device, Program};
+use super::bundle::{Bundle, FIRMWARE_DIRECTORY, INITRAMFS, KERNEL, MEMORY};
+use crate::{Accelerator, Bind, BindAccess, Device, Machine, Memory, Program};
 
 /// All that goes into the command line.
 pub(super) struct CommandLine<'a> {
     pub bundle: &'a Bundle,
     pub accelerator: Accelerator,
     pub tsc_khz: u64,
-    pub spec: BootSpec,
+    pub machine: Machine,
+    pub start: Start,
     /// A bound and listening socket.
     pub qmp: OwnedFd,
     /// A bound and listening socket.
@@ -19,10 +21,32 @@ pub(super) struct CommandLine<'a> {
     pub stderr: OwnedFd,
 }
 
+/// How a virtual machine begins.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// From nothing.
+    Boot { kernel: PathBuf, initramfs: PathBuf },
+    /// From a state that is loaded later, out of this file.
+    Incoming(OwnedFd),
+}
+
+/// The kind of machine, as snapshots name it.
+pub(super) const MACHINE: &str = "microvm";
+
+/// What makes a saved state one that can be loaded: no description of itself at its end, which nothing would read.
+const SAVED_AS: &str = "suppress-vmdesc=on,memory-backend=memory";
+
+/// The set of descriptors that holds the state to be loaded.
+pub(super) const STATE_SET: i32 = 3;
+
+/// The first set of descriptors that holds a frozen overlay.
+const FIRST_LAYER_SET: i32 = 10;
+
 /// MiB of translated code. Half of it doubles the start of Python in the guest; the default costs 20 to 40 MB more.
 const TRANSLATION_BUFFER_MB: u32 = 64;
 
-/// The descriptors in the order in which the program inherits them.
+/// The descriptors in the order in which the program inherits them; after these come those of frozen overlays, and
+/// last the state.
 #[derive(Clone, Copy)]
 enum Descriptor {
     Qmp,
@@ -30,6 +54,7 @@ enum Descriptor {
     Base,
     Overlay,
     Tap,
+    FirstLayer,
 }
 
 impl Descriptor {
@@ -38,20 +63,42 @@ impl Descriptor {
     }
 }
 
+/// What processors guests see.
+pub(super) fn cpu(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "max",
+    }
+}
+
 impl CommandLine<'_> {
     pub fn into_program(self) -> Program {
         let arguments = self.arguments();
-        let bind = |host: &std::path::Path, inside: &str| Bind { host: host.to_owned(), inside: inside.into() };
+        let read_only =
+            |host: PathBuf, inside: &str| Bind { host, inside: inside.into(), access: BindAccess::ReadOnly };
+        let mut binds = vec![match self.machine.memory {
+            Memory::Own(host) => Bind { host, inside: MEMORY.into(), access: BindAccess::Writable },
+            Memory::Frozen(host) => read_only(host, MEMORY),
+        }];
+        let mut descriptors =
+            vec![self.qmp, self.console, self.machine.base_image, self.machine.overlay, self.machine.tap];
+        descriptors.extend(self.machine.layers);
+        match self.start {
+            Start::Boot { kernel, initramfs } => {
+                binds.extend([read_only(kernel, KERNEL), read_only(initramfs, INITRAMFS)]);
+            }
+            Start::Incoming(state) => descriptors.push(state),
+        }
         Program {
             root: self.bundle.root().to_owned(),
             path: self.bundle.program().to_owned(),
             arguments,
-            binds: vec![bind(&self.spec.kernel, KERNEL), bind(&self.spec.initramfs, INITRAMFS)],
+            binds,
             devices: match self.accelerator {
                 Accelerator::Kvm => vec![Device::Kvm],
                 Accelerator::Tcg => vec![],
             },
-            descriptors: vec![self.qmp, self.console, self.spec.base_image, self.spec.overlay, self.spec.tap],
+            descriptors,
             stderr: self.stderr,
         }
     }
@@ -68,7 +115,7 @@ impl CommandLine<'_> {
     }
 
     fn options(&self) -> Vec<(&'static str, String)> {
-        let shape = self.spec.shape;
+        let shape = self.machine.shape;
         let mut options = vec![
             ("nodefaults", String::new()),
             ("no-user-config", String::new()),
@@ -78,17 +125,17 @@ impl CommandLine<'_> {
             ("no-reboot", String::new()),
             ("sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".into()),
             // Devices are found by ACPI: the kernel has no command-line discovery for virtio-mmio.
-            ("machine", "microvm,acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off,usb=off".into()),
+            ("machine", format!("{MACHINE},acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off,usb=off,{SAVED_AS}")),
+            ("global", "migration.send-configuration=off".into()),
             ("accel", self.accel()),
-            ("cpu", self.cpu().into()),
+            ("cpu", cpu(self.accelerator).into()),
             ("smp", format!("cpus={}", shape.vcpus)),
             ("m", format!("{}M", shape.memory)),
-            ("kernel", KERNEL.into()),
-            ("initrd", INITRAMFS.into()),
-            ("append", self.kernel_command_line()),
+            ("object", self.memory()),
             // Stopped until the console is connected, so that its first words are heard.
             ("S", String::new()),
         ];
+        options.extend(self.start());
         options.extend(self.sockets());
         options.extend(self.disk());
         options.extend(self.network());
@@ -103,11 +150,30 @@ impl CommandLine<'_> {
         }
     }
 
-    fn cpu(&self) -> &'static str {
-        match self.accelerator {
-            Accelerator::Kvm => "host",
-            Accelerator::Tcg => "max",
+    /// A frozen file is opened for reading only and mapped privately: the monitor could not change it if it would.
+    fn memory(&self) -> String {
+        let access = match self.machine.memory {
+            Memory::Own(_) => "share=on",
+            Memory::Frozen(_) => "share=off,readonly=on,rom=off",
+        };
+        format!("memory-backend-file,id=memory,size={}M,mem-path={MEMORY},{access}", self.machine.shape.memory)
+    }
+
+    /// A guest that goes on has its kernel in memory and needs no file of it.
+    fn start(&self) -> Vec<(&'static str, String)> {
+        match &self.start {
+            Start::Boot { .. } => {
+                vec![("kernel", KERNEL.into()), ("initrd", INITRAMFS.into()), ("append", self.kernel_command_line())]
+            }
+            Start::Incoming(_) => {
+                let number = Descriptor::FirstLayer.number() + self.layer_count();
+                vec![("incoming", "defer".into()), ("add-fd", format!("fd={number},set={STATE_SET}"))]
+            }
         }
+    }
+
+    fn layer_count(&self) -> i32 {
+        i32::try_from(self.machine.layers.len()).unwrap_or(i32::MAX)
     }
 
     fn kernel_command_line(&self) -> String {
@@ -136,19 +202,33 @@ impl CommandLine<'_> {
         let file = |set: i32, node: &str, access: &str| {
             format!("driver=file,filename=/dev/fdset/{set},node-name={node},locking=off,{access}")
         };
-        vec![
+        let mut options = vec![
             ("add-fd", format!("fd={},set=1", Descriptor::Base.number())),
             ("add-fd", format!("fd={},set=2", Descriptor::Overlay.number())),
             ("blockdev", file(1, "base-file", "read-only=on")),
             ("blockdev", "driver=raw,node-name=base,file=base-file,read-only=on".into()),
+        ];
+        let mut below = "base".to_owned();
+        for layer in 0..self.layer_count() {
+            let (number, set) = (Descriptor::FirstLayer.number() + layer, FIRST_LAYER_SET + layer);
+            let (name, name_of_file) = (format!("layer{layer}"), format!("layer{layer}-file"));
+            options.push(("add-fd", format!("fd={number},set={set}")));
+            options.push(("blockdev", file(set, &name_of_file, "read-only=on")));
+            let overlay = format!("driver=qcow2,node-name={name},file={name_of_file},backing={below},read-only=on");
+            options.push(("blockdev", overlay));
+            below = name;
+        }
+        let overlay = format!("driver=qcow2,node-name=disk,file=overlay-file,backing={below},discard=unmap");
+        options.extend([
             ("blockdev", file(2, "overlay-file", "read-only=off,discard=unmap")),
-            ("blockdev", "driver=qcow2,node-name=disk,file=overlay-file,backing=base,discard=unmap".into()),
+            ("blockdev", overlay),
             ("device", "virtio-blk-device,drive=disk".into()),
-        ]
+        ]);
+        options
     }
 
     fn network(&self) -> Vec<(&'static str, String)> {
-        let mac = self.spec.mac.map(|byte| format!("{byte:02x}")).join(":");
+        let mac = self.machine.mac.map(|byte| format!("{byte:02x}")).join(":");
         vec![
             ("netdev", format!("tap,id=net,fd={}", Descriptor::Tap.number())),
             ("device", format!("virtio-net-device,netdev=net,mac={mac}")),

@@ -18,8 +18,11 @@ use futures::future::BoxFuture;
 
 pub use bundle::{Bundle, BundleError, MINIMUM_VERSION, QemuVersion};
 
-use crate::{Accelerator, AcceleratorChoice, BootError, BootSpec, BoundedLog, Launcher, Vm, Vmm, VmmInfo};
-use command::CommandLine;
+use crate::{
+    Accelerator, AcceleratorChoice, BootError, BootSpec, BoundedLog, Launcher, Machine, Platform, RestoreSpec, Vm, Vmm,
+    VmmInfo,
+};
+use command::{CommandLine, Start};
 use vm::{QemuVm, Stderr};
 
 /// What is known of the accelerator that was chosen.
@@ -44,6 +47,8 @@ pub struct Qemu {
     trust: Mutex<Trust>,
     /// The rate of the host's time stamp counter, which guests see under TCG and cannot measure on a busy host.
     tsc_khz: u64,
+    /// Where copies of QEMU are kept, for states that were saved with an earlier one.
+    data_dir: PathBuf,
 }
 
 impl Qemu {
@@ -54,7 +59,8 @@ impl Qemu {
         let fallback =
             if choice.may_fall_back { Some(Bundle::open(data_dir, binary, Accelerator::Tcg)?) } else { None };
         let trust = Mutex::new(if choice.may_fall_back { Trust::Unproven } else { Trust::Settled });
-        Ok(Self { bundle, fallback, choice, trust, tsc_khz: tsc::measure_khz() })
+        let data_dir = data_dir.to_owned();
+        Ok(Self { bundle, fallback, choice, trust, tsc_khz: tsc::measure_khz(), data_dir })
     }
 
     fn trust(&self) -> MutexGuard<'_, Trust> {
@@ -70,21 +76,51 @@ impl Qemu {
     }
 
     async fn boot_one(&self, spec: BootSpec, launcher: &dyn Launcher) -> Result<Arc<dyn Vm>, BootError> {
+        let (accelerator, bundle) = self.current();
+        let start = Start::Boot { kernel: spec.kernel, initramfs: spec.initramfs };
+        let vm = self.start(bundle, accelerator, spec.machine, start, launcher).await?;
+        vm.let_go().await
+    }
+
+    async fn restore_one(&self, spec: RestoreSpec, launcher: &dyn Launcher) -> Result<Arc<dyn Vm>, BootError> {
+        let here = self.platform();
+        spec.platform.check(&here)?;
+        let (accelerator, current) = self.current();
+        let earlier;
+        let bundle = if spec.platform.bundle == here.bundle {
+            current
+        } else {
+            let unknown = |error| BootError::Prepare { what: "QEMU", source: io::Error::other(error) };
+            earlier = Bundle::stored(&self.data_dir, &spec.platform.bundle).map_err(unknown)?;
+            &earlier
+        };
+        let vm = self.start(bundle, accelerator, spec.machine, Start::Incoming(spec.state), launcher).await?;
+        vm.load().await
+    }
+
+    /// Starts QEMU, with its vCPUs stopped.
+    async fn start(
+        &self,
+        bundle: &Bundle,
+        accelerator: Accelerator,
+        machine: Machine,
+        start: Start,
+        launcher: &dyn Launcher,
+    ) -> Result<QemuVm, BootError> {
         let prepare = |what| move |source| BootError::Prepare { what, source };
-        let qmp_socket = spec.directory.join("qmp.sock");
-        let console_socket = spec.directory.join("console.sock");
+        let qmp_socket = machine.directory.join("qmp.sock");
+        let console_socket = machine.directory.join("console.sock");
         let qmp_listener = listen(&qmp_socket).map_err(prepare("the control socket"))?;
         let console_listener = listen(&console_socket).map_err(prepare("the console socket"))?;
         let (stderr_reader, stderr_writer) = io::pipe().map_err(prepare("the log"))?;
         let stderr_reader =
             tokio::net::unix::pipe::Receiver::from_owned_fd(stderr_reader.into()).map_err(prepare("the log"))?;
-
-        let (accelerator, bundle) = self.current();
         let program = CommandLine {
             bundle,
             accelerator,
             tsc_khz: self.tsc_khz,
-            spec,
+            machine,
+            start,
             qmp: qmp_listener.into(),
             console: console_listener.into(),
             stderr: stderr_writer.into(),
@@ -105,6 +141,30 @@ impl Vmm for Qemu {
 
     fn boot<'a>(&'a self, spec: BootSpec, launcher: &'a dyn Launcher) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>> {
         Box::pin(self.boot_one(spec, launcher))
+    }
+
+    fn restore<'a>(
+        &'a self,
+        spec: RestoreSpec,
+        launcher: &'a dyn Launcher,
+    ) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>> {
+        Box::pin(self.restore_one(spec, launcher))
+    }
+
+    fn platform(&self) -> Platform {
+        let (accelerator, bundle) = self.current();
+        Platform {
+            vmm: format!("QEMU {}", bundle.version()),
+            bundle: bundle.digest(),
+            machine: command::MACHINE.to_owned(),
+            cpu: command::cpu(accelerator).to_owned(),
+            accelerator: accelerator.to_string(),
+            host_cpu: match accelerator {
+                Accelerator::Kvm => crate::accelerator::processor(),
+                Accelerator::Tcg => String::new(),
+            },
+            tsc_khz: self.tsc_khz,
+        }
     }
 
     fn proven(&self) {

@@ -4,15 +4,19 @@
 //! deadline, and what cannot be understood is dropped.
 
 use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
@@ -67,18 +71,34 @@ impl Qmp {
 
     /// Runs a command and returns its value.
     pub async fn execute(&self, command: &'static str, arguments: Value) -> Result<Value, VmError> {
-        match tokio::time::timeout(DEADLINE, self.ask(command, arguments)).await {
+        match tokio::time::timeout(DEADLINE, self.ask(command, arguments, None)).await {
             Ok(answer) => answer,
             Err(_) => Err(VmError::Silent { command }),
         }
     }
 
-    async fn ask(&self, command: &'static str, arguments: Value) -> Result<Value, VmError> {
+    /// Hands a descriptor over and returns the number of the set that it is then known by.
+    pub async fn lend(&self, descriptor: &OwnedFd) -> Result<u64, VmError> {
+        let command = "add-fd";
+        match tokio::time::timeout(DEADLINE, self.ask(command, json!({}), Some(descriptor))).await {
+            Ok(answer) => {
+                answer?["fdset-id"].as_u64().ok_or(VmError::Refused { command, reason: "no set was named".to_owned() })
+            }
+            Err(_) => Err(VmError::Silent { command }),
+        }
+    }
+
+    async fn ask(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        descriptor: Option<&OwnedFd>,
+    ) -> Result<Value, VmError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
         let registered = Registered::new(&self.waiting, id, sender).ok_or(VmError::Gone { command })?;
         let line = format!("{}\n", json!({ "execute": command, "arguments": arguments, "id": id }));
-        let sent = self.writer.lock().await.write_all(line.as_bytes()).await;
+        let sent = write(&mut *self.writer.lock().await, line.as_bytes(), descriptor).await;
         sent.map_err(|_| VmError::Gone { command })?;
         let answer = receiver.await.map_err(|_| VmError::Gone { command });
         drop(registered);
@@ -87,6 +107,23 @@ impl Qmp {
             Answer { value, .. } => Ok(value.unwrap_or(Value::Null)),
         }
     }
+}
+
+/// Writes a line. A descriptor travels with its first byte.
+async fn write(writer: &mut OwnedWriteHalf, line: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
+    let Some(descriptor) = descriptor else { return writer.write_all(line).await };
+    let socket: &UnixStream = writer.as_ref();
+    let sent = socket.async_io(Interest::WRITABLE, || {
+        let descriptors = [descriptor.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(io::ErrorKind::ArgumentListTooLong.into());
+        }
+        Ok(rustix::net::sendmsg(socket, &[IoSlice::new(line)], &mut control, SendFlags::NOSIGNAL)?)
+    });
+    let sent = sent.await?;
+    writer.write_all(&line[sent..]).await
 }
 
 /// A place in the list of those who wait, given up even when the waiting task is cancelled.

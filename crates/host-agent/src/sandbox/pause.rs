@@ -1,0 +1,229 @@
+//! Pause to disk and resume: a paused sandbox is files and a network slot, no process and no memory.
+//!
+//! ```text
+//! pause    freeze guest ─ stop ─ state, memory, disk made durable ─ [paused/ appears] ─ end the monitor
+//! resume   check ─ start the monitor, load ─ [paused/ goes] ─ let go ─ make the guest right, thaw
+//! ```
+//!
+//! The brackets are the points of no return, each one rename made durable. Before it a failed pause leaves the sandbox
+//! running, a failed resume leaves it paused and untouched. After `paused/` has gone that state is never loaded again:
+//! from then on memory and disk move on.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use vmm::{Memory, RestoreSpec, Vm};
+
+use super::admission;
+use super::bake::{FROZEN_MEMORY_FILE, save_state};
+use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
+use super::{CreateError, SandboxSpec};
+use crate::guest::Guest;
+use crate::host::Host;
+use crate::snapshot::{Manifest, Origin, STATE, Stage};
+
+/// The directory in a sandbox's own that makes it a paused one.
+const PAUSED: &str = "paused";
+
+/// What it is called once it must not be loaded any more, until it is removed.
+const SPENT: &str = "spent";
+
+/// A resumed guest answers at once; this is for a busy host.
+const RESUME_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How far a resume came that failed.
+#[derive(Debug)]
+pub(super) enum ResumeFailure {
+    /// Nothing has changed.
+    Paused(CreateError),
+    /// The virtual machine is there, perhaps runs, and its guest does not answer.
+    Unanswered(CreateError),
+}
+
+impl Parts {
+    /// Puts the sandbox on disk and ends its monitor. After an error it runs as before, unless its monitor is gone.
+    pub(super) async fn pause(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let begun = Instant::now();
+        admission::check_disk(&host.data_dir, host.disk_reserve_mb)?;
+        let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
+        let guest = self.guest.clone().expect("a running sandbox has a guest");
+        let captured = async {
+            guest.freeze().await.map_err(CreateError::Freeze)?;
+            let frozen = begun.elapsed();
+            self.capture(host, spec, &*vm).await?;
+            Ok(frozen)
+        };
+        let frozen = match captured.await {
+            Ok(frozen) => frozen,
+            Err(error) => {
+                self.undo_pause(host, spec, &*vm, &guest).await;
+                return Err(error);
+            }
+        };
+        let durable = begun.elapsed();
+        self.end_monitor(&*vm).await;
+        tracing::debug!(sandbox = %spec.id, ?frozen, ?durable, ended = ?begun.elapsed(), "paused");
+        Ok(())
+    }
+
+    /// Captures again a virtual machine that was resumed and whose guest does not answer: it is paused as it is now.
+    pub(super) async fn pause_again(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let vm = self.vm.clone().expect("a virtual machine that was resumed is there");
+        self.capture(host, spec, &*vm).await?;
+        self.end_monitor(&*vm).await;
+        Ok(())
+    }
+
+    /// Stops the virtual machine and writes all of it. When this succeeds `paused/` is there; else nothing is.
+    async fn capture(&mut self, host: &Host, spec: &SandboxSpec, vm: &dyn Vm) -> Result<(), CreateError> {
+        vm.pause().await.map_err(CreateError::Capture)?;
+        let directory = self.directory().to_owned();
+        let stage = Stage::new(&directory.join(PAUSED))?;
+        save_state(vm, &stage.path().join(STATE)).await?;
+        let template = self.template.as_ref().expect("a sandbox that was made has a template");
+        let origin = Origin::new(template, spec.shape, host.vmm.platform());
+        let process = vm.process().identity();
+        let owner = self.memory;
+        let write = tokio::task::spawn_blocking(move || {
+            let memory =
+                durable_memory(&directory, process, owner).map_err(file_error("write the memory in", &directory))?;
+            let overlay = directory.join(OVERLAY_FILE);
+            File::open(&overlay).and_then(|file| file.sync_data()).map_err(file_error("sync", &overlay))?;
+            Manifest::write(stage.path(), origin)?;
+            memory.keep().map_err(file_error("keep the memory in", &directory))?;
+            stage.publish()?;
+            Ok(())
+        });
+        write.await.map_err(|error| file_error("capture", Path::new("memory"))(error.into()))?
+    }
+
+    async fn end_monitor(&mut self, vm: &dyn Vm) {
+        vm.kill().await;
+        (self.vm, self.guest, self.memory) = (None, None, MemoryOwner::Sandbox);
+        let directory = self.directory();
+        // What is left here costs disk space and nothing else.
+        let _ = fs::remove_file(directory.join(FROZEN_MEMORY_FILE));
+        let memory = File::options().read(true).write(true).open(directory.join(MEMORY_FILE));
+        if let Err(error) = memory.and_then(|file| vmm::memory::release(&file)) {
+            tracing::warn!(%error, "a paused sandbox takes more disk space than it needs");
+        }
+    }
+
+    /// Lets a virtual machine go on that was to be paused. Each step is harmless where there was nothing to undo.
+    async fn undo_pause(&self, host: &Host, spec: &SandboxSpec, vm: &dyn Vm, guest: &Guest) {
+        let template = self.template.as_ref().expect("a sandbox that was made has a template");
+        // There only where the very last step failed.
+        let _ = fs::remove_dir_all(self.directory().join(PAUSED));
+        if vm.resume().await.is_err() {
+            // The monitor is gone, which its owner notices.
+            return;
+        }
+        if let Err(error) = guest.restore(|| identity(host, spec, template), RESUME_DEADLINE).await {
+            tracing::warn!(sandbox = %spec.id, error = &error as &dyn std::error::Error, "a pause was not undone");
+        }
+    }
+
+    /// Lets the sandbox go on. The guest has a new access token.
+    pub(super) async fn resume(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), ResumeFailure> {
+        let begun = Instant::now();
+        let vm = match self.load(host, spec).await {
+            Ok(vm) => vm,
+            Err(error) => return Err(ResumeFailure::Paused(error)),
+        };
+        let loaded = begun.elapsed();
+        self.vm = Some(vm.clone());
+        vm.resume().await.map_err(|error| ResumeFailure::Unanswered(CreateError::Go(error)))?;
+        let guest = self.guest_client();
+        let template = self.template.as_ref().expect("a sandbox that was made has a template");
+        let answered = tokio::select! {
+            restored = guest.restore(|| identity(host, spec, template), RESUME_DEADLINE) => {
+                restored.map_err(CreateError::Introduce)
+            }
+            () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),
+        };
+        answered.map_err(ResumeFailure::Unanswered)?;
+        tracing::debug!(sandbox = %spec.id, ?loaded, answered = ?begun.elapsed(), "resumed");
+        self.guest = Some(guest);
+        let _ = fs::remove_dir_all(self.directory().join(SPENT));
+        Ok(())
+    }
+
+    /// Starts a monitor with all that was captured, and passes the point of no return.
+    async fn load(&self, host: &Host, spec: &SandboxSpec) -> Result<std::sync::Arc<dyn Vm>, CreateError> {
+        let directory = self.directory();
+        let paused = directory.join(PAUSED);
+        let memory = directory.join(MEMORY_FILE);
+        let template = self.template.as_ref().expect("a sandbox that was made has a template");
+        let wanted = Origin::new(template, spec.shape, host.vmm.platform());
+        let manifest = Manifest::open(&paused, &memory, &wanted)?;
+        admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
+        let reserved = File::options().read(true).write(true).open(&memory);
+        reserved.and_then(|file| vmm::memory::reserve(&file)).map_err(file_error("reserve disk space for", &memory))?;
+        let state = paused.join(STATE);
+        let state = File::open(&state).map_err(file_error("open", &state))?.into();
+        let machine = self.machine(spec, template, Memory::Own(memory))?;
+        let restore = RestoreSpec { machine, state, platform: manifest.origin.platform };
+        let vm = host.vmm.restore(restore, &self.jail(host)).await?;
+        if let Err(error) = spend(directory, &paused) {
+            vm.kill().await;
+            return Err(file_error("spend", &paused)(error));
+        }
+        Ok(vm)
+    }
+}
+
+/// The point of no return of a resume. After an error `paused/` is as it was.
+fn spend(directory: &Path, paused: &Path) -> io::Result<()> {
+    let spent = directory.join(SPENT);
+    let _ = fs::remove_dir_all(&spent);
+    fs::rename(paused, &spent)?;
+    match File::open(directory).and_then(|directory| directory.sync_all()) {
+        Err(error) => fs::rename(&spent, paused).and(Err(error)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// A memory file that is durable, under the name that it has so far. Removed unless it is kept.
+struct WrittenMemory {
+    /// Its name so far, where that is not the one by which it is found.
+    written: Option<PathBuf>,
+    home: PathBuf,
+}
+
+impl WrittenMemory {
+    fn keep(mut self) -> io::Result<()> {
+        if let Some(written) = &self.written {
+            fs::rename(written, &self.home)?;
+        }
+        self.written = None;
+        Ok(())
+    }
+}
+
+impl Drop for WrittenMemory {
+    fn drop(&mut self) {
+        if let Some(written) = &self.written {
+            let _ = fs::remove_file(written);
+        }
+    }
+}
+
+/// The memory of a stopped virtual machine, durable: its own file, or one that is written now from what it shares with
+/// others and what is its alone.
+fn durable_memory(directory: &Path, process: vmm::ProcessIdentity, owner: MemoryOwner) -> io::Result<WrittenMemory> {
+    let home = directory.join(MEMORY_FILE);
+    if owner == MemoryOwner::Sandbox {
+        File::open(&home)?.sync_data()?;
+        return Ok(WrittenMemory { written: None, home });
+    }
+    let written = directory.join("memory.written");
+    let frozen = File::open(directory.join(FROZEN_MEMORY_FILE))?;
+    let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&written)?;
+    let memory = WrittenMemory { written: Some(written), home };
+    vmm::memory::capture(process, &frozen, &file)?;
+    file.sync_all()?;
+    Ok(memory)
+}
