@@ -65,7 +65,7 @@ pub enum CreateError {
     #[error("boot the sandbox's virtual machine")]
     Boot(#[from] vmm::BootError),
     /// The virtual machine ended before its guest answered.
-    #[error("the virtual machine ended while its guest was starting:\n{last_words}")]
+    #[error("the virtual machine ended before its guest answered:\n{last_words}")]
     Ended {
         /// Of the guest's console and of the monitor.
         last_words: String,

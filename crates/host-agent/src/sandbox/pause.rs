@@ -51,7 +51,11 @@ impl Parts {
         let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
         let guest = self.guest.clone().expect("a running sandbox has a guest");
         let captured = async {
-            guest.freeze().await.map_err(CreateError::Freeze)?;
+            tokio::select! {
+                frozen = guest.freeze() => frozen.map_err(CreateError::Freeze)?,
+                // From here on the monitor itself is asked, and says nothing then.
+                () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),
+            }
             let frozen = begun.elapsed();
             self.capture(host, spec, &*vm).await?;
             Ok(frozen)

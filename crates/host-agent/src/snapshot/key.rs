@@ -30,6 +30,12 @@ impl BakeKey {
         Self(format!("{}-{}-{shape}-{}", manifest.name, manifest.build, platform.short()))
     }
 
+    /// A key for a test, which has no template.
+    #[cfg(test)]
+    pub(super) fn named(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
     /// The name of its directory.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -139,10 +139,10 @@ fn digest_of(path: &Path) -> Result<Digest, SnapshotError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn origin() -> Origin {
+    pub(in crate::snapshot) fn origin() -> Origin {
         let platform = Platform {
             vmm: "QEMU 10.0.2".into(),
             bundle: "ab".into(),

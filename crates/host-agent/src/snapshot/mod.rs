@@ -15,6 +15,8 @@ mod error;
 mod key;
 mod manifest;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 pub use bakes::{Bake, BakeError, Bakes};
 pub use error::SnapshotError;

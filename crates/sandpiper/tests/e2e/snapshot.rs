@@ -250,3 +250,24 @@ async fn a_monitor_that_is_killed_after_a_resume_does_not_bring_the_older_state_
     assert_eq!(change(&server, &id, "resume").await, 409);
     assert_eq!(server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await.status, 204);
 }
+
+#[tokio::test]
+async fn a_monitor_that_is_killed_during_a_pause_gives_everything_back() {
+    let server = server(&[]).await;
+    let before = server.inventory();
+    let id = server.create(json!({})).await;
+    let monitor = server.inventory().of_kind("monitor")[0].to_owned();
+    let kill = |signal: &str| assert!(Command::new("kill").args([signal, &monitor]).status().unwrap().success());
+    // A monitor that stands still keeps the pause from coming to its end before it is killed.
+    kill("-STOP");
+    let pausing = change(&server, &id, "pause");
+    let killing = async {
+        wait_for("the pause to begin", async || (status(&server, &id).await == "pausing").then_some(())).await;
+        kill("-KILL");
+    };
+    let (answer, ()) = tokio::join!(pausing, killing);
+    assert!(answer >= 409, "{answer}");
+    wait_for("the sandbox to be in error", async || (status(&server, &id).await == "error").then_some(())).await;
+    assert_eq!(server.inventory().beyond(&before), Vec::<String>::new());
+    assert_eq!(server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await.status, 204);
+}
