@@ -64,6 +64,23 @@ pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Status
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// What the host says every minute.
+#[derive(Debug, Deserialize)]
+struct ClockRequest {
+    timestamp: Timestamp,
+}
+
+/// `POST /clock`: what time it is. Changes nothing else, unlike `/init`.
+pub async fn set_clock(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<StatusCode, HttpError> {
+    let request: ClockRequest =
+        serde_json::from_slice(&body).map_err(|error| HttpError::bad_request(format!("body: {error}")))?;
+    match agent.role {
+        Role::Init => clock::follow(&request.timestamp).map_err(|error| HttpError::internal(&error))?,
+        Role::Service => return Err(HttpError::new(StatusCode::NOT_FOUND, "not PID 1: the clock is not ours to set")),
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// `POST /sync`: all that was written is on the disk when this answers.
 pub async fn sync() -> Result<StatusCode, HttpError> {
     tokio::task::spawn_blocking(rustix::fs::sync).await.map_err(|error| HttpError::internal(&error))?;

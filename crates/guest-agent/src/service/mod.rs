@@ -74,6 +74,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .layer(DefaultBodyLimit::disable());
     let control = Router::new()
         .route("/init", post(control::init))
+        .route("/clock", post(control::set_clock))
         .route("/sync", post(control::sync))
         .route("/shutdown", post(control::shutdown))
         .route("/benchmark/spawn", get(control::benchmark_spawn))

@@ -5,7 +5,9 @@
 
 mod activity;
 mod admission;
+mod attend;
 mod error;
+pub mod metrics;
 mod owner;
 mod parts;
 mod sweep;
@@ -22,6 +24,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::guest::Guest;
 use crate::host::Host;
+use crate::sandbox::metrics::Metrics;
 use activity::Activity;
 pub use activity::Busy;
 pub use error::{CreateError, DestroyError, TransitionError, UseError};
@@ -83,6 +86,7 @@ struct Handle {
     view: watch::Receiver<View>,
     activity: Arc<Activity>,
     guest: Arc<std::sync::OnceLock<Guest>>,
+    metrics: Arc<Metrics>,
 }
 
 /// A guest that may be talked to. While this exists the sandbox counts as busy and does not expire.
@@ -194,6 +198,12 @@ impl Sandboxes {
         // Fails when the owner has just decided that the sandbox has expired.
         let busy = handle.activity.begin().ok_or_else(|| UseError::NotFound(id.clone()))?;
         Ok(GuestUse { guest: guest.clone(), busy })
+    }
+
+    /// What a sandbox uses and has used, whatever it is in now.
+    pub fn metrics(&self, id: &SandboxId) -> Result<Arc<Metrics>, UseError> {
+        let handle = self.handle(id).ok_or_else(|| UseError::NotFound(id.clone()))?;
+        Ok(handle.metrics)
     }
 
     /// Every sandbox, oldest first.

@@ -9,9 +9,12 @@ use futures::FutureExt;
 use model::{Event, Lifetime, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use vmm::Vm;
 
 use super::activity::{Activity, Expiry};
+use super::attend::{attend, tell_time};
+use super::metrics::{Metrics, Subject};
 use super::parts::Parts;
 use super::{Command, CreateError, DestroyError, Handle, QUEUE, SandboxSpec, TransitionError, View};
 use crate::guest::Guest;
@@ -33,6 +36,7 @@ pub(super) struct Owner {
     view: watch::Sender<View>,
     activity: Arc<Activity>,
     guest: Arc<OnceLock<Guest>>,
+    metrics: Arc<Metrics>,
     parts: Parts,
     /// Why the create did not work.
     failure: Option<CreateError>,
@@ -58,8 +62,10 @@ pub(super) fn new(host: Arc<Host>, spec: SandboxSpec) -> (Handle, Owner) {
         view: receiver,
         activity: activity.clone(),
         guest: guest.clone(),
+        metrics: Arc::default(),
     };
-    (handle, Owner { host, spec, commands, view, activity, guest, parts: Parts::default(), failure: None })
+    let metrics = handle.metrics.clone();
+    (handle, Owner { host, spec, commands, view, activity, guest, metrics, parts: Parts::default(), failure: None })
 }
 
 /// Why the time of taking commands is over.
@@ -145,6 +151,7 @@ impl Owner {
     /// Takes commands until the sandbox is to end.
     async fn serve(&mut self) -> Ending {
         let vm = self.parts.vm().cloned().expect("a running sandbox has a virtual machine");
+        let _attended = self.attendant(&*vm);
         let idle = match self.spec.lifetime {
             Lifetime::Never => None,
             Lifetime::Idle(idle) => Some(idle),
@@ -166,6 +173,18 @@ impl Owner {
                 () = at(deadline) => {}
             }
         }
+    }
+
+    /// Works until it is dropped.
+    fn attendant(&self, vm: &dyn Vm) -> AbortOnDropHandle<()> {
+        let subject = Subject {
+            pid: vm.process().identity().pid,
+            vcpus: self.spec.shape.vcpus.get(),
+            memory_limit: u64::from(self.spec.shape.memory.get()) << 20,
+            overlay: self.parts.overlay().expect("a running sandbox has an overlay"),
+            guest: self.guest.get().cloned().expect("a running sandbox has a guest"),
+        };
+        AbortOnDropHandle::new(tokio::spawn(attend(subject, self.view.subscribe(), self.metrics.clone())))
     }
 
     async fn pause(&mut self, vm: &dyn Vm) -> Result<(), TransitionError> {
@@ -196,6 +215,8 @@ impl Owner {
             self.publish(Event::RolledBack);
             return Err(TransitionError::Unanswered(error));
         }
+        // Its clock stood still.
+        tell_time(guest).await;
         self.activity.touch();
         self.publish(Event::Ready);
         Ok(())

@@ -4,17 +4,20 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod browser;
+mod clock;
 mod command_line;
 mod database;
 mod docs_page;
 mod guest;
 mod jail;
 mod lifecycle;
+mod metrics;
 mod network;
 mod refusals;
 mod restart;
 mod rpc;
 mod schemathesis;
+mod wrenn_user;
 
 use std::ffi::OsString;
 use std::path::Path;

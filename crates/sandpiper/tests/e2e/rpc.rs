@@ -13,14 +13,14 @@ use proto::hostagent::v1::{
 use super::binary;
 
 /// A host agent alone.
-struct HostAgent {
+pub(super) struct HostAgent {
     child: Child,
-    url: String,
+    pub(super) url: String,
     _data_dir: tempfile::TempDir,
 }
 
 impl HostAgent {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         testkit::share_templates(data_dir.path(), false);
         let mut child = Command::new(binary())
@@ -124,7 +124,7 @@ async fn the_eight_rpcs_of_the_seed_over_connect_and_grpc_on_one_port() {
 async fn guest_streams_do_not_reach_control_routes() {
     let agent = HostAgent::start();
     let http = reqwest::Client::new();
-    for path in ["init", "%69nit", "shutdown", "benchmark/spawn", "files/%2e%2e/init"] {
+    for path in ["init", "%69nit", "clock", "shutdown", "benchmark/spawn", "files/%2e%2e/init"] {
         let answer = http.post(format!("{}/sandboxes/sbx/guest/{path}", agent.url)).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 404, "{path}");
         let body: serde_json::Value = answer.json().await.unwrap();
