@@ -247,6 +247,22 @@ impl HostAgentService for FakeHost {
         Err(ConnectError::unimplemented("files are streamed"))
     }
 
+    async fn get_sandbox_metrics(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::GetSandboxMetricsRequest>,
+    ) -> ServiceResult<pb::GetSandboxMetricsResponse> {
+        Err(ConnectError::unimplemented("not called"))
+    }
+
+    async fn flush_sandbox_metrics(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::FlushSandboxMetricsRequest>,
+    ) -> ServiceResult<pb::FlushSandboxMetricsResponse> {
+        Err(ConnectError::unimplemented("not called"))
+    }
+
     async fn read_file(
         &self,
         _: RequestContext,

@@ -18,7 +18,7 @@ use super::error::HttpError;
 use crate::init::identity::{self, Identity};
 use crate::init::{clock, machine_id};
 use crate::process::reaper::Exit;
-use crate::process::{Command, End, Event, Request, Stdin};
+use crate::process::{Command, End, Event, Request, Streams};
 use crate::settings::{Applied, Settings, Update};
 use crate::{Role, log};
 
@@ -66,6 +66,23 @@ pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Status
         });
         let write = write.await;
         write.map_err(|error| HttpError::internal(&error))?.map_err(|error| HttpError::internal(&error))?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What the host says every minute.
+#[derive(Debug, Deserialize)]
+struct ClockRequest {
+    timestamp: Timestamp,
+}
+
+/// `POST /clock`: what time it is. Changes nothing else, unlike `/init`.
+pub async fn set_clock(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<StatusCode, HttpError> {
+    let request: ClockRequest =
+        serde_json::from_slice(&body).map_err(|error| HttpError::bad_request(format!("body: {error}")))?;
+    match agent.role {
+        Role::Init => clock::follow(&request.timestamp).map_err(|error| HttpError::internal(&error))?,
+        Role::Service => return Err(HttpError::new(StatusCode::NOT_FOUND, "not PID 1: the clock is not ours to set")),
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -118,7 +135,7 @@ pub async fn benchmark_spawn(
         command: Command { cmd: "/proc/self/exe".to_owned(), args, ..Command::default() },
         user: "root".to_owned(),
         tag: None,
-        stdin: Stdin::Null,
+        streams: Streams::Output,
         deadline: Some(Instant::now() + BENCHMARK_LIMIT),
     };
     let started = agent.processes.start(request, Arc::new(Settings::default())).await;
@@ -126,7 +143,7 @@ pub async fn benchmark_spawn(
     let (mut report, mut complaint, mut end) = (Vec::new(), Vec::new(), None);
     while let Some(event) = events.recv().await {
         match event {
-            Event::Stdout(data) => report.extend_from_slice(&data),
+            Event::Stdout(data) | Event::Terminal(data) => report.extend_from_slice(&data),
             Event::Stderr(data) => complaint.extend_from_slice(&data),
             Event::End(how) => end = Some(how),
         }

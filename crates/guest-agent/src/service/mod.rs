@@ -11,6 +11,7 @@ mod filesystem;
 mod gate;
 mod metrics;
 mod process;
+mod process_input;
 mod upload;
 
 use std::net::{IpAddr, SocketAddr};
@@ -74,6 +75,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .layer(DefaultBodyLimit::disable());
     let control = Router::new()
         .route("/init", post(control::init))
+        .route("/clock", post(control::set_clock))
         .route("/sync", post(control::sync))
         .route("/shutdown", post(control::shutdown))
         .route("/settle", post(capture::settle))

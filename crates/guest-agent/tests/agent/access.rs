@@ -34,7 +34,7 @@ async fn before_the_first_init_only_health_answers() {
 #[tokio::test]
 async fn control_routes_exist_for_the_host_alone() {
     let agent = Agent::with_control_peer("169.254.0.22");
-    for path in ["/init", "/sync", "/shutdown", "/settle", "/freeze", "/restore", "/benchmark/spawn"] {
+    for path in ["/init", "/clock", "/sync", "/shutdown", "/settle", "/freeze", "/restore", "/benchmark/spawn"] {
         assert_eq!(agent.get(path).await.0, 404, "GET {path}");
         assert_eq!(agent.put(path, "{}").await.0, 404, "POST {path}");
     }
@@ -47,6 +47,9 @@ async fn the_host_has_its_control_routes() {
     let answer = agent.http.post(agent.url("/init")).send().await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.headers()["x-envd-version"].to_str().unwrap()), (204, "0.6.13"));
     assert_eq!(agent.put("/sync", "").await.0, 204);
+    let time = json!({ "timestamp": "2030-01-01T00:00:00Z" }).to_string();
+    assert_eq!(agent.put("/clock", time).await.0, 404, "an ordinary program has no clock to set");
+    assert_eq!(agent.put("/clock", "{}").await.0, 400);
     assert_eq!(agent.put("/shutdown", "").await.0, 404, "an ordinary program has no system to shut down");
     let (status, report) = agent.get("/benchmark/spawn?count=5&cmd=/bin/true").await;
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();

@@ -115,6 +115,23 @@ impl Guest {
         self.ask(Method::POST, "/init", body.into()).await.map(drop)
     }
 
+    /// Tells a guest the time as it is now. Small differences it makes up for slowly.
+    pub async fn set_clock(&self) -> Result<(), GuestError> {
+        let body = serde_json::json!({ "timestamp": jiff::Timestamp::now().to_string() });
+        self.ask(Method::POST, "/clock", body.to_string().into()).await.map(drop)
+    }
+
+    /// Memory that the guest says it has in use, in bytes.
+    pub async fn memory_used(&self) -> Result<u64, GuestError> {
+        #[derive(serde::Deserialize)]
+        struct Metrics {
+            mem_used: u64,
+        }
+        let answer = self.ask(Method::GET, "/metrics", Bytes::new()).await?;
+        let metrics: Metrics = serde_json::from_slice(&answer).map_err(|_| GuestError::Garbled)?;
+        Ok(metrics.mem_used)
+    }
+
     /// Times `count` runs of a program inside the guest, by the guest's own clock; the answer is the guest's JSON.
     pub async fn benchmark_spawn(&self, count: u32) -> Result<Bytes, GuestError> {
         self.ask(Method::GET, &format!("/benchmark/spawn?count={count}&cmd=/bin/true"), Bytes::new()).await

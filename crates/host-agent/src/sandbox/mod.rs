@@ -5,8 +5,10 @@
 
 mod activity;
 mod admission;
+mod attend;
 mod bake;
 mod error;
+pub mod metrics;
 mod owner;
 mod parts;
 mod pause;
@@ -24,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::guest::Guest;
 use crate::host::Host;
+use crate::sandbox::metrics::Metrics;
 use activity::Activity;
 pub use activity::Busy;
 pub use error::{CreateError, DestroyError, TransitionError, UseError};
@@ -86,6 +89,7 @@ struct Handle {
     activity: Arc<Activity>,
     /// There while the sandbox runs; another one each time.
     guest: SharedGuest,
+    metrics: Arc<Metrics>,
 }
 
 /// The guest of a sandbox that runs.
@@ -201,6 +205,12 @@ impl Sandboxes {
         // Fails when the owner has just decided that the sandbox has expired.
         let busy = handle.activity.begin().ok_or_else(|| UseError::NotFound(id.clone()))?;
         Ok(GuestUse { guest, busy })
+    }
+
+    /// What a sandbox uses and has used, whatever it is in now.
+    pub fn metrics(&self, id: &SandboxId) -> Result<Arc<Metrics>, UseError> {
+        let handle = self.handle(id).ok_or_else(|| UseError::NotFound(id.clone()))?;
+        Ok(handle.metrics)
     }
 
     /// Every sandbox, oldest first.

@@ -9,9 +9,12 @@ use futures::FutureExt;
 use model::{Event, Lifetime, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use vmm::Vm;
 
 use super::activity::{Activity, Expiry};
+use super::attend::attend;
+use super::metrics::{Metrics, Subject};
 use super::parts::Parts;
 use super::pause::ResumeFailure;
 use super::{Command, CreateError, DestroyError, Handle, QUEUE, SandboxSpec, SharedGuest, TransitionError, View};
@@ -30,6 +33,9 @@ pub(super) struct Owner {
     view: watch::Sender<View>,
     activity: Arc<Activity>,
     guest: SharedGuest,
+    metrics: Arc<Metrics>,
+    /// Attends to the virtual machine that there is now.
+    attendant: Option<AbortOnDropHandle<()>>,
     parts: Parts,
     /// Why the create did not work.
     failure: Option<CreateError>,
@@ -55,8 +61,11 @@ pub(super) fn new(host: Arc<Host>, spec: SandboxSpec) -> (Handle, Owner) {
         view: receiver,
         activity: activity.clone(),
         guest: guest.clone(),
+        metrics: Arc::default(),
     };
-    (handle, Owner { host, spec, commands, view, activity, guest, parts: Parts::default(), failure: None })
+    let metrics = handle.metrics.clone();
+    let (attendant, parts, failure) = (None, Parts::default(), None);
+    (handle, Owner { host, spec, commands, view, activity, guest, metrics, attendant, parts, failure })
 }
 
 /// Why the time of taking commands is over.
@@ -129,9 +138,22 @@ impl Owner {
         self.publish(Event::Ready);
     }
 
-    /// Lets callers talk to the guest that there is now, if any.
-    fn show_guest(&self) {
+    /// Lets callers talk to the guest that there is now, if any, and attends to it.
+    fn show_guest(&mut self) {
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = self.parts.guest().cloned();
+        let attend = |subject| tokio::spawn(attend(subject, self.view.subscribe(), self.metrics.clone()));
+        self.attendant = self.subject().map(attend).map(AbortOnDropHandle::new);
+    }
+
+    /// What there is to attend to.
+    fn subject(&self) -> Option<Subject> {
+        Some(Subject {
+            pid: self.parts.vm()?.process().identity().pid,
+            vcpus: self.spec.shape.vcpus.get(),
+            memory_limit: u64::from(self.spec.shape.memory.get()) << 20,
+            overlay: self.parts.overlay()?,
+            guest: self.parts.guest()?.clone(),
+        })
     }
 
     /// The caller hears of the failure only when nothing is left, so it is kept aside.

@@ -139,6 +139,11 @@ impl Parts {
         self.vm.as_ref()
     }
 
+    /// What the guest writes to.
+    pub fn overlay(&self) -> Option<PathBuf> {
+        self.directory.as_ref().map(|directory| directory.join(OVERLAY_FILE))
+    }
+
     /// Where this host reaches the guest.
     pub fn host_ip(&self) -> Option<Ipv4Addr> {
         self.network.as_ref().map(SandboxNetwork::host_ip)

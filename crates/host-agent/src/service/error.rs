@@ -7,6 +7,7 @@ use model::{InvalidId, InvalidShape, InvalidTemplateName};
 
 use crate::guest::{ExecError, FileError, GuestError};
 use crate::net;
+use crate::sandbox::metrics::InvalidRange;
 use crate::sandbox::{CreateError, DestroyError, TransitionError, UseError};
 use crate::snapshot::SnapshotError;
 use crate::template::{RecipeError, TemplateError};
@@ -44,7 +45,7 @@ macro_rules! invalid_argument {
     };
 }
 
-invalid_argument!(InvalidId, InvalidShape, InvalidTemplateName);
+invalid_argument!(InvalidId, InvalidRange, InvalidShape, InvalidTemplateName);
 
 impl IntoConnect for std::sync::Arc<CreateError> {
     fn code(&self) -> ErrorCode {

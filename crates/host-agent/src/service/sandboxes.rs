@@ -8,14 +8,16 @@ use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, Service
 use model::{Lifetime, SandboxId, ShapeRequest};
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
-    ExecResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse, PauseSandboxRequest,
-    PauseSandboxResponse, ReadFileRequest, ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse,
-    SandboxInfo as WireInfo, WriteFileRequest, WriteFileResponse,
+    ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, GetSandboxMetricsRequest,
+    GetSandboxMetricsResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse, MetricPoint,
+    PauseSandboxRequest, PauseSandboxResponse, ReadFileRequest, ReadFileResponse, ResumeSandboxRequest,
+    ResumeSandboxResponse, SandboxInfo as WireInfo, WriteFileRequest, WriteFileResponse,
 };
 
 use super::error::IntoConnect;
 use crate::HostAgent;
 use crate::guest;
+use crate::sandbox::metrics::{InvalidRange, Point};
 use crate::sandbox::{GuestUse, SandboxInfo, SandboxSpec};
 
 /// What a command gets that names no timeout.
@@ -84,6 +86,18 @@ fn wire_info(info: &SandboxInfo) -> WireInfo {
         timeout_sec: signed(info.spec.lifetime.idle_seconds()),
         ..Default::default()
     }
+}
+
+fn wire_points(points: &[Point]) -> Vec<MetricPoint> {
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let wire = |point: &Point| MetricPoint {
+        timestamp_unix: point.timestamp,
+        cpu_pct: point.cpu_percent,
+        mem_bytes: signed(point.memory_bytes),
+        disk_bytes: signed(point.disk_bytes),
+        ..Default::default()
+    };
+    points.iter().map(wire).collect()
 }
 
 impl HostAgentService for SandboxService {
@@ -192,6 +206,32 @@ impl HostAgentService for SandboxService {
         let using = self.use_guest(request.sandbox_id)?;
         let content = using.guest.read_file(request.path).await.map_err(IntoConnect::into_connect)?;
         Response::ok(ReadFileResponse { content: content.into(), ..Default::default() })
+    }
+
+    async fn get_sandbox_metrics(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, GetSandboxMetricsRequest>,
+    ) -> ServiceResult<GetSandboxMetricsResponse> {
+        let range = request.range.parse().map_err(|error: InvalidRange| error.into_connect())?;
+        let metrics = self.agent.sandboxes.metrics(&parse_id(request.sandbox_id)?);
+        let points = metrics.map_err(IntoConnect::into_connect)?.points(range);
+        Response::ok(GetSandboxMetricsResponse { points: wire_points(&points), ..Default::default() })
+    }
+
+    async fn flush_sandbox_metrics(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, FlushSandboxMetricsRequest>,
+    ) -> ServiceResult<FlushSandboxMetricsResponse> {
+        let metrics = self.agent.sandboxes.metrics(&parse_id(request.sandbox_id)?);
+        let flushed = metrics.map_err(IntoConnect::into_connect)?.flush();
+        Response::ok(FlushSandboxMetricsResponse {
+            points_10m: wire_points(&flushed.ten_minutes),
+            points_2h: wire_points(&flushed.two_hours),
+            points_24h: wire_points(&flushed.day),
+            ..Default::default()
+        })
     }
 }
 

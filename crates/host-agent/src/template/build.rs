@@ -2,12 +2,13 @@
 //! finished is renamed into place.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::TemplateName;
 use tokio_util::sync::CancellationToken;
 
+use super::digest::Digest;
 use super::durable;
 use super::error::{BuildError, FileError, TemplateError};
 use super::image::{self, ImageFacts};
@@ -17,6 +18,7 @@ use super::manifest::{BuildId, FORMAT, Manifest};
 use super::progress::{Progress, Step};
 use super::recipe::Recipe;
 use super::rootfs;
+use super::share;
 use super::sources::{self, Sources};
 use super::staging::{self, Lock, Staging};
 use super::store::{Template, TemplateStore};
@@ -42,10 +44,24 @@ pub(super) async fn build(
     cancel: &CancellationToken,
 ) -> Result<Template, BuildError> {
     let recipe = store.recipe(name)?;
+    let Some(base) = &recipe.base else { return build_image(store, name, &recipe, force, progress, cancel).await };
+    let base = build_image(store, base, &store.recipe(base)?, force, progress, cancel).await?;
+    share::build(store, name, &recipe, &base, progress, cancel).await
+}
+
+/// Builds a template that has an image of its own.
+async fn build_image(
+    store: &TemplateStore,
+    name: &TemplateName,
+    recipe: &Recipe,
+    force: Force,
+    progress: &dyn Progress,
+    cancel: &CancellationToken,
+) -> Result<Template, BuildError> {
     let shared = store.shared();
     let lock = shared.template_lock(name);
     let _lock = Lock::take(&lock, cancel, || progress.step(Step::Waiting)).await?;
-    if let (Force::No, Some(template)) = (force, usable(store, name, &recipe)?) {
+    if let (Force::No, Some(template)) = (force, usable(store, name, recipe)?) {
         return Ok(template);
     }
     for tool in NEEDED {
@@ -54,7 +70,7 @@ pub(super) async fn build(
     staging::sweep(&shared.layout)?;
     check_space(&shared.layout)?;
     let staging = Staging::create(&shared.layout)?;
-    let job = Job { store, name, recipe: &recipe, force, progress, cancel, staging: &staging };
+    let job = Job { store, name, recipe, force, progress, cancel, staging: &staging };
     let result = job.run().await;
     // Thousands of files, off the threads that serve others. A killed build's programs may have ended meanwhile.
     let layout = shared.layout.clone();
@@ -67,7 +83,11 @@ pub(super) async fn build(
 }
 
 /// The current build, where it is what a build would make.
-fn usable(store: &TemplateStore, name: &TemplateName, recipe: &Recipe) -> Result<Option<Template>, TemplateError> {
+pub(super) fn usable(
+    store: &TemplateStore,
+    name: &TemplateName,
+    recipe: &Recipe,
+) -> Result<Option<Template>, TemplateError> {
     match store.get(name) {
         Ok(template) => Ok((template.manifest.recipe_digest == recipe.digest()).then_some(template)),
         Err(TemplateError::NotBuilt { .. } | TemplateError::Damaged { .. }) => Ok(None),
@@ -123,7 +143,7 @@ impl Job<'_> {
         if self.cancel.is_cancelled() {
             return Err(BuildError::Interrupted);
         }
-        self.publish(finished, facts, &kernel)
+        publish(self.store, self.name, self.recipe, &finished, facts, kernel.digest())
     }
 
     /// The suite's kernel. Several builds may want it at once and only one should fetch it.
@@ -138,29 +158,37 @@ impl Job<'_> {
             _ => kernel::fetch(runner, suite, sources, layout, self.staging.path(), self.progress).await,
         }
     }
+}
 
-    fn publish(&self, finished: PathBuf, image: ImageFacts, kernel: &Kernel) -> Result<Template, BuildError> {
-        let layout = &self.store.shared().layout;
-        let build = BuildId::random();
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let manifest = Manifest {
-            format: FORMAT,
-            name: self.name.clone(),
-            build: build.clone(),
-            description: self.recipe.description.clone(),
-            recipe_digest: self.recipe.digest(),
-            created_ms: created.as_millis() as u64,
-            image,
-            disk_mb: self.recipe.disk_mb,
-            kernel_digest: kernel.digest().clone(),
-            defaults: self.recipe.defaults.clone(),
-        };
-        durable::write_json(&finished.join(MANIFEST), &manifest)?;
-        durable::make_directory(&layout.template(self.name))?;
-        durable::publish(&finished, &layout.build(self.name, &build))?;
-        durable::point(&layout.current(self.name), build.as_str())?;
-        Ok(self.store.get(self.name)?)
-    }
+/// Writes the manifest beside an image and makes the build current.
+pub(super) fn publish(
+    store: &TemplateStore,
+    name: &TemplateName,
+    recipe: &Recipe,
+    finished: &Path,
+    image: ImageFacts,
+    kernel: &Digest,
+) -> Result<Template, BuildError> {
+    let layout = &store.shared().layout;
+    let build = BuildId::random();
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let manifest = Manifest {
+        format: FORMAT,
+        name: name.clone(),
+        build: build.clone(),
+        description: recipe.description.clone(),
+        recipe_digest: recipe.digest(),
+        created_ms: created.as_millis() as u64,
+        image,
+        disk_mb: recipe.disk_mb,
+        kernel_digest: kernel.clone(),
+        defaults: recipe.defaults.clone(),
+    };
+    durable::write_json(&finished.join(MANIFEST), &manifest)?;
+    durable::make_directory(&layout.template(name))?;
+    durable::publish(finished, &layout.build(name, &build))?;
+    durable::point(&layout.current(name), build.as_str())?;
+    Ok(store.get(name)?)
 }
 
 /// Runs what blocks where blocking is allowed.

@@ -28,6 +28,7 @@ mod manifest;
 mod progress;
 mod recipe;
 mod rootfs;
+mod share;
 mod sources;
 mod staging;
 mod store;

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use model::{DiskMb, TemplateName};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::error::{FileError, RecipeError};
 
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 3] = [
     ("minimal", include_str!("../../../../templates/minimal.toml")),
+    ("minimal-ubuntu", include_str!("../../../../templates/minimal-ubuntu.toml")),
     ("python311", include_str!("../../../../templates/python311.toml")),
 ];
 
@@ -51,6 +53,19 @@ pub struct Recipe {
     /// Users to make, besides root.
     #[serde(default)]
     pub users: Vec<User>,
+    /// The template whose image this one shares: everything above is its own but the description and the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<TemplateName>,
+}
+
+/// A recipe that has no image of its own.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Variant {
+    description: String,
+    base: TemplateName,
+    #[serde(default)]
+    defaults: Defaults,
 }
 
 /// What a command in a sandbox gets that asks for nothing.
@@ -98,28 +113,33 @@ pub enum Privilege {
 impl Recipe {
     /// Reads the recipe of `name`: an operator's file in `directory` first, then the built-in ones.
     pub fn load(name: &TemplateName, directory: &Path) -> Result<Self, RecipeError> {
-        let path = directory.join(format!("{name}.toml"));
-        match std::fs::read_to_string(&path) {
-            Ok(text) => return Self::parse(name, &text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(FileError::at("reading", path)(error).into()),
-        }
-        match BUILT_IN.iter().find(|(built_in, _)| *built_in == name.as_str()) {
-            Some((_, text)) => Self::parse(name, text),
-            None => Err(RecipeError::Unknown { name: name.clone(), known: known(directory)? }),
+        let text = text_of(name, directory)?;
+        match toml::from_str::<toml::Table>(&text) {
+            Ok(table) if table.contains_key("base") => Self::of_variant(name, syntax(name, &text)?, directory),
+            _ => Self::parse(name, &text),
         }
     }
 
+    fn of_variant(name: &TemplateName, variant: Variant, directory: &Path) -> Result<Self, RecipeError> {
+        let Variant { description, base, defaults } = variant;
+        let text = text_of(&base, directory)?;
+        // A base is a recipe of its own: one with a base itself fails to be read as such.
+        let recipe = Self::parse(&base, &text)?;
+        Self { description, defaults, base: Some(base), ..recipe }.checked(name)
+    }
+
     fn parse(name: &TemplateName, text: &str) -> Result<Self, RecipeError> {
-        let recipe: Self = toml::from_str(text)
-            .map_err(|error| RecipeError::Syntax { name: name.clone(), source: Box::new(error) })?;
-        recipe.check().map_err(|(member, value, rule)| RecipeError::Invalid {
+        syntax::<Self>(name, text)?.checked(name)
+    }
+
+    fn checked(self, name: &TemplateName) -> Result<Self, RecipeError> {
+        self.check().map_err(|(member, value, rule)| RecipeError::Invalid {
             name: name.clone(),
             member,
             value: value.chars().take(80).collect(),
             rule,
         })?;
-        Ok(recipe)
+        Ok(self)
     }
 
     /// Everything here ends up in a command line or in a file of the guest.
@@ -145,6 +165,24 @@ impl Recipe {
     /// Changes whenever a build of this recipe would differ.
     pub fn digest(&self) -> Digest {
         Digest::of(&serde_json::to_vec(self).expect("a recipe is plain data"))
+    }
+}
+
+fn syntax<T: DeserializeOwned>(name: &TemplateName, text: &str) -> Result<T, RecipeError> {
+    toml::from_str(text).map_err(|error| RecipeError::Syntax { name: name.clone(), source: Box::new(error) })
+}
+
+/// An operator's file first, then what is built in.
+fn text_of(name: &TemplateName, directory: &Path) -> Result<String, RecipeError> {
+    let path = directory.join(format!("{name}.toml"));
+    match std::fs::read_to_string(&path) {
+        Ok(text) => return Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(FileError::at("reading", path)(error).into()),
+    }
+    match BUILT_IN.iter().find(|(built_in, _)| *built_in == name.as_str()) {
+        Some((_, text)) => Ok((*text).to_owned()),
+        None => Err(RecipeError::Unknown { name: name.clone(), known: known(directory)? }),
     }
 }
 
@@ -216,7 +254,11 @@ mod tests {
             for package in ["bash", "coreutils", "procps", "iproute2", "ca-certificates"] {
                 assert!(recipe.packages.iter().any(|has| has == package), "{template} lacks {package}");
             }
-            assert_eq!((recipe.defaults.user.as_str(), recipe.defaults.workdir.as_str()), ("root", "/root"));
+            let (user, workdir) = match template {
+                "minimal-ubuntu" => ("wrenn-user", "/home/wrenn-user"),
+                _ => ("root", "/root"),
+            };
+            assert_eq!((recipe.defaults.user.as_str(), recipe.defaults.workdir.as_str()), (user, workdir));
             assert_eq!(recipe.disk_mb, DiskMb::DEFAULT);
         }
     }
@@ -231,7 +273,7 @@ mod tests {
     #[test]
     fn an_unknown_template_is_told_which_are_known() {
         let error = Recipe::load(&name("nope"), Path::new("/nonexistent")).unwrap_err().to_string();
-        assert_eq!(error, "template nope is unknown; known are minimal, python311");
+        assert_eq!(error, "template nope is unknown; known are minimal, minimal-ubuntu, python311");
     }
 
     #[test]
@@ -241,7 +283,10 @@ mod tests {
         for file in ["mine.toml", "minimal.toml", "Not a name.toml", "notes.txt"] {
             std::fs::write(directory.path().join(file), text).unwrap();
         }
-        assert_eq!(known(directory.path()).unwrap(), [name("mine"), name("minimal"), name("python311")]);
+        assert_eq!(
+            known(directory.path()).unwrap(),
+            [name("mine"), name("minimal"), name("minimal-ubuntu"), name("python311")]
+        );
         assert_eq!(Recipe::load(&name("minimal"), directory.path()).unwrap().description, "mine");
     }
 
@@ -268,6 +313,27 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_variant_has_its_base_s_image_and_defaults_of_its_own() {
+        let (base, variant) = (built_in("minimal"), built_in("minimal-ubuntu"));
+        assert_eq!(variant.base, Some(name("minimal")));
+        assert_eq!((&variant.packages, &variant.users), (&base.packages, &base.users));
+        assert_ne!(variant.digest(), base.digest());
+
+        let directory = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+        write("minimal.toml", "description = 'mine'\nsuite = 'bookworm'\npackages = ['bash']\n");
+        let error = Recipe::load(&name("minimal-ubuntu"), directory.path()).unwrap_err();
+        assert!(matches!(error, RecipeError::Invalid { member: "default user", .. }), "no such user: {error}");
+        for bad in ["base = 'minimal-ubuntu'", "base = 'nope'", "base = 'minimal'\npackages = []", "base = '../x'"] {
+            write("mine.toml", &format!("description = ''\n{bad}\n"));
+            assert!(Recipe::load(&name("mine"), directory.path()).is_err(), "{bad}");
+        }
+        write("mine.toml", "description = ''\nbase = 'minimal'\n[defaults]\nworkdir = '/srv'\n");
+        let recipe = Recipe::load(&name("mine"), directory.path()).unwrap();
+        assert_eq!((recipe.packages, recipe.defaults.workdir.as_str()), (vec!["bash".to_owned()], "/srv"));
     }
 
     #[test]

@@ -14,6 +14,8 @@ use super::sources::{Sources, without_credentials};
 use super::tool::Runner;
 
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+/// What today's clients of git expect to be there after `git init`.
+const GIT_CONFIG: &str = "[init]\n\tdefaultBranch = main\n";
 
 /// Installs the recipe's packages into `tree`.
 pub(super) async fn install(
@@ -49,6 +51,9 @@ fn settle(tree: &Path, recipe: &Recipe, sources: &Sources) -> Result<(), FileErr
     if !sources.lines.is_empty() {
         let lines: String = sources.lines.iter().map(|line| format!("{}\n", without_credentials(line))).collect();
         replace(tree, "etc/apt/sources.list", 0o644, &lines)?;
+    }
+    if recipe.packages.iter().any(|package| package == "git") {
+        replace(tree, "etc/gitconfig", 0o644, GIT_CONFIG)?;
     }
     for user in recipe.users.iter().filter(|user| user.sudo == Privilege::All) {
         fs::create_dir_all(tree.join("etc/sudoers.d")).map_err(FileError::at("making", tree.join("etc/sudoers.d")))?;

@@ -49,7 +49,7 @@ fn a_template_without_a_recipe_and_one_without_a_build_are_told_apart() {
     let (_directory, store) = store();
     let unknown = store.get(&name("nope")).unwrap_err();
     assert!(matches!(unknown, TemplateError::Recipe(RecipeError::Unknown { .. })), "{unknown:?}");
-    assert!(unknown.to_string().contains("minimal, python311"), "{unknown}");
+    assert!(unknown.to_string().contains("minimal, minimal-ubuntu, python311"), "{unknown}");
     assert!(matches!(store.get(&name("minimal")), Err(TemplateError::NotBuilt { .. })));
 }
 
@@ -86,7 +86,7 @@ fn a_list_has_what_can_be_built_and_what_was() {
     stored_build(directory.path(), &name("recipe-is-gone"));
     let listed = store.list().unwrap();
     let shown: Vec<(&str, bool)> = listed.iter().map(|one| (one.name.as_str(), one.template.is_ok())).collect();
-    assert_eq!(shown, [("minimal", false), ("python311", true), ("recipe-is-gone", true)]);
+    assert_eq!(shown, [("minimal", false), ("minimal-ubuntu", false), ("python311", true), ("recipe-is-gone", true)]);
 }
 
 #[test]
@@ -229,4 +229,33 @@ fn assert_no_traces(data_dir: &Path) {
         let uses = String::from_utf8_lossy(&command).contains(staging) || root.starts_with(staging);
         assert!(!uses, "{process:?} {}", String::from_utf8_lossy(&command));
     }
+}
+
+#[tokio::test]
+async fn a_template_on_the_image_of_another_stores_no_second_one() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (directory, store) = store();
+    let variant = name("minimal-ubuntu");
+    let recipe = store.recipe(&variant).unwrap();
+    let share = async || {
+        let base = store.get(&name("minimal")).unwrap();
+        let built = share::build(&store, &variant, &recipe, &base, &Silent, &CancellationToken::new()).await.unwrap();
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+        assert_eq!(inode(&built.image), inode(&base.image));
+        built.manifest
+    };
+    stored_build(directory.path(), &name("minimal"));
+    let first = share().await;
+    assert_eq!(first.defaults.user, "wrenn-user");
+    assert_eq!(share().await.build, first.build, "what is up to date stays");
+    // A base that was built anew has another image.
+    let base = stored_build(directory.path(), &name("minimal"));
+    let path = Layout::new(directory.path()).build(&name("minimal"), &base.build).join("template.json");
+    let image = ImageFacts { digest: Digest::of(b"newer"), ..base.image.clone() };
+    durable::write_json(&path, &Manifest { image: image.clone(), ..base }).unwrap();
+    let second = share().await;
+    assert_ne!(second.build, first.build);
+    assert_eq!(second.image, image);
+    store.prune(&HashSet::new()).unwrap();
+    assert_eq!(store.get(&variant).unwrap().manifest, second);
 }

@@ -79,12 +79,12 @@ def ask(method, path, address):
     return connection.getresponse().status
 for address in ('127.0.0.1', '169.254.0.21'):
     print(*[ask(method, path, address) for method, path in (
-        ('POST', '/init'), ('POST', '/shutdown'), ('GET', '/benchmark/spawn'),
+        ('POST', '/init'), ('POST', '/clock'), ('POST', '/shutdown'), ('GET', '/benchmark/spawn'),
         ('POST', '/process.Process/List'), ('GET', '/files?path=/etc/shadow'), ('GET', '/health'))])
 "#;
     let body = json!({ "cmd": "python3", "args": ["-c", probe] });
     let answer = server.call("POST", &format!("/v1/sandboxes/{id}/exec"), body).await;
-    assert_eq!(answer.body["stdout"], "404 404 404 401 401 204\n404 404 404 401 401 204\n", "{answer:?}");
+    assert_eq!(answer.body["stdout"], "404 404 404 404 401 401 204\n404 404 404 404 401 401 204\n", "{answer:?}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod browser;
+mod clock;
 mod command_line;
 mod database;
 mod docs_page;
@@ -11,6 +12,7 @@ mod exec;
 mod guest;
 mod jail;
 mod lifecycle;
+mod metrics;
 mod network;
 mod refusals;
 mod restart;
@@ -19,6 +21,7 @@ mod schemathesis;
 mod service;
 mod snapshot;
 mod tls;
+mod wrenn_user;
 
 use std::ffi::OsString;
 use std::path::Path;

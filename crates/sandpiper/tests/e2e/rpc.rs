@@ -142,7 +142,7 @@ async fn the_eight_rpcs_of_the_seed_over_connect_and_grpc_on_one_port() {
 async fn guest_streams_do_not_reach_control_routes() {
     let agent = Role::host_agent(&["--listen", "127.0.0.1:0"]);
     let http = reqwest::Client::new();
-    for path in ["init", "%69nit", "shutdown", "benchmark/spawn", "files/%2e%2e/init"] {
+    for path in ["init", "%69nit", "clock", "shutdown", "benchmark/spawn", "files/%2e%2e/init"] {
         let answer = http.post(format!("{}/sandboxes/sbx/guest/{path}", agent.url)).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), 404, "{path}");
         let body: serde_json::Value = answer.json().await.unwrap();

@@ -1,0 +1,39 @@
+//! The guest's clock follows the host's.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use testkit::Server;
+
+use super::server;
+
+async fn seconds_off(server: &Server, id: &str) -> f64 {
+    let (_, text) = server.shell(id, "date +%s.%N").await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    text.trim().parse::<f64>().unwrap() - now
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_put_right_within_a_minute_and_at_each_resume() {
+    let server = server(&[]).await;
+    let id = server.create(json!({})).await;
+    let put_wrong = async |by: &str| {
+        let (code, _) = server.shell(&id, &format!("date -s '{by}'")).await;
+        assert_eq!(code, 0);
+    };
+    put_wrong("-1 hour").await;
+    assert!(seconds_off(&server, &id).await < -3000.0);
+    for change in ["pause", "resume"] {
+        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{change}"), Value::Null).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let off = seconds_off(&server, &id).await;
+    assert!(off.abs() < 2.0, "{off} s off after the resume");
+
+    put_wrong("+1 hour").await;
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while seconds_off(&server, &id).await.abs() > 2.0 {
+        assert!(Instant::now() < deadline, "nobody told the guest the time");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
