@@ -11,22 +11,22 @@ const MONITOR_OVERHEAD_MB: u64 = 64;
 
 /// Refuses a shape for which there is no room.
 pub(super) fn check(shape: &Shape, data_dir: &Path, reserve_mb: u64) -> Result<(), CreateError> {
-    check_disk(data_dir, reserve_mb)?;
+    check_disk(data_dir, reserve_mb, 0)?;
     check_memory(u64::from(shape.memory.get()), &std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
 }
 
 /// Refuses whatever takes disk space where there is none to spare.
-pub(super) fn check_disk(data_dir: &Path, reserve_mb: u64) -> Result<(), CreateError> {
+pub(super) fn check_disk(data_dir: &Path, reserve_mb: u64, wanted_mb: u64) -> Result<(), CreateError> {
     let file_system = rustix::fs::statvfs(data_dir).map_err(|error| CreateError::File {
         step: "find the free space of",
         path: data_dir.to_owned(),
         source: error.into(),
     })?;
     let free_mb = file_system.f_bavail.saturating_mul(file_system.f_frsize) >> 20;
-    if free_mb > reserve_mb {
+    if free_mb > reserve_mb.saturating_add(wanted_mb) {
         return Ok(());
     }
-    Err(CreateError::NoDiskSpace { directory: data_dir.to_owned(), free_mb, reserve_mb })
+    Err(CreateError::NoDiskSpace { directory: data_dir.to_owned(), free_mb, wanted_mb, reserve_mb })
 }
 
 fn check_memory(wanted_mb: u64, meminfo: &str) -> Result<(), CreateError> {
@@ -59,8 +59,9 @@ mod tests {
     #[test]
     fn a_reserve_larger_than_the_disk_leaves_no_room() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(check_disk(directory.path(), 0).is_ok());
-        let error = check_disk(directory.path(), u64::MAX).unwrap_err();
+        assert!(check_disk(directory.path(), 0, 0).is_ok());
+        assert!(check_disk(directory.path(), 0, u64::MAX).is_err());
+        let error = check_disk(directory.path(), u64::MAX, 1).unwrap_err();
         assert!(matches!(error, CreateError::NoDiskSpace { .. }));
     }
 }

@@ -27,12 +27,17 @@ pub enum CreateError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// The host's disk is too full.
-    #[error("no disk space: {free_mb} MB are free in {}, and {reserve_mb} MB are kept in reserve", directory.display())]
+    #[error(
+        "no disk space: {free_mb} MB are free in {}, {wanted_mb} MB are wanted, and {reserve_mb} MB are kept in reserve",
+        directory.display()
+    )]
     NoDiskSpace {
         /// The data directory.
         directory: PathBuf,
         /// Free there.
         free_mb: u64,
+        /// What is to be written at once.
+        wanted_mb: u64,
         /// Never used for sandboxes.
         reserve_mb: u64,
     },

@@ -89,7 +89,8 @@ impl Parts {
         if self.restore_from_bake(host, spec, &template, cancel).await? {
             return Ok(());
         }
-        self.boot_anew(host, spec, &template, cancel).await
+        admission::check_disk(&host.data_dir, host.disk_reserve_mb, spec.shape.memory.get().into())?;
+        self.boot_anew(host, spec, &template, Room::Reserved, cancel).await
     }
 
     /// As [`build`](Self::build), without a look at baked images: what these are made by.
@@ -105,7 +106,7 @@ impl Parts {
         self.tap = network.take_tap();
         self.network = Some(network);
         self.template = Some(template.clone());
-        self.boot_anew(host, spec, template, cancel).await
+        self.boot_anew(host, spec, template, Room::AsNeeded, cancel).await
     }
 
     async fn boot_anew(
@@ -113,11 +114,12 @@ impl Parts {
         host: &Host,
         spec: &SandboxSpec,
         template: &Template,
+        room: Room,
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
         let directory = self.directory();
         make_overlay(&directory.join(OVERLAY_FILE), template).await?;
-        make_memory(&directory.join(MEMORY_FILE), spec)?;
+        make_memory(&directory.join(MEMORY_FILE), spec, room)?;
         (self.lineage, self.memory) = (Lineage::Booted, MemoryOwner::Sandbox);
         let guest = self.boot(host, spec, template, cancel).await?;
         guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
@@ -309,14 +311,25 @@ pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> 
     }
 }
 
-/// The file that becomes a guest's memory, with room on the disk for all of it: a guest that writes where the disk has
-/// no room left would end its monitor.
-fn make_memory(path: &Path, spec: &SandboxSpec) -> Result<(), CreateError> {
+/// Room on the disk for a guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// For all of it: a guest that writes where the disk has no room left ends its monitor.
+    Reserved,
+    /// For what it writes: where it is no loss if that does not fit.
+    AsNeeded,
+}
+
+/// The file that becomes a guest's memory.
+fn make_memory(path: &Path, spec: &SandboxSpec, room: Room) -> Result<(), CreateError> {
     let failed = || file_error("make", path);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path);
     let file = file.map_err(failed())?;
     file.set_len(u64::from(spec.shape.memory.get()) << 20).map_err(failed())?;
-    vmm::memory::reserve(&file).map_err(failed())
+    match room {
+        Room::Reserved => vmm::memory::reserve(&file).map_err(failed()),
+        Room::AsNeeded => Ok(()),
+    }
 }
 
 /// How long `qemu-img` may take for a file of a few hundred kilobytes.

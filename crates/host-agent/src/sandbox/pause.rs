@@ -11,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ impl Parts {
     /// Puts the sandbox on disk and ends its monitor. After an error it runs as before, unless its monitor is gone.
     pub(super) async fn pause(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
         let begun = Instant::now();
-        admission::check_disk(&host.data_dir, host.disk_reserve_mb)?;
+        admission::check_disk(&host.data_dir, host.disk_reserve_mb, self.copied_by_pause_mb())?;
         let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
         let guest = self.guest.clone().expect("a running sandbox has a guest");
         let captured = async {
@@ -71,6 +71,15 @@ impl Parts {
         self.end_monitor(&*vm).await;
         tracing::debug!(sandbox = %spec.id, ?frozen, ?durable, ended = ?begun.elapsed(), "paused");
         Ok(())
+    }
+
+    /// What a pause at least writes: all that a memory has that is not the sandbox's own yet.
+    fn copied_by_pause_mb(&self) -> u64 {
+        let frozen = fs::metadata(self.directory().join(FROZEN_MEMORY_FILE));
+        match (self.memory, frozen) {
+            (MemoryOwner::Shared, Ok(metadata)) => (metadata.blocks() * 512) >> 20,
+            _ => 0,
+        }
     }
 
     /// Captures again a virtual machine that was resumed and whose guest does not answer: it is paused as it is now.
@@ -164,6 +173,7 @@ impl Parts {
         let wanted = Origin::new(template, spec.shape, host.vmm.platform());
         let manifest = Manifest::open(&paused, &memory, &wanted)?;
         admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
+        admission::check_disk(&host.data_dir, host.disk_reserve_mb, spec.shape.memory.get().into())?;
         let reserved = File::options().read(true).write(true).open(&memory);
         reserved.and_then(|file| vmm::memory::reserve(&file)).map_err(file_error("reserve disk space for", &memory))?;
         let state = paused.join(STATE);

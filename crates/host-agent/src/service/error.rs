@@ -173,7 +173,10 @@ mod tests {
         check(CreateError::NoMemory { wanted_mb: 2, available_mb: 1 }, ErrorCode::Unavailable);
         check(CreateError::Network(net::CreateError::Claim(net::ClaimError::AllTaken)), ErrorCode::Unavailable);
         let directory = "/var/lib".into();
-        check(CreateError::NoDiskSpace { directory, free_mb: 1, reserve_mb: 2 }, ErrorCode::ResourceExhausted);
+        check(
+            CreateError::NoDiskSpace { directory, free_mb: 1, wanted_mb: 0, reserve_mb: 2 },
+            ErrorCode::ResourceExhausted,
+        );
         let name: model::TemplateName = "minimal".parse().unwrap();
         check(TemplateError::NotBuilt { name: name.clone() }.into(), ErrorCode::NotFound);
         let reason = "its image is empty".to_owned();
