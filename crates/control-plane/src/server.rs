@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use model::{HostId, Patience};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,6 +28,9 @@ const HOST: &str = "default";
 
 /// Longer than any call to a host agent may take: a record that is on its way for longer has nobody who works on it.
 const GIVEN_UP: Duration = Duration::from_secs(300);
+
+/// How often what is running is looked at.
+const SAMPLE: Duration = Duration::from_secs(10);
 
 /// A control plane that is ready to serve.
 pub struct ControlPlane {
@@ -107,6 +111,7 @@ impl ControlPlane {
         });
         let serve = axum::serve(listener, ServiceExt::<Request>::into_make_service(service))
             .with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        let sampler = tokio::spawn(sample(self.store.clone()));
         let watch = tokio::spawn(self.reconciler.watch(self.config.reconcile_interval, self.nudge));
         let drained = async {
             let served = serve.await;
@@ -126,7 +131,24 @@ impl ControlPlane {
             }
         };
         watch.abort();
+        sampler.abort();
         self.store.close().await;
         served.map_err(|source| RunError::Serve { address, source })
+    }
+}
+
+/// Looks at what is running, for as long as the server does.
+async fn sample(store: Store) {
+    let mut ticks = tokio::time::interval(SAMPLE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = ticks.tick().await;
+    loop {
+        let now = ticks.tick().await;
+        // A machine that slept used nothing meanwhile.
+        let elapsed = now.duration_since(last).min(2 * SAMPLE);
+        last = now;
+        if let Err(error) = store.sample(Timestamp::now(), elapsed).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the usage is not recorded");
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod id;
 mod lifetime;
+mod metadata;
 mod plan;
 mod shape;
 mod status;
@@ -12,6 +13,7 @@ mod template;
 
 pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId};
 pub use lifetime::{Lifetime, OnExpiry};
+pub use metadata::{InvalidMetadata, Metadata};
 pub use plan::{Desired, Observed, OnHost, Patience, Step, plan};
 pub use shape::{DiskMb, InvalidShape, MemoryMb, Shape, ShapeRequest, VcpuCount};
 pub use status::{Event, IllegalTransition, Status, UnknownStatus, transition};

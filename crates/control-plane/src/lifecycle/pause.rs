@@ -4,7 +4,7 @@ use model::{Event, IllegalTransition, OwnerId, SandboxId, Status, transition};
 
 use super::{Interrupted, Lifecycle};
 use crate::host::HostError;
-use crate::store::{Change, Sandbox, StoreError};
+use crate::store::{Action, Change, EventKind, Sandbox, StoreError};
 
 /// A pause or resume that did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,13 @@ impl Direction {
         }
     }
 
+    fn kind(self) -> EventKind {
+        match self {
+            Self::Pause => EventKind::Pause,
+            Self::Resume => EventKind::Resume,
+        }
+    }
+
     fn done(self) -> Event {
         match self {
             Self::Pause => Event::Paused,
@@ -82,12 +89,13 @@ impl Lifecycle {
                     Status::Running => Change::running(),
                     other => Change::to(other),
                 };
-                self.apply(&changing, change).await
+                self.apply(&changing, change.with_action(Action::done(direction.kind()))).await
             }
             Err(error) => {
                 self.nudge.notify_one();
                 let change = Change::to(transition(changing.status, Event::RolledBack)?);
-                self.apply(&changing, change).await?;
+                let action = Action::failed(direction.kind(), error.to_string());
+                self.apply(&changing, change.with_action(action)).await?;
                 Err(ChangeError::Host(error))
             }
         }

@@ -5,17 +5,22 @@
 
 mod bad_input;
 mod bad_input_table;
+mod capsules;
 mod database;
+mod events;
 mod exec;
 mod exec_stream;
+mod fake_files;
 mod fake_guest;
 mod fake_host;
 mod files;
 mod fixture;
 mod keys;
 mod lifecycle;
+mod list;
 mod openapi;
 mod reconciler;
 mod restart;
 mod schemathesis;
 mod status_mapping;
+mod terminal;

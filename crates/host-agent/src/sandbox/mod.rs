@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use model::{Lifetime, SandboxId, Shape, Status, TemplateName};
+use model::{Lifetime, OnExpiry, SandboxId, Shape, Status, TemplateName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::guest::Guest;
@@ -38,6 +38,8 @@ pub struct SandboxSpec {
     pub shape: Shape,
     /// When it expires.
     pub lifetime: Lifetime,
+    /// What expiry does to it.
+    pub on_expiry: OnExpiry,
 }
 
 /// A sandbox as others see it.
@@ -192,7 +194,10 @@ impl Sandboxes {
         let not_running = || UseError::NotRunning { id: id.clone(), status };
         let guest = handle.guest.get().filter(|_| status == Status::Running).ok_or_else(not_running)?;
         // Fails when the owner has just decided that the sandbox has expired.
-        let busy = handle.activity.begin().ok_or_else(|| UseError::NotFound(id.clone()))?;
+        let busy = handle.activity.begin().ok_or_else(|| match handle.spec.on_expiry {
+            OnExpiry::Destroy => UseError::NotFound(id.clone()),
+            OnExpiry::Pause => UseError::NotRunning { id: id.clone(), status: Status::Pausing },
+        })?;
         Ok(GuestUse { guest: guest.clone(), busy })
     }
 

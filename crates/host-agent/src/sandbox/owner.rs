@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::{Event, Lifetime, Status, transition};
+use model::{Event, Lifetime, OnExpiry, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use vmm::Vm;
@@ -153,7 +153,11 @@ impl Owner {
             let deadline = idle.filter(|_| self.status() == Status::Running).map(|idle| self.activity.expire(idle));
             if deadline == Some(Expiry::Expired) {
                 tracing::info!(sandbox = %self.spec.id, "expired");
-                return Ending::Delete(None);
+                match self.spec.on_expiry {
+                    OnExpiry::Destroy => return Ending::Delete(None),
+                    OnExpiry::Pause => self.pause_expired(&*vm).await,
+                }
+                continue;
             }
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -184,6 +188,14 @@ impl Owner {
         }
     }
 
+    /// Pauses what nobody uses. If that fails it runs on, and expires again.
+    async fn pause_expired(&mut self, vm: &dyn Vm) {
+        if let Err(error) = self.pause(vm).await {
+            tracing::warn!(sandbox = %self.spec.id, error = &error as &dyn std::error::Error, "it could not be paused");
+            self.activity.renew();
+        }
+    }
+
     async fn resume(&mut self, vm: &dyn Vm) -> Result<(), TransitionError> {
         self.publish_legal(Event::ResumeRequested)?;
         if let Err(source) = vm.resume().await {
@@ -196,7 +208,7 @@ impl Owner {
             self.publish(Event::RolledBack);
             return Err(TransitionError::Unanswered(error));
         }
-        self.activity.touch();
+        self.activity.renew();
         self.publish(Event::Ready);
         Ok(())
     }
@@ -330,6 +342,7 @@ mod tests {
             template: "absent".parse().unwrap(),
             shape: model::Shape::default(),
             lifetime: Lifetime::Never,
+            on_expiry: OnExpiry::Destroy,
         };
         let (handle, owner) = new(host(data_dir).await, spec);
         owner.view.send_modify(|view| view.status = Status::Running);
