@@ -24,6 +24,8 @@ pub struct Config {
     pub missing_after: Duration,
     /// How long requests and lifecycle work under way may go on after a shutdown was asked for.
     pub drain: Duration,
+    /// How long clients may take.
+    pub patience: Patience,
 }
 
 /// Where the host agent listens.
@@ -33,6 +35,31 @@ pub enum HostAgentAddress {
     Unix(PathBuf),
     /// `http://host:port`.
     Http(http::Uri),
+}
+
+/// How long clients may take for their part.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For the header of a request, from the connection's or the header's own beginning.
+    pub header: Duration,
+    /// Between two pieces of a request's body.
+    pub body: Duration,
+    /// Until something of an answer is taken. A WebSocket's client may take as long as it likes.
+    pub answer: Duration,
+    /// Between two requests on one connection. Longer than proxies keep theirs, so that none of them sends into a
+    /// connection that is being closed.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            header: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            answer: Duration::from_secs(60),
+            idle: Duration::from_secs(75),
+        }
+    }
 }
 
 /// Bounds on what one request may use.
@@ -66,6 +93,7 @@ impl Config {
             orphan_grace: Duration::from_secs(60),
             missing_after: Duration::from_secs(90),
             drain: Duration::from_secs(30),
+            patience: Patience::default(),
         }
     }
 }

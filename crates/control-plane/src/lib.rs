@@ -9,6 +9,8 @@ mod config;
 mod host;
 mod keys;
 mod lifecycle;
+mod listen;
+mod metrics;
 mod reconcile;
 mod server;
 mod starting;
@@ -16,7 +18,7 @@ mod store;
 mod store_url;
 
 pub use api::openapi_yaml;
-pub use config::{Config, HostAgentAddress, Limits};
+pub use config::{Config, HostAgentAddress, Limits, Patience};
 pub use keys::Keys;
 pub use server::{ControlPlane, RunError};
 pub use starting::Starting;

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::host::{HostAgent, HostError, HostSandbox};
-use crate::lifecycle::{DeleteError, Lifecycle};
+use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::store::{Action, Change, EventKind, Sandbox, Store, StoreError};
 
 /// How soon a pass that failed is repeated, and how soon one follows a nudge.
@@ -62,6 +62,8 @@ pub struct Report {
     pub silent_since: Option<Timestamp>,
     /// The last pass, complete or not.
     pub last: Option<Pass>,
+    /// What all passes together did.
+    pub total: Counts,
 }
 
 /// One pass.
@@ -94,6 +96,16 @@ pub struct Counts {
     pub failed: usize,
 }
 
+impl Counts {
+    /// Adds what another pass did, not what it looked at.
+    fn add_done(&mut self, other: &Self) {
+        self.corrected += other.corrected;
+        self.deleted += other.deleted;
+        self.destroyed += other.destroyed;
+        self.failed += other.failed;
+    }
+}
+
 /// A pass that could not be completed.
 #[derive(Debug, thiserror::Error)]
 pub enum PassError {
@@ -109,7 +121,7 @@ pub enum PassError {
         /// The sandbox.
         id: SandboxId,
         /// Why.
-        source: DeleteError,
+        source: LifecycleError,
     },
     /// What nobody wants could not be removed.
     #[error("cannot remove the unwanted sandbox {id}")]
@@ -162,6 +174,7 @@ impl Reconciler {
                 None => report.complete = Some(began),
             }
             report.silent_since = silent_since;
+            report.total.add_done(&pass.counts);
             report.last = Some(pass);
         });
     }

@@ -1,25 +1,23 @@
 //! A control plane from its start to its end.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::ServiceExt;
-use axum::extract::Request;
-use axum::serve::ListenerExt;
 use jiff::Timestamp;
-use model::{HostId, Patience};
+use model::HostId;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{Api, KnownHosts, service};
+use crate::api::{Api, Drain, KnownHosts, service};
 use crate::config::Config;
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
+use crate::listen;
+use crate::metrics::Metrics;
 use crate::reconcile::{Memory, Reconciler, Report};
 use crate::store::{OpenError, Store};
 
@@ -31,6 +29,8 @@ const GIVEN_UP: Duration = Duration::from_secs(300);
 
 /// How often what is running is looked at.
 const SAMPLE: Duration = Duration::from_secs(10);
+/// For those that are told to end because the time to drain is over.
+const CUT: Duration = Duration::from_secs(3);
 
 /// A control plane that is ready to serve.
 pub struct ControlPlane {
@@ -42,6 +42,7 @@ pub struct ControlPlane {
     nudge: Arc<Notify>,
     tasks: TaskTracker,
     host_id: HostId,
+    metrics: Metrics,
 }
 
 /// A server that ended by itself.
@@ -50,14 +51,9 @@ pub enum RunError {
     /// The socket to listen on has no address.
     #[error("cannot tell the listen address")]
     Address(#[source] io::Error),
-    /// No more connections can be accepted.
-    #[error("cannot serve on {address}")]
-    Serve {
-        /// The listen address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
+    /// Whoever accepts connections panicked.
+    #[error("the server broke down")]
+    Serve(#[source] tokio::task::JoinError),
 }
 
 impl ControlPlane {
@@ -67,12 +63,13 @@ impl ControlPlane {
         // Before anything else: what is younger than this is our own work.
         let since = Timestamp::now();
         let store = Store::open(&config.store).await?;
-        let host = HostAgent::new(&config.host_agent);
+        let metrics = Metrics::new();
+        let host = HostAgent::new(&config.host_agent, metrics.clone());
         let tasks = TaskTracker::new();
         let nudge = Arc::new(Notify::new());
-        let lifecycle = Lifecycle::new(store.clone(), host.clone(), tasks.clone(), nudge.clone());
+        let lifecycle = Lifecycle::new(store.clone(), host.clone(), tasks.clone(), nudge.clone(), metrics.clone());
         let host_id: HostId = HOST.parse().expect("the constant is a host id");
-        let patience = Patience {
+        let patience = model::Patience {
             started: since,
             transient: GIVEN_UP,
             orphan: config.orphan_grace,
@@ -88,52 +85,43 @@ impl ControlPlane {
             memory: Memory { heard: since, unclaimed: Default::default() },
         };
         reconciler.pass().await;
-        Ok(Self { config, store, host, lifecycle, reconciler, nudge, tasks, host_id })
+        Ok(Self { config, store, host, lifecycle, reconciler, nudge, tasks, host_id, metrics })
     }
 
-    /// Serves until `shutdown` is cancelled, then lets requests and lifecycle work end within the configured time.
+    /// Serves until `shutdown` is cancelled. Then new requests are refused, and those under way and lifecycle work have
+    /// the configured time to end.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
         let address = listener.local_addr().map_err(RunError::Address)?;
+        let drain = Drain { asked: shutdown.clone(), over: CancellationToken::new(), tasks: self.tasks.clone() };
         let api = Api {
             store: self.store.clone(),
             host: self.host,
             host_id: self.host_id,
             lifecycle: self.lifecycle,
             reconciler: self.reconciler.report.subscribe(),
+            metrics: self.metrics.clone(),
             limits: self.config.limits,
+            patience: self.config.patience,
             tasks: self.tasks.clone(),
             shutdown: shutdown.clone(),
+            over: drain.over.clone(),
         };
-        let service = service(Arc::new(api), KnownHosts::new(address, &self.config.allowed_hosts));
-        let listener = listener.tap_io(|stream| {
-            // An answer that waits for more to send is only late.
-            let _ = stream.set_nodelay(true);
-        });
-        let serve = axum::serve(listener, ServiceExt::<Request>::into_make_service(service))
-            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-        let sampler = tokio::spawn(sample(self.store.clone()));
-        let watch = tokio::spawn(self.reconciler.watch(self.config.reconcile_interval, self.nudge));
-        let drained = async {
-            let served = serve.await;
-            self.tasks.close();
-            self.tasks.wait().await;
-            served
-        };
-        let cut_off = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(self.config.drain).await;
-        };
-        let served = tokio::select! {
-            served = drained => served,
-            () = cut_off => {
-                tracing::warn!("requests or lifecycle work were cut short");
-                Ok(())
-            }
-        };
-        watch.abort();
-        sampler.abort();
+        let service = service(Arc::new(api), KnownHosts::new(address, &self.config.allowed_hosts), drain.clone());
+        let closed = CancellationToken::new();
+        let serving = tokio::spawn(listen::serve(listener, service, self.config.patience, closed.clone()));
+        let background = [
+            tokio::spawn(self.reconciler.watch(self.config.reconcile_interval, self.nudge)),
+            tokio::spawn(self.metrics.keep_up()),
+            tokio::spawn(sample(self.store.clone())),
+        ];
+        shutdown.cancelled().await;
+        // Refused requests come and go meanwhile, also on new connections.
+        end_tasks(&drain, self.config.drain).await;
+        closed.cancel();
+        let served = serving.await;
+        background.iter().for_each(tokio::task::JoinHandle::abort);
         self.store.close().await;
-        served.map_err(|source| RunError::Serve { address, source })
+        served.map_err(RunError::Serve)
     }
 }
 
@@ -151,4 +139,15 @@ async fn sample(store: Store) {
             tracing::warn!(error = &error as &dyn std::error::Error, "the usage is not recorded");
         }
     }
+}
+
+/// Waits for everything that is under way; what is still there after `patience` is told to end.
+async fn end_tasks(drain: &Drain, patience: Duration) {
+    drain.tasks.close();
+    if tokio::time::timeout(patience, drain.tasks.wait()).await.is_ok() {
+        return;
+    }
+    tracing::warn!("requests or lifecycle work were cut short");
+    drain.over.cancel();
+    let _ = tokio::time::timeout(CUT, drain.tasks.wait()).await;
 }

@@ -5,13 +5,15 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::{Json, Router};
-use serde_json::json;
+use axum::Router;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiError, identify};
 
 /// For a client that is in the middle of asking. One that never comes to an end must not hold up the start.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -29,7 +31,7 @@ impl Starting {
         let listener = std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?);
         let listener = TcpListener::from_std(listener)?;
         let stop = CancellationToken::new();
-        let serve = axum::serve(listener, Router::new().fallback(unavailable));
+        let serve = axum::serve(listener, Router::new().fallback(unavailable).layer(from_fn(identify)));
         let serve = serve.with_graceful_shutdown(stop.clone().cancelled_owned());
         Ok(Self { stop, serving: tokio::spawn(async move { serve.await }) })
     }
@@ -44,10 +46,11 @@ impl Starting {
     }
 }
 
-async fn unavailable() -> impl IntoResponse {
+async fn unavailable() -> Response {
     let message = "the server is starting; its log says what it is waiting for";
-    let body = Json(json!({ "error": { "code": "starting", "message": message } }));
-    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], body)
+    let mut response = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "starting", message).into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 #[cfg(test)]
@@ -62,7 +65,12 @@ mod tests {
         let answer = reqwest::get(&url).await.unwrap();
         assert_eq!(answer.status().as_u16(), 503);
         assert_eq!(answer.headers()["retry-after"], "1");
-        assert_eq!(answer.json::<serde_json::Value>().await.unwrap()["error"]["code"], "starting");
+        let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+        let body = answer.json::<serde_json::Value>().await.unwrap();
+        assert_eq!(
+            (body["error"]["code"].as_str(), body["request_id"].as_str()),
+            (Some("starting"), Some(id.as_str()))
+        );
         starting.stop().await;
 
         let serving = tokio::spawn(async move { axum::serve(listener, Router::new().fallback(async || "up")).await });

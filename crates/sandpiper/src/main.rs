@@ -1,13 +1,18 @@
 //! The `sandpiper` binary: server roles and the command line, each a subcommand.
 //!
-//! This file only puts them in order. `cli` is everything that speaks to people, `serve` the roles that stay.
+//! This file only puts them in order. `cli` is the grammar and the client commands, `serve` the roles that stay,
+//! `templates` what both build, `config` where settings come from, `console` what all of them tell people with. Each
+//! uses only those after it.
 
 mod cli;
+mod config;
+mod console;
 mod serve;
+mod templates;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use config::Parsed;
 
 /// The guest agent that this binary boots its sandboxes with.
 pub const GUEST_AGENT: &[u8] = include_bytes!(env!("SANDPIPER_GUEST_AGENT"));
@@ -17,13 +22,17 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == host_agent::jail::HELPER_ARGUMENT) {
         return host_agent::jail::inside::enter();
     }
-    let cli = cli::Cli::parse();
+    let cli: cli::Cli = match config::parse() {
+        Ok(Parsed::Command(cli)) => cli,
+        Ok(Parsed::Shown) => return ExitCode::SUCCESS,
+        Err(error) => return console::report(&error),
+    };
     cli.start_tracing();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
-        Err(error) => return cli::report(&error.into()),
+        Err(error) => return console::report(&error.into()),
     };
-    let code = runtime.block_on(cli.run()).unwrap_or_else(|error| cli::report(&error));
+    let code = runtime.block_on(cli.run()).unwrap_or_else(|error| console::report(&error));
     // A thread may be stuck in a write to a terminal that nobody reads; leaving does not wait for it.
     runtime.shutdown_background();
     code

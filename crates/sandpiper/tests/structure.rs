@@ -66,6 +66,22 @@ fn sources() -> Vec<(PathBuf, String)> {
 }
 
 #[test]
+fn modules_of_the_binary_use_only_those_after_them() {
+    let order = ["cli", "serve", "templates", "config", "console"];
+    let mut seen = BTreeSet::new();
+    for (path, text) in sources() {
+        let Ok(inside) = path.strip_prefix("crates/sandpiper/src") else { continue };
+        let first = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        let Some(place) = order.iter().position(|module| *module == first) else { continue };
+        seen.insert(place);
+        for earlier in &order[..place] {
+            assert!(!text.contains(&format!("crate::{earlier}::")), "{} uses {earlier}", path.display());
+        }
+    }
+    assert_eq!(seen.len(), order.len(), "a module was not found");
+}
+
+#[test]
 fn unsafe_code_is_only_where_the_architecture_names_it() {
     let places = [
         "crates/host-agent/src/net/",

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::host::HostError;
-use crate::lifecycle::{ChangeError, CreateError, DeleteError, Interrupted};
+use crate::lifecycle::LifecycleError;
 use crate::store::StoreError;
 
 /// What is wrong, for programs and for people.
@@ -29,8 +29,29 @@ pub struct ErrorDetail<'a> {
 #[schema(as = Error)]
 pub struct ErrorAnswer<'a> {
     error: ErrorDetail<'a>,
+    /// What a command printed that took too long; absent elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial: Option<&'a Partial>,
     /// The request's id, as in the header `X-Request-Id`.
     request_id: &'a str,
+}
+
+/// What a command printed before it was killed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PartialOutput)]
+pub struct Partial {
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+    /// `utf-8`, or `base64` where either stream is not text.
+    pub encoding: &'static str,
+    /// Bytes beyond the limit, which are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdout_omitted: Option<u64>,
+    /// Bytes beyond the limit, which are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stderr_omitted: Option<u64>,
 }
 
 /// An answer that is an error. Its body is written by [`super::request::identify`], which knows the request's id.
@@ -39,12 +60,14 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    /// Boxed: few errors have it.
+    partial: Option<Box<Partial>>,
 }
 
 impl ApiError {
     /// An error of any kind.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self { status, code, message: message.into(), partial: None }
     }
 
     /// The request makes no sense.
@@ -78,10 +101,22 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message)
     }
 
+    /// What kind of error, for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// The body that a client sees.
     pub fn body(&self, request_id: &str) -> String {
         let error = ErrorDetail { code: self.code, message: &self.message };
-        serde_json::to_string(&ErrorAnswer { error, request_id }).expect("texts are JSON") + "\n"
+        serde_json::to_string(&ErrorAnswer { error, partial: self.partial.as_deref(), request_id })
+            .expect("texts are JSON")
+            + "\n"
+    }
+
+    /// The same with what a command had printed.
+    pub fn with_partial(self, partial: Partial) -> Self {
+        Self { partial: Some(Box::new(partial)), ..self }
     }
 
     /// Another code for the same error, where clients know it by another name.
@@ -148,46 +183,15 @@ impl From<IllegalTransition> for ApiError {
     }
 }
 
-impl From<Interrupted> for ApiError {
-    fn from(error: Interrupted) -> Self {
-        Self::internal("internal", &error.to_string(), &error)
-    }
-}
-
-impl From<CreateError> for ApiError {
-    fn from(error: CreateError) -> Self {
+impl From<LifecycleError> for ApiError {
+    fn from(error: LifecycleError) -> Self {
         match error {
-            CreateError::Host(source) => source.into(),
-            CreateError::Deleted => Self::conflict(error.to_string()),
-            CreateError::Store(source) => source.into(),
-            CreateError::Illegal(source) => source.into(),
-            CreateError::Interrupted(source) => source.into(),
-        }
-    }
-}
-
-impl From<ChangeError> for ApiError {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::NotFound => Self::no_sandbox(),
-            ChangeError::Race(_) => Self::conflict(error.to_string()),
-            ChangeError::Illegal(source) => source.into(),
-            ChangeError::Host(source) => source.into(),
-            ChangeError::Store(source) => source.into(),
-            ChangeError::Interrupted(source) => source.into(),
-        }
-    }
-}
-
-impl From<DeleteError> for ApiError {
-    fn from(error: DeleteError) -> Self {
-        match error {
-            DeleteError::NotFound => Self::no_sandbox(),
-            DeleteError::Race => Self::conflict(error.to_string()),
-            DeleteError::Host(source) => source.into(),
-            DeleteError::Store(source) => source.into(),
-            DeleteError::Illegal(source) => source.into(),
-            DeleteError::Interrupted(source) => source.into(),
+            LifecycleError::NotFound => Self::no_sandbox(),
+            LifecycleError::Race(_) | LifecycleError::Deleted => Self::conflict(error.to_string()),
+            LifecycleError::Illegal(source) => source.into(),
+            LifecycleError::Host(source) => source.into(),
+            LifecycleError::Store(source) => source.into(),
+            LifecycleError::Interrupted(source) => Self::internal("internal", &source.to_string(), &source),
         }
     }
 }

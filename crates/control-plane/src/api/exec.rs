@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::Api;
-use super::error::ApiError;
+use super::error::{ApiError, Partial};
 use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
 use super::request::{Caller, InPath, json as json_answer, read_json, whole, without_nul};
 use crate::host::{Collected, Command, HostError, ProcessSpec, RunLimit};
@@ -153,11 +153,14 @@ pub async fn exec(
         return start(&api, &sandbox, request).await;
     }
     let spec = request.into_spec(RunLimit::Seconds(DEFAULT_TIMEOUT))?;
-    let cmd = spec.cmd.clone();
+    let (cmd, limit) = (spec.cmd.clone(), spec.limit);
     let began = Instant::now();
     let collected = run(&api, &sandbox, spec).await?;
     let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     api.touch(&sandbox).await;
+    if collected.timed_out {
+        return Err(took_too_long(&collected, limit));
+    }
     Ok(json_answer(StatusCode::OK, &answer(&sandbox, &cmd, &collected, duration_ms)))
 }
 
@@ -255,12 +258,28 @@ fn run_limit(timeout_sec: i64) -> Result<RunLimit, ApiError> {
     }
 }
 
+/// The command was killed; what it printed until then is told all the same.
+fn took_too_long(output: &Collected, limit: RunLimit) -> ApiError {
+    let seconds = limit.duration().unwrap_or_default().as_secs();
+    let message = format!("the command did not end within {seconds} seconds and was killed");
+    let (stdout, stderr, encoding) = encoded(output);
+    let some = |omitted: u64| Some(omitted).filter(|omitted| *omitted > 0);
+    let (stdout_omitted, stderr_omitted) = (some(output.stdout_omitted), some(output.stderr_omitted));
+    let partial = Partial { stdout, stderr, encoding, stdout_omitted, stderr_omitted };
+    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).with_partial(partial)
+}
+
+/// Both streams, and how they are put into JSON.
+fn encoded(output: &Collected) -> (String, String, &'static str) {
+    let text = |bytes, omitted| as_text(bytes, omitted > 0 || output.timed_out);
+    match (text(&output.stdout, output.stdout_omitted), text(&output.stderr, output.stderr_omitted)) {
+        (Some(stdout), Some(stderr)) => (stdout.to_owned(), stderr.to_owned(), "utf-8"),
+        _ => (STANDARD.encode(&output.stdout), STANDARD.encode(&output.stderr), "base64"),
+    }
+}
+
 fn answer<'a>(sandbox: &'a Sandbox, cmd: &'a str, output: &Collected, duration_ms: u64) -> ExecAnswer<'a> {
-    let (stdout, stderr, encoding) =
-        match (as_text(&output.stdout, output.stdout_omitted), as_text(&output.stderr, output.stderr_omitted)) {
-            (Some(stdout), Some(stderr)) => (stdout.to_owned(), stderr.to_owned(), "utf-8"),
-            _ => (STANDARD.encode(&output.stdout), STANDARD.encode(&output.stderr), "base64"),
-        };
+    let (stdout, stderr, encoding) = encoded(output);
     ExecAnswer {
         sandbox_id: sandbox.id.as_str(),
         cmd,
@@ -274,13 +293,12 @@ fn answer<'a>(sandbox: &'a Sandbox, cmd: &'a str, output: &Collected, duration_m
     }
 }
 
-/// The bytes as text, if they are text. A limit may have cut the last character in two: that is no binary output.
-fn as_text(bytes: &[u8], omitted: u64) -> Option<&str> {
+/// The bytes as text, if they are text. A limit or an early end may have cut the last character in two: that is no
+/// binary output.
+fn as_text(bytes: &[u8], is_cut: bool) -> Option<&str> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Some(text),
-        Err(error) if omitted > 0 && error.error_len().is_none() => {
-            std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()
-        }
+        Err(error) if is_cut && error.error_len().is_none() => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok(),
         Err(_) => None,
     }
 }
@@ -303,9 +321,9 @@ mod tests {
 
     #[test]
     fn only_text_is_text() {
-        assert_eq!(as_text("grüß".as_bytes(), 0), Some("grüß"));
-        assert_eq!(as_text(&"grü".as_bytes()[..3], 0), None);
-        assert_eq!(as_text(&"grü".as_bytes()[..3], 9), Some("gr"));
-        assert_eq!(as_text(b"a\xffb", 9), None);
+        assert_eq!(as_text("grüß".as_bytes(), false), Some("grüß"));
+        assert_eq!(as_text(&"grü".as_bytes()[..3], false), None);
+        assert_eq!(as_text(&"grü".as_bytes()[..3], true), Some("gr"));
+        assert_eq!(as_text(b"a\xffb", true), None);
     }
 }

@@ -19,6 +19,7 @@ use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tracing::Instrument;
 
 use super::Api;
 use super::error::ApiError;
@@ -105,10 +106,11 @@ pub fn upgraded<F: Future<Output = ()> + Send + 'static>(
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|error| ApiError::invalid_request(format!("a WebSocket is needed here: {error}")))?;
     let (limit, tasks) = (api.limits.json_body, api.tasks.clone());
+    let span = tracing::Span::current();
     Ok(upgrade
         .max_message_size(limit)
         .max_frame_size(limit)
-        .on_upgrade(move |socket| tasks.track_future(async move { work(socket).await })))
+        .on_upgrade(move |socket| tasks.track_future(async move { work(socket).await }).instrument(span)))
 }
 
 /// What a client wants to follow.
@@ -204,7 +206,7 @@ async fn follow(api: &Api, process: &mut GuestProcess, output: &mut Output, inco
             Stop::Asked => {}
             Stop::Closed => return Ended::Gone,
         },
-        () = api.shutdown.cancelled() => return server_ends(),
+        () = api.over.cancelled() => return server_ends(),
     }
     if let Err(error) = process.kill().await {
         return error_frame(error);

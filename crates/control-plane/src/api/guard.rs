@@ -30,7 +30,8 @@ impl KnownHosts {
         let host = authority.host().to_ascii_lowercase();
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         match address {
-            Ok(address) => address.is_loopback() || address == self.listen || self.listen.is_unspecified(),
+            Ok(address) if address.is_loopback() || address == self.listen || self.listen.is_unspecified() => true,
+            Ok(address) => self.named.iter().any(|name| name.parse() == Ok(address)),
             Err(_) => host == "localhost" || self.named.contains(&host),
         }
     }
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     fn answer(listen: &str, host: Option<&str>, origin: Option<&str>) -> &'static str {
-        let hosts = KnownHosts::new(listen.parse().unwrap(), &["box.example".to_owned()]);
+        let hosts = KnownHosts::new(listen.parse().unwrap(), &["box.example".to_owned(), "192.0.2.1".to_owned()]);
         let mut headers = HeaderMap::new();
         for (name, value) in [(HOST, host), (ORIGIN, origin)] {
             if let Some(value) = value {
@@ -94,7 +95,9 @@ mod tests {
     #[test]
     fn names_of_this_server_are_known_and_others_are_not() {
         let loopback = "127.0.0.1:8080";
-        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:1", "[::1]:8080", "box.example"] {
+        for host in
+            ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:1", "[::1]:8080", "box.example", "192.0.2.1"]
+        {
             assert_eq!(answer(loopback, Some(host), None), "ok", "{host}");
         }
         for host in ["evil.example", "localhost.evil.example", "10.0.0.1:8080", "", "a b"] {

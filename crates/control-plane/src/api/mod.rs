@@ -6,6 +6,7 @@ mod auth;
 mod benchmark;
 mod directory;
 mod docs;
+mod drain;
 mod error;
 mod events;
 mod exec;
@@ -20,6 +21,7 @@ mod ping;
 mod processes;
 mod reconciler;
 mod request;
+mod sandbox_metrics;
 mod sandboxes;
 mod snapshots;
 mod stats;
@@ -42,13 +44,16 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::Limits;
+use crate::config::{Limits, Patience};
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
+use crate::metrics::Metrics;
 use crate::reconcile::Report;
 use crate::store::{Sandbox, Store};
-use error::ApiError;
+pub use drain::Drain;
+pub use error::ApiError;
 pub use guard::KnownHosts;
+pub use request::identify;
 use surface::Surface;
 
 /// What every handler works with.
@@ -63,12 +68,18 @@ pub struct Api {
     pub lifecycle: Lifecycle,
     /// How the comparison of records and host goes.
     pub reconciler: watch::Receiver<Report>,
+    /// What is counted.
+    pub metrics: Metrics,
     /// What one request may use.
     pub limits: Limits,
+    /// How long clients may take.
+    pub patience: Patience,
     /// What must be done before the server may end.
     pub tasks: TaskTracker,
-    /// Set when the server ends: streams do not end by themselves.
+    /// Set when the server begins to end: what would only wait ends at once.
     pub shutdown: CancellationToken,
+    /// Set when the time for ending is over: what does not end by itself is ended.
+    pub over: CancellationToken,
 }
 
 /// Every route with its documentation, in the order of the document.
@@ -77,6 +88,7 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .merge(on(Surface::Sandboxes))
         .merge(capsules().layer(from_fn(surface::known_codes)))
         .routes(routes!(reconciler::get))
+        .routes(routes!(metrics::get))
         .routes(routes!(health::get))
 }
 
@@ -111,7 +123,7 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(directory::list)))
         .routes(surface.routes(routes!(directory::make)))
         .routes(surface.routes(routes!(directory::remove)))
-        .routes(surface.routes(routes!(metrics::get)))
+        .routes(surface.routes(routes!(sandbox_metrics::get)))
         .routes(surface.routes(routes!(benchmark::get)))
 }
 
@@ -131,7 +143,7 @@ async fn nowhere() -> (StatusCode, &'static str) {
 }
 
 /// The whole API as a service. A trailing slash never matters.
-pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
+pub fn service(api: Arc<Api>, hosts: KnownHosts, drain: Drain) -> NormalizePath<Router> {
     let (router, _) = routes().split_for_parts();
     let router = router
         .merge(openapi::routes())
@@ -140,8 +152,11 @@ pub fn service(api: Arc<Api>, hosts: KnownHosts) -> NormalizePath<Router> {
         // Each handler has a limit of its own.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(api.clone(), auth::authenticate))
-        .with_state(api)
+        .layer(from_fn_with_state(api.patience.body, request::refuse_stalled))
+        .with_state(api.clone())
         .layer(from_fn_with_state(Arc::new(hosts), guard::refuse_foreign_pages))
+        .layer(from_fn_with_state(drain, drain::admit))
+        .layer(from_fn_with_state(api, request::count))
         .layer(from_fn(request::identify));
     tower::Layer::layer(&NormalizePathLayer::trim_trailing_slash(), router)
 }

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::response::ResponseBuilder;
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 use utoipa::openapi::server::ServerBuilder;
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
@@ -28,14 +31,18 @@ const ERRORS: [(u16, &str, &str); 14] = [
     (401, "Unauthorized", "`unauthorized`: the server asks for an API key, and none or a wrong one came"),
     (403, "Forbidden", "`forbidden`: the guest may not do it; `foreign_origin`: a page of another site asks"),
     (404, "NotFound", "`not_found`: no such sandbox, template or file"),
-    (408, "BodyTooSlow", "`timeout`: the JSON body did not arrive in time"),
+    (408, "BodyTooSlow", "`timeout`: the request's body did not arrive in time"),
     (409, "Conflict", "`invalid_state`: not while the sandbox is in this state; `conflict`: another request won"),
     (413, "TooLarge", "`too_large`: the body or the file has more bytes than it may"),
     (421, "Misdirected", "`misdirected_request`: the Host header names another server"),
     (500, "ServerFault", "`db_error`, `internal`: a fault of the server; the reason is in its log"),
     (501, "Unimplemented", "`unimplemented`: the host agent cannot do this"),
     (502, "AgentError", "`agent_error`: the host agent or the guest failed"),
-    (503, "Unavailable", "`host_unavailable`: the host agent cannot be reached; `unavailable`: there is no room"),
+    (
+        503,
+        "Unavailable",
+        "`host_unavailable`: the host agent cannot be reached; `unavailable`: there is no room; `stopping`: the server ends",
+    ),
     (504, "TookTooLong", "`timeout`: a command, a guest or the host took too long"),
     (507, "NoSpace", "`no_space`: no disk space on the host or in the guest"),
 ];
@@ -48,6 +55,9 @@ const WITH_KEY: [u16; 3] = [401, 500, 503];
 
 /// The one operation that asks nobody for a key.
 const WITHOUT_KEY: &str = "getHealth";
+
+/// The two headers that a key can come in, as `auth` reads them.
+const SCHEMES: [&str; 2] = ["ApiKey", "Bearer"];
 
 type Responses = BTreeMap<String, RefOr<Response>>;
 
@@ -83,7 +93,7 @@ error_group! {
 }
 error_group! {
     /// The errors of a file that comes in.
-    UploadErrors, [413]
+    UploadErrors, [408, 413]
 }
 error_group! {
     /// The errors of what is asked for in a query.
@@ -168,6 +178,8 @@ pub fn complete(mut document: OpenApi) -> OpenApi {
     for (_, name, description) in ERRORS {
         components.responses.insert(name.to_owned(), error_response(description).into());
     }
+    components.security_schemes.extend(schemes());
+    document.security = Some(SCHEMES.map(|name| SecurityRequirement::new(name, NO_SCOPES)).into());
     for item in document.paths.paths.values_mut() {
         let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch];
         operations.into_iter().flatten().for_each(complete_operation);
@@ -175,9 +187,23 @@ pub fn complete(mut document: OpenApi) -> OpenApi {
     document
 }
 
+/// Keys have no scopes.
+const NO_SCOPES: [&str; 0] = [];
+
+fn schemes() -> BTreeMap<String, RefOr<SecurityScheme>> {
+    let words = "An API key, from `sandpiper key create`. A server asks for none as long as there never was one.";
+    let header = ApiKeyValue::with_description("X-API-Key", words);
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(words)).build();
+    let schemes = [SecurityScheme::ApiKey(ApiKey::Header(header)), SecurityScheme::Http(bearer)];
+    SCHEMES.map(str::to_owned).into_iter().zip(schemes.map(RefOr::T)).collect()
+}
+
 fn complete_operation(operation: &mut Operation) {
     let responses = &mut operation.responses.responses;
     let asks_for_key = operation.operation_id.as_deref() != Some(WITHOUT_KEY);
+    if !asks_for_key {
+        operation.security = Some(Vec::new());
+    }
     let with_key = if asks_for_key { errors(&WITH_KEY) } else { Responses::new() };
     for (status, response) in errors(&EVERYWHERE).into_iter().chain(with_key) {
         responses.entry(status).or_insert(response);

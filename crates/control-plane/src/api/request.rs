@@ -1,35 +1,40 @@
 //! What all requests have in common: an id, a caller, a sandbox's id in the path, a JSON body.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Path, Request};
+use axum::extract::{FromRequestParts, MatchedPath, Path, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{Extensions, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use model::{OwnerId, SandboxId};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Number, Value};
+use tracing::Instrument;
 
+use super::Api;
 use super::error::ApiError;
+use crate::listen::body::{Arriving, StallSign};
 
 const REQUEST_ID: &str = "x-request-id";
 
 /// A client that takes longer to send a JSON body is not sending one.
 const BODY: Duration = Duration::from_secs(30);
 
-/// Gives the request an id (the client's own, where it has a usable one), writes the bodies of errors, and logs.
+/// Gives the request an id (the client's own, where it has a usable one), writes the bodies of errors, and logs one
+/// line. Everything that is logged while the request is worked on carries its id too.
 pub async fn identify(request: Request, next: Next) -> Response {
-    let began = Instant::now();
     let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(|id| is_usable(id));
     let id = given.map_or_else(random_id, str::to_owned);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = next.run(request).await;
+    // Of the severest kind, so that no filter that lets anything through leaves the id out.
+    let span = tracing::error_span!("request", request_id = id);
+    let mut response = log(request, next).instrument(span).await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         *response.body_mut() = Body::from(error.body(&id));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -37,9 +42,58 @@ pub async fn identify(request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    let (status, took_ms) = (response.status().as_u16(), began.elapsed().as_millis());
-    tracing::info!(request_id = id, %method, path, status, took_ms, "request");
     response
+}
+
+async fn log(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let route = route(request.extensions());
+    let response = next.run(request).await;
+    let (status, took_ms) =
+        (response.status().as_u16(), u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let code = response.extensions().get::<ApiError>().map(ApiError::code);
+    tracing::info!(%method, route, path, status, code, took_ms, "request");
+    response
+}
+
+/// Counts requests and their time.
+pub async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let (method, route) = (method(request.method()), route(request.extensions()));
+    let response = next.run(request).await;
+    api.metrics.request(method, &route, response.status().as_u16(), began.elapsed());
+    response
+}
+
+/// The template of the path, such as `/v1/sandboxes/{id}`; a client can make up paths, but not these.
+fn route(extensions: &Extensions) -> String {
+    extensions.get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned()
+}
+
+/// A client can make up methods too.
+fn method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Ends requests whose body stops arriving, whoever reads it.
+pub async fn refuse_stalled(State(patience): State<Duration>, request: Request, next: Next) -> Response {
+    let sign = StallSign::default();
+    let response = next.run(request.map(|body| Body::new(Arriving::new(body, patience, sign.clone())))).await;
+    if sign.is_set() { too_slow().into_response() } else { response }
+}
+
+fn too_slow() -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not arrive")
 }
 
 fn is_usable(id: &str) -> bool {
@@ -84,13 +138,12 @@ pub async fn in_path<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -
 
 /// Reads a JSON body, whatever its Content-Type says.
 pub async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ApiError> {
-    let body = tokio::time::timeout(BODY, Limited::new(body, limit).collect())
-        .await
-        .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not arrive"))?
-        .map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+    let body = tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await.map_err(|_| too_slow())?.map_err(
+        |error| match error.downcast_ref::<LengthLimitError>() {
             Some(_) => ApiError::too_large(format!("the JSON body exceeds {limit} bytes")),
             None => ApiError::invalid_request("the request's body did not arrive complete"),
-        })?;
+        },
+    )?;
     parse_json(&body.to_bytes())
 }
 

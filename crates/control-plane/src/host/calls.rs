@@ -9,6 +9,7 @@ use model::{OnExpiry, SandboxId, Status};
 use proto::hostagent::v1 as pb;
 
 use super::{HostAgent, HostError};
+use crate::metrics::ExecEnd;
 use crate::store::{HostFacts, Sandbox};
 
 /// A first boot bakes nothing yet, but a busy host under emulation takes its time.
@@ -63,8 +64,16 @@ pub struct Collected {
     pub stdout_omitted: u64,
     /// Bytes of standard error that were not kept.
     pub stderr_omitted: u64,
-    /// Its exit code.
+    /// Its exit code, where it ended by itself.
     pub exit_code: i32,
+    /// Whether it took too long and was killed.
+    pub timed_out: bool,
+}
+
+impl Collected {
+    fn end(&self) -> ExecEnd {
+        if self.timed_out { ExecEnd::TimedOut } else { ExecEnd::exited(self.exit_code) }
+    }
 }
 
 /// A sandbox as its host has it.
@@ -140,6 +149,16 @@ impl HostAgent {
 
     /// Runs a command and collects its output. Giving up on the call ends the command.
     pub async fn exec(&self, id: &SandboxId, command: Command) -> Result<Collected, HostError> {
+        let mut following = self.metrics.follow_exec();
+        let result = self.call_exec(id, command).await;
+        following.ends(match &result {
+            Ok(collected) => collected.end(),
+            Err(error) => ExecEnd::Error(error.reason()),
+        });
+        result
+    }
+
+    async fn call_exec(&self, id: &SandboxId, command: Command) -> Result<Collected, HostError> {
         let (timeout_sec, options) = match command.limit {
             RunLimit::Seconds(seconds) => (int32(seconds), within(Duration::from_secs(seconds.into()) + EXEC_MARGIN)),
             RunLimit::None => (-1, CallOptions::default()),
@@ -149,6 +168,7 @@ impl HostAgent {
             cmd: command.cmd,
             args: command.args,
             timeout_sec,
+            partial_on_timeout: true,
             ..Default::default()
         };
         let reply = self.sandboxes.exec_with_options(request, options).await?.into_owned();
@@ -158,6 +178,7 @@ impl HostAgent {
             stdout_omitted: reply.stdout_omitted,
             stderr_omitted: reply.stderr_omitted,
             exit_code: reply.exit_code,
+            timed_out: reply.timed_out,
         })
     }
 

@@ -45,6 +45,11 @@ impl HostError {
         }
     }
 
+    /// One word for figures, out of a small set.
+    pub fn reason(&self) -> &'static str {
+        self.code().map_or("unreachable", |code| code.as_str())
+    }
+
     /// Whether the host agent said that it has no such thing.
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(ErrorCode::NotFound)

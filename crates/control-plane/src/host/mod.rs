@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use proto::hostagent::v1::{HostAgentServiceClient, HostServiceClient};
 
 use crate::config::HostAgentAddress;
+use crate::metrics::Metrics;
 use connection::Connector;
 
 pub use calls::{Collected, Command, HostSandbox, RunLimit};
@@ -45,13 +46,14 @@ pub struct HostAgent {
     /// Streams have connections of their own: a slow reader of one holds up nothing else.
     streams: StreamClient,
     base: Uri,
+    metrics: Metrics,
 }
 
 impl HostAgent {
     /// The host agent at `address`. Nothing is connected before the first call, and a lost connection is made anew.
     ///
     /// Must be called within a runtime.
-    pub fn new(address: &HostAgentAddress) -> Self {
+    pub fn new(address: &HostAgentAddress, metrics: Metrics) -> Self {
         let connector = connection::connector(address);
         let base = match address {
             HostAgentAddress::Unix(_) => Uri::from_static("http://localhost"),
@@ -73,6 +75,7 @@ impl HostAgent {
             host: HostServiceClient::new(calls, config),
             streams,
             base,
+            metrics,
         }
     }
 

@@ -14,8 +14,10 @@ use model::SandboxId;
 use proto::process as pb;
 use proto::process::__buffa::oneof;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use super::{Collected, HostAgent, HostError, RunLimit, StreamClient};
+use crate::metrics::{ExecEnd, FollowedExec};
 
 /// A guest's messages are its output in chunks of some KiB.
 const MAX_MESSAGE: usize = 1 << 20;
@@ -108,6 +110,8 @@ struct Running {
     client: Client,
     events: Events,
     pid: Option<u32>,
+    /// Counts its end.
+    counted: Option<FollowedExec>,
 }
 
 impl HostAgent {
@@ -131,7 +135,7 @@ impl HostAgent {
         let client = self.processes(id)?;
         let request = pb::ConnectRequest { process: selector.into_message().into(), ..Default::default() };
         let events = client.connect_with_options(request, CallOptions::default()).await.map_err(from_guest)?;
-        let running = Running { client, events: Events::Joined(events), pid: None };
+        let running = Running { client, events: Events::Joined(events), pid: None, counted: None };
         Ok(GuestProcess { running: Some(running), fate: Fate::LivesOn })
     }
 
@@ -165,9 +169,20 @@ impl HostAgent {
             stdin: Some(spec.terminal.is_some()),
             ..Default::default()
         };
-        let events = client.start_with_options(request, options).await.map_err(from_guest)?;
-        let running = Running { client, events: Events::Started(events), pid: None };
-        Ok(GuestProcess { running: Some(running), fate })
+        // One that nobody follows is not an exec that somebody waits for.
+        let mut counted = matches!(fate, Fate::Dies(_)).then(|| self.metrics.follow_exec());
+        match client.start_with_options(request, options).await.map_err(from_guest) {
+            Ok(events) => {
+                let running = Running { client, events: Events::Started(events), pid: None, counted };
+                Ok(GuestProcess { running: Some(running), fate })
+            }
+            Err(error) => {
+                if let Some(counted) = &mut counted {
+                    counted.ends(ExecEnd::Error(error.reason()));
+                }
+                Err(error)
+            }
+        }
     }
 }
 
@@ -206,8 +221,17 @@ impl GuestProcess {
     /// The next event, or `None` after the end. May be cancelled and called again.
     pub async fn next(&mut self) -> Result<Option<ProcessEvent>, HostError> {
         let Some(running) = &mut self.running else { return Ok(None) };
-        let event = running.next().await?;
-        if matches!(event, None | Some(ProcessEvent::Exited { .. })) {
+        let event = running.next().await.inspect_err(|error| {
+            let end = if error.is_timeout() { ExecEnd::TimedOut } else { ExecEnd::Error(error.reason()) };
+            running.count(end);
+        })?;
+        let end = match &event {
+            None => Some(ExecEnd::Error("lost")),
+            Some(ProcessEvent::Exited { code, .. }) => Some(ExecEnd::exited(*code)),
+            Some(_) => None,
+        };
+        if let Some(end) = end {
+            running.count(end);
             self.running = None;
         }
         event.map(Some).ok_or_else(|| HostError::answered(ErrorCode::Internal, "the guest does not say how it ended"))
@@ -224,40 +248,57 @@ impl GuestProcess {
     /// Waits for the end and keeps up to `limit` bytes of each stream.
     pub async fn collect(mut self, limit: usize) -> Result<Collected, HostError> {
         let (mut stdout, mut stderr) = (Kept::new(limit), Kept::new(limit));
+        let mut end = Collected::default();
         loop {
-            match self.next().await? {
+            let event = match self.next().await {
+                Err(error) if error.is_timeout() => {
+                    end.timed_out = true;
+                    break;
+                }
+                other => other?,
+            };
+            match event {
                 Some(ProcessEvent::Stdout(bytes)) => stdout.add(&bytes),
                 Some(ProcessEvent::Stderr(bytes)) => stderr.add(&bytes),
                 Some(ProcessEvent::Started { .. }) => {}
                 Some(ProcessEvent::Exited { code, .. }) => {
-                    return Ok(Collected {
-                        stdout: stdout.bytes.into(),
-                        stderr: stderr.bytes.into(),
-                        stdout_omitted: stdout.omitted,
-                        stderr_omitted: stderr.omitted,
-                        exit_code: code,
-                    });
+                    end.exit_code = code;
+                    break;
                 }
                 None => return Err(HostError::answered(ErrorCode::Internal, "the guest ended twice")),
             }
         }
+        Ok(Collected {
+            stdout: stdout.bytes.into(),
+            stderr: stderr.bytes.into(),
+            stdout_omitted: stdout.omitted,
+            stderr_omitted: stderr.omitted,
+            ..end
+        })
     }
 }
 
 impl Drop for GuestProcess {
     fn drop(&mut self) {
         let (Some(mut running), Fate::Dies(tasks)) = (self.running.take(), &self.fate) else { return };
-        tasks.spawn(async move {
+        let kill = async move {
             if let Err(error) = running.kill().await
                 && !error.is_not_found()
             {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a process of a client that left may run on");
             }
-        });
+        };
+        tasks.spawn(kill.in_current_span());
     }
 }
 
 impl Running {
+    fn count(&mut self, end: ExecEnd) {
+        if let Some(counted) = &mut self.counted {
+            counted.ends(end);
+        }
+    }
+
     /// The next event that says something, or `None` when the stream ended without one.
     async fn next(&mut self) -> Result<Option<ProcessEvent>, HostError> {
         loop {

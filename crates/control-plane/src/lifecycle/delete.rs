@@ -1,46 +1,22 @@
 //! Deleting a sandbox: legal in every state, and as often as one likes.
 
-use model::{Event, IllegalTransition, OwnerId, SandboxId, Status, transition};
+use model::{Event, OwnerId, SandboxId, Status, transition};
 
-use super::{Interrupted, Lifecycle};
-use crate::host::HostError;
-use crate::store::{Action, Change, EventKind, Sandbox, StoreError};
+use super::{Lifecycle, LifecycleError};
+use crate::store::{Action, Change, EventKind, Sandbox};
 
 /// How often a delete looks again at a sandbox that others change under its hands. Nobody can change it that often:
 /// once it is stopping, only deletes touch it.
 const ATTEMPTS: usize = 16;
 
-/// A delete that is not complete.
-#[derive(Debug, thiserror::Error)]
-pub enum DeleteError {
-    /// The caller has no such sandbox.
-    #[error("sandbox not found")]
-    NotFound,
-    /// The host agent did not remove it. The record stays `stopping`; another delete tries again.
-    #[error("the host agent did not remove the sandbox")]
-    Host(#[source] HostError),
-    /// Others changed it all the time.
-    #[error("the sandbox is being changed by other requests")]
-    Race,
-    /// The record could not be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A state that cannot be deleted: a fault of ours.
-    #[error(transparent)]
-    Illegal(#[from] IllegalTransition),
-    /// The work was cut short.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
-}
-
 impl Lifecycle {
     /// Removes a sandbox from its host and answers when nothing of it is left there.
-    pub async fn delete(&self, owner: OwnerId, id: SandboxId) -> Result<(), DeleteError> {
+    pub async fn delete(&self, owner: OwnerId, id: SandboxId) -> Result<(), LifecycleError> {
         let this = self.clone();
-        self.detached(async move { this.delete_now(owner, id).await }).await
+        self.detached("delete", async move { this.delete_now(owner, id).await }).await
     }
 
-    async fn delete_now(&self, owner: OwnerId, id: SandboxId) -> Result<(), DeleteError> {
+    async fn delete_now(&self, owner: OwnerId, id: SandboxId) -> Result<(), LifecycleError> {
         let stopping = self.mark_stopping(&owner, &id).await?;
         if stopping.status == Status::Stopped {
             return Ok(());
@@ -51,7 +27,7 @@ impl Lifecycle {
             Err(error) => {
                 self.nudge.notify_one();
                 self.store.record_action(&stopping, Action::failed(EventKind::Destroy, error.to_string())).await?;
-                return Err(DeleteError::Host(error));
+                return Err(LifecycleError::Host(error));
             }
         }
         let stopped = Change::to(transition(stopping.status, Event::Deleted)?);
@@ -62,9 +38,9 @@ impl Lifecycle {
     }
 
     /// The record in `stopping`, or in `stopped` when it was that already.
-    async fn mark_stopping(&self, owner: &OwnerId, id: &SandboxId) -> Result<Sandbox, DeleteError> {
+    async fn mark_stopping(&self, owner: &OwnerId, id: &SandboxId) -> Result<Sandbox, LifecycleError> {
         for _ in 0..ATTEMPTS {
-            let seen = self.store.get(owner, id).await?.ok_or(DeleteError::NotFound)?;
+            let seen = self.store.get(owner, id).await?.ok_or(LifecycleError::NotFound)?;
             let next = transition(seen.status, Event::DeleteRequested)?;
             if next == seen.status {
                 return Ok(seen);
@@ -73,6 +49,6 @@ impl Lifecycle {
                 return Ok(stopping);
             }
         }
-        Err(DeleteError::Race)
+        Err(LifecycleError::Race(None))
     }
 }

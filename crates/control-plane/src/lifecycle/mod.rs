@@ -6,20 +6,22 @@
 
 mod create;
 mod delete;
+mod error;
 mod pause;
 
 use std::sync::Arc;
 
 use model::Status;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::host::HostAgent;
+use crate::metrics::Metrics;
 use crate::store::{Sandbox, Store, StoreError};
 
-pub use create::CreateError;
-pub use delete::DeleteError;
-pub use pause::ChangeError;
+pub use error::LifecycleError;
 
 /// The lifecycle of every sandbox; cheap to clone.
 #[derive(Clone)]
@@ -29,6 +31,8 @@ pub struct Lifecycle {
     tasks: TaskTracker,
     /// Wakes whoever puts right what went wrong.
     nudge: Arc<Notify>,
+    /// Counts what was done and what was not.
+    metrics: Metrics,
 }
 
 /// The task that did the work ended without a result: it panicked, or the server is going down.
@@ -39,17 +43,25 @@ pub struct Interrupted;
 impl Lifecycle {
     /// The lifecycle of the sandboxes in `store` on `host`. Work under way is counted in `tasks`; `nudge` is told when
     /// records and host may disagree.
-    pub fn new(store: Store, host: HostAgent, tasks: TaskTracker, nudge: Arc<Notify>) -> Self {
-        Self { store, host, tasks, nudge }
+    pub fn new(store: Store, host: HostAgent, tasks: TaskTracker, nudge: Arc<Notify>, metrics: Metrics) -> Self {
+        Self { store, host, tasks, nudge, metrics }
     }
 
-    /// Runs `work` to its end whether or not the caller waits for it.
-    async fn detached<T, E>(&self, work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<Interrupted> + Send + 'static,
-    {
-        self.tasks.spawn(work).await.unwrap_or_else(|_| Err(Interrupted.into()))
+    /// Runs `work` to its end whether or not the caller waits for it, and counts it under the operation's name.
+    async fn detached<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, LifecycleError>> + Send + 'static,
+    ) -> Result<T, LifecycleError> {
+        let metrics = self.metrics.clone();
+        let counted = async move {
+            let began = Instant::now();
+            let result = work.await;
+            metrics.operation(operation, result.as_ref().err().map_or("ok", LifecycleError::reason), began.elapsed());
+            result
+        };
+        // What it logs belongs to the request that asked for it.
+        self.tasks.spawn(counted.in_current_span()).await.unwrap_or_else(|_| Err(Interrupted.into()))
     }
 
     /// Removes what a lost create may have left on the host. Returns whether nothing is left for certain; nobody waits

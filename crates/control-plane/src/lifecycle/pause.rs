@@ -1,37 +1,9 @@
 //! Pausing and resuming: the same steps in opposite directions.
 
-use model::{Event, IllegalTransition, OwnerId, SandboxId, Status, transition};
+use model::{Event, OwnerId, SandboxId, Status, transition};
 
-use super::{Interrupted, Lifecycle};
-use crate::host::HostError;
-use crate::store::{Action, Change, EventKind, Sandbox, StoreError};
-
-/// A pause or resume that did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// The caller has no such sandbox.
-    #[error("sandbox not found")]
-    NotFound,
-    /// Not in this state.
-    #[error(transparent)]
-    Illegal(#[from] IllegalTransition),
-    /// Somebody else changed the sandbox at the same time.
-    #[error("the sandbox was changed by another request at the same time{}", now(.0))]
-    Race(Option<Status>),
-    /// The host agent did not do it. The sandbox is as it was before.
-    #[error("the host agent did not do it")]
-    Host(#[source] HostError),
-    /// The record could not be read or written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The work was cut short.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
-}
-
-fn now(status: &Option<Status>) -> String {
-    status.map(|status| format!(" and is {status}")).unwrap_or_default()
-}
+use super::{Lifecycle, LifecycleError};
+use crate::store::{Action, Change, EventKind, Sandbox};
 
 #[derive(Clone, Copy)]
 enum Direction {
@@ -64,19 +36,19 @@ impl Direction {
 
 impl Lifecycle {
     /// Pauses a running sandbox.
-    pub async fn pause(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, ChangeError> {
+    pub async fn pause(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached(async move { this.change(owner, id, Direction::Pause).await }).await
+        self.detached("pause", async move { this.change(owner, id, Direction::Pause).await }).await
     }
 
     /// Resumes a paused sandbox.
-    pub async fn resume(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, ChangeError> {
+    pub async fn resume(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached(async move { this.change(owner, id, Direction::Resume).await }).await
+        self.detached("resume", async move { this.change(owner, id, Direction::Resume).await }).await
     }
 
-    async fn change(&self, owner: OwnerId, id: SandboxId, direction: Direction) -> Result<Sandbox, ChangeError> {
-        let settled = self.store.get(&owner, &id).await?.ok_or(ChangeError::NotFound)?;
+    async fn change(&self, owner: OwnerId, id: SandboxId, direction: Direction) -> Result<Sandbox, LifecycleError> {
+        let settled = self.store.get(&owner, &id).await?.ok_or(LifecycleError::NotFound)?;
         let transient = Change::to(transition(settled.status, direction.requested())?);
         let changing = self.apply(&settled, transient).await?;
         let asked = match direction {
@@ -96,15 +68,15 @@ impl Lifecycle {
                 let change = Change::to(transition(changing.status, Event::RolledBack)?);
                 let action = Action::failed(direction.kind(), error.to_string());
                 self.apply(&changing, change.with_action(action)).await?;
-                Err(ChangeError::Host(error))
+                Err(LifecycleError::Host(error))
             }
         }
     }
 
-    async fn apply(&self, seen: &Sandbox, change: Change) -> Result<Sandbox, ChangeError> {
+    async fn apply(&self, seen: &Sandbox, change: Change) -> Result<Sandbox, LifecycleError> {
         match self.store.update(seen, change).await? {
             Some(sandbox) => Ok(sandbox),
-            None => Err(ChangeError::Race(self.status_now(seen).await?)),
+            None => Err(LifecycleError::Race(self.status_now(seen).await?)),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! decided on, so that of two changes at once one is lost instead of both being half done. Knows nothing of REST, of
 //! RPC or of what is legal in which state.
 
+mod counts;
 mod events;
 mod hosts;
 mod keys;

@@ -82,10 +82,24 @@ async fn a_command_with_a_place_and_a_user_reaches_the_guest() {
 async fn a_command_that_takes_too_long_is_killed() {
     let server = Fixture::start().await;
     let id = server.create().await;
-    let body = json!({"cmd": "sleep", "cwd": "/", "timeout_sec": 1});
+    let body = json!({"cmd": "doze", "cwd": "/", "timeout_sec": 1});
     let (status, body) = server.post(&format!("/v1/sandboxes/{id}/exec"), body).await;
     assert_eq!((status.as_u16(), code(&body)), (504, "timeout"));
+    assert_eq!(body["partial"], json!({"stdout": "going to sleep", "stderr": "", "encoding": "utf-8"}));
     server.host.until(|state| state.killed == [PID]).await;
+}
+
+#[tokio::test]
+async fn what_a_command_printed_that_took_too_long_is_told_beside_the_error() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let (status, body) =
+        server.post(&format!("/v1/sandboxes/{id}/exec"), json!({"cmd": "slow", "timeout_sec": 2})).await;
+    assert_eq!((status.as_u16(), code(&body)), (504, "timeout"));
+    assert_eq!(body["error"]["message"], "the command did not end within 2 seconds and was killed");
+    // The last character was on its way.
+    assert_eq!(body["partial"], json!({"stdout": "so f", "stderr": "", "encoding": "utf-8"}));
+    assert!(body["request_id"].is_string());
 }
 
 #[tokio::test]

@@ -66,7 +66,12 @@ async fn read_file(
     }
     match query["path"].as_str() {
         "/endless" => {
-            Body::from_stream(stream::repeat_with(|| Ok::<_, String>(Bytes::from(vec![b'x'; 65536])))).into_response()
+            let ended = Ended(host.clone());
+            let chunk = move || {
+                let _ = &ended;
+                Ok::<_, String>(Bytes::from(vec![b'x'; 65536]))
+            };
+            Body::from_stream(stream::repeat_with(chunk)).into_response()
         }
         "/dir" => error(400, r#"{"code":400,"message":"is a directory"}"#),
         "/locked" => error(403, r#"{"code":403,"message":"permission denied"}"#),
@@ -75,6 +80,15 @@ async fn read_file(
             Some(file) => file.clone().into_response(),
             None => error(404, r#"{"code":404,"message":"file not found"}"#),
         },
+    }
+}
+
+/// Tells that a download is given up.
+struct Ended(Arc<FakeHost>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.update(|state| state.downloads_ended += 1);
     }
 }
 
@@ -141,12 +155,13 @@ impl Processes {
             }
             "split" => "a\u{20ac}b".bytes().map(|byte| stdout([byte])).chain([end(3, "exit status 3")]).collect(),
             "binary" => vec![stdout(b"a\xff\x00b".as_slice()), end(0, "exit status 0")],
-            "sleep" => {
+            "sleep" | "doze" => {
                 let killed = async move {
                     host.until(|state| state.killed.contains(&PID)).await;
                     end(-1, "signal: killed")
                 };
-                return stream::once(killed).boxed();
+                let said = (config.cmd == "doze").then(|| stdout("going to sleep"));
+                return stream::iter(said).chain(stream::once(killed)).boxed();
             }
             "flood" => {
                 let chunk = move || {

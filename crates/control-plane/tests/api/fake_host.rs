@@ -31,6 +31,8 @@ pub struct State {
     pub terminated: Vec<u32>,
     /// What was typed into terminals.
     pub typed: Vec<u8>,
+    /// Downloads of the endless file that came to an end all the same.
+    pub downloads_ended: usize,
     /// Chunks of the endless output that somebody took.
     pub flooded: usize,
     failures: HashMap<&'static str, ConnectError>,
@@ -222,6 +224,9 @@ impl HostAgentService for FakeHost {
             "binary" => pb::ExecResponse { stdout: b"a\xff".into(), stderr: b"text".into(), ..answer },
             "false" => pb::ExecResponse { exit_code: 1, ..answer },
             "much" => pb::ExecResponse { stdout: "gr\u{fc}".as_bytes()[..3].into(), stdout_omitted: 7, ..answer },
+            "slow" if request.partial_on_timeout => {
+                pb::ExecResponse { stdout: "so f\u{e4}r".as_bytes()[..5].into(), timed_out: true, ..answer }
+            }
             "large" => pb::ExecResponse { stdout: vec![b'x'; 32 << 20], ..answer },
             "limit" => pb::ExecResponse { stdout: request.timeout_sec.to_string().into(), ..answer },
             other => pb::ExecResponse { stderr: format!("{other}: not found").into(), exit_code: 127, ..answer },

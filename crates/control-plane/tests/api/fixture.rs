@@ -52,8 +52,17 @@ impl Fixture {
 
     /// Ends the control plane as SIGTERM would, and waits until it has ended.
     pub async fn stop(&mut self) {
-        let shutdown = std::mem::replace(&mut self.shutdown, CancellationToken::new().drop_guard());
-        drop(shutdown);
+        self.begin_stop();
+        self.ended().await;
+    }
+
+    /// Tells the control plane to end.
+    pub fn begin_stop(&mut self) {
+        drop(std::mem::replace(&mut self.shutdown, CancellationToken::new().drop_guard()));
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) {
         tokio::time::timeout(Duration::from_secs(20), &mut self.server).await.expect("it ends in time").unwrap();
     }
 

@@ -4,6 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use control_plane::Keys;
 use tokio::process::Command;
 
 use crate::fixture::Fixture;
@@ -30,8 +31,12 @@ checks.negative_data_rejection.enabled = false
 checks.positive_data_acceptance.enabled = false
 "#;
 
-/// Runs schemathesis with these flags; `settings` come before its other settings.
+/// Runs schemathesis with these flags; `settings` come before its other settings. The server asks for a key, so that it
+/// also tries what happens without one and with a wrong one, on every operation that the document says needs one.
 async fn run(server: &Fixture, settings: &str, flags: &[&str]) {
+    let keys = Keys::open(&server.config.store).await.unwrap();
+    // Of the owner of what the test made before there was a key.
+    let (_, key) = keys.create("schemathesis", Some("".parse().unwrap())).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("schemathesis.toml");
     std::fs::write(&config, format!("{settings}{SETTINGS}")).unwrap();
@@ -40,7 +45,10 @@ async fn run(server: &Fixture, settings: &str, flags: &[&str]) {
     command.args(["--generation-deterministic", "--suppress-health-check", "all"]);
     // A stream without an end, and what is answered 501 on purpose.
     command.args(["--exclude-operation-id", "streamEvents", "--exclude-operation-id", "createSnapshot"]);
-    command.args(["--request-timeout", "10", "--continue-on-failure"]).args(flags).arg(server.url("/openapi.json"));
+    command
+        .args(["--header", &format!("X-API-Key: {key}"), "--request-timeout", "10", "--continue-on-failure"])
+        .args(flags)
+        .arg(server.url("/openapi.json"));
     command.current_dir(directory.path()).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(LIMIT, command.output()).await.expect("schemathesis ends in time").unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

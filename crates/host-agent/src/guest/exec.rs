@@ -40,18 +40,14 @@ pub struct ExecOutput {
     pub stderr_omitted: u64,
     /// As a shell counts: a signal's number plus 128 for a command that a signal ended.
     pub exit_code: i32,
+    /// Whether its time was over and it was killed; then it has no exit code.
+    pub timed_out: bool,
 }
 
 /// Why a command has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecError {
-    /// It took too long and was killed.
-    #[error("the command did not end within {} seconds and was killed", timeout.as_secs())]
-    TimedOut {
-        /// The time it had.
-        timeout: Duration,
-    },
     /// The guest agent refused to start it.
     #[error("{0}")]
     Refused(String),
@@ -68,9 +64,10 @@ impl Guest {
         if let Some(timeout) = timeout {
             options = options.with_timeout(timeout);
         }
+        let mut output = ExecOutput::default();
         let collected = async {
             let mut stream = self.processes().start_with_options(start_request(request), options).await?;
-            collect(&mut stream).await
+            collect(&mut stream, &mut output).await
         };
         let result = match timeout {
             Some(timeout) => {
@@ -79,7 +76,13 @@ impl Guest {
             }
             None => collected.await,
         };
-        result.map_err(|error| classify(error, timeout))
+        match result {
+            Ok(()) => Ok(output),
+            Err(error) if error.code == ErrorCode::DeadlineExceeded && timeout.is_some() => {
+                Ok(ExecOutput { timed_out: true, ..output })
+            }
+            Err(error) => Err(classify(error)),
+        }
     }
 
     fn processes(&self) -> ProcessClient<super::Transport> {
@@ -96,8 +99,9 @@ type Events = ServerStream<axum::body::Body, StartResponseView<'static>>;
 
 /// Reads to the end of the stream, not only to the end of the command: a connection whose answer was not read out
 /// cannot be used again, and a new one costs a third of a short command.
-async fn collect(stream: &mut Events) -> Result<ExecOutput, ConnectError> {
-    let mut output = ExecOutput::default();
+///
+/// What was printed before an error is in `output` all the same.
+async fn collect(stream: &mut Events, output: &mut ExecOutput) -> Result<(), ConnectError> {
     let mut has_ended = false;
     while let Some(message) = stream.message().await? {
         let message: StartResponse = message.to_owned_message();
@@ -115,7 +119,7 @@ async fn collect(stream: &mut Events) -> Result<ExecOutput, ConnectError> {
         }
     }
     if has_ended {
-        return Ok(output);
+        return Ok(());
     }
     // A stream without an end event says nothing of how the command ended, so it is never a success.
     Err(ConnectError::unavailable("the guest closed the stream before the command's end"))
@@ -147,10 +151,9 @@ fn signal_number(status: &str) -> i32 {
     }
 }
 
-fn classify(error: ConnectError, timeout: Option<Duration>) -> ExecError {
-    match (error.code, timeout) {
-        (ErrorCode::DeadlineExceeded, Some(timeout)) => ExecError::TimedOut { timeout },
-        (ErrorCode::InvalidArgument | ErrorCode::Unauthenticated | ErrorCode::PermissionDenied, _) => {
+fn classify(error: ConnectError) -> ExecError {
+    match error.code {
+        ErrorCode::InvalidArgument | ErrorCode::Unauthenticated | ErrorCode::PermissionDenied => {
             let words = error.message.as_deref().unwrap_or("the guest agent refused the command");
             ExecError::Refused(words.chars().filter(|c| !c.is_control()).take(1024).collect())
         }

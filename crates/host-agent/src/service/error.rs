@@ -112,7 +112,6 @@ impl IntoConnect for GuestError {
 impl IntoConnect for ExecError {
     fn code(&self) -> ErrorCode {
         match self {
-            ExecError::TimedOut { .. } => ErrorCode::DeadlineExceeded,
             ExecError::Refused(_) => ErrorCode::InvalidArgument,
             ExecError::Lost(_) => ErrorCode::Unknown,
         }

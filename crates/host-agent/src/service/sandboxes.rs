@@ -154,12 +154,16 @@ impl HostAgentService for SandboxService {
         };
         let using = self.use_guest(&request.sandbox_id)?;
         let output = using.guest.exec(command).await.map_err(IntoConnect::into_connect)?;
+        if output.timed_out && !request.partial_on_timeout {
+            return Err(ConnectError::deadline_exceeded("the command did not end in time and was killed"));
+        }
         Response::ok(ExecResponse {
             stdout: output.stdout,
             stderr: output.stderr,
             exit_code: output.exit_code,
             stdout_omitted: output.stdout_omitted,
             stderr_omitted: output.stderr_omitted,
+            timed_out: output.timed_out,
             ..Default::default()
         })
     }

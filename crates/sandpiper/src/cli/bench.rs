@@ -13,8 +13,8 @@ use client::{Client, CreateSandbox, ExecRequest, Sandbox};
 use self::figures::{Figures, Report};
 use super::output;
 use super::server::ServerArgs;
-use super::signals::Signals;
-use super::temporary::{Ended, with_sandbox};
+use super::signals::{Ended, Signals};
+use super::temporary::with_sandbox;
 
 /// The smallest command there is: what it costs is the way to it.
 const COMMAND: &str = "/bin/true";

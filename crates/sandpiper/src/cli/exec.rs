@@ -13,8 +13,7 @@ use super::command::CommandArgs;
 use super::failure::{broken_pipe, is_broken_pipe, report_as};
 use super::output::as_file;
 use super::server::ServerArgs;
-use super::signals::Signals;
-use super::temporary::Ended;
+use super::signals::{Ended, Signals};
 
 /// What `run` and `exec` end with when Sandpiper failed and not the command, as other runners do.
 pub const OWN_FAILURE: u8 = 125;

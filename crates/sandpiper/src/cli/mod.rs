@@ -8,38 +8,25 @@ mod command;
 mod copy;
 mod doctor;
 mod exec;
-mod failure;
 mod key;
-pub mod output;
-mod progress;
 mod run;
 mod sandbox;
 mod server;
-mod signals;
 mod template;
 mod temporary;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
-use crate::serve;
-pub use failure::{BadConfig, report};
-pub use signals::Signals;
-pub use template::build_missing;
-pub use temporary::Ended;
-
-/// Where templates, sandboxes and the database are kept, unless told otherwise.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/sandpiper";
-/// Where the REST API is served, unless told otherwise.
-pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
+use crate::console::{BadConfig, LogFormat, failure, output, signals, start_log, valid_filter};
+use crate::serve::{self, DEFAULT_DATA_DIR, DEFAULT_LISTEN};
 
 /// Runs untrusted code in microVM sandboxes
 #[derive(Debug, Parser)]
 #[command(name = "sandpiper", version, arg_required_else_help = true)]
-#[command(after_help = "Every flag that names an environment variable can be set by it; the flag wins.\n\
+#[command(after_help = "Every flag that names an environment variable can be set by it; the flag wins. Servers also \
+    read a file: --config.\n\
     Exit codes: 1 failure, 2 usage, 64 configuration; run and exec: the command's own, or 125 for a failure of theirs.")]
 pub struct Cli {
     #[command(subcommand)]
@@ -74,10 +61,19 @@ enum Command {
 impl Cli {
     /// Logs to standard error. Client commands say nothing unless something is wrong or `SANDPIPER_LOG` asks for it.
     pub fn start_tracing(&self) {
-        let default = if self.is_server() { "info" } else { "error" };
-        let filter = EnvFilter::try_from_env("SANDPIPER_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-        let is_terminal = std::io::stderr().is_terminal();
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
+        let server = match &self.command {
+            Command::Up(args) => Some(&args.log),
+            Command::HostAgent(args) => Some(&args.log),
+            Command::ControlPlane(args) => Some(&args.log),
+            _ => None,
+        };
+        match server {
+            Some(log) => start_log(&log.log, log.log_format),
+            None => {
+                let asked = std::env::var("SANDPIPER_LOG").ok().and_then(|text| valid_filter(&text).ok());
+                start_log(asked.as_deref().unwrap_or("error"), LogFormat::Text);
+            }
+        }
     }
 
     /// Does what was asked for.
@@ -93,10 +89,6 @@ impl Cli {
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
         }
-    }
-
-    fn is_server(&self) -> bool {
-        matches!(self.command, Command::Up(_) | Command::HostAgent(_) | Command::ControlPlane(_))
     }
 }
 
@@ -139,6 +131,8 @@ mod tests {
             &["sandpiper", "template", "build", "../x"],
             &["sandpiper", "up", "--accel", "fast"],
             &["sandpiper", "bench", "--runs", "0"],
+            &["sandpiper", "up", "--log", "a=b=c"],
+            &["sandpiper", "up", "--allowed-hosts", "http://box.example"],
         ] {
             assert!(Cli::try_parse_from(wrong).is_err(), "{wrong:?}");
         }

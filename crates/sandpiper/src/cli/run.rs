@@ -9,8 +9,8 @@ use super::command::CommandArgs;
 use super::exec::{self, OWN_FAILURE};
 use super::failure::report_as;
 use super::server::ServerArgs;
-use super::signals::Signals;
-use super::temporary::{Ended, with_sandbox};
+use super::signals::{Ended, Signals};
+use super::temporary::with_sandbox;
 
 /// Flags of `run`.
 #[derive(Debug, Args)]

@@ -1,22 +1,18 @@
 //! `template …`: building and listing templates in a data directory. Needs no server.
 
 use std::path::PathBuf;
-use std::pin::pin;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use host_agent::template::{BuildError, Force, Manifest, Template, TemplateError, TemplateStore};
+use host_agent::template::{Force, Manifest, Template, TemplateError, TemplateStore};
 use jiff::Timestamp;
 use model::TemplateName;
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use super::output;
-use super::progress::BuildProgress;
-use super::signals::Signals;
-use super::temporary::Ended;
+use super::signals::{Ended, Signals};
+use crate::templates::build_one;
 
 /// Subcommands of `template`.
 #[derive(Debug, Subcommand)]
@@ -97,44 +93,6 @@ async fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Builds those of `names` that cannot be used yet. What is there is taken as it is, also when its recipe is older.
-pub async fn build_missing(
-    store: &TemplateStore,
-    names: &[TemplateName],
-    signals: &mut Signals,
-) -> anyhow::Result<Ended<()>> {
-    for name in names {
-        if store.get(name).is_ok() {
-            continue;
-        }
-        if let Ended::Interrupted(interrupt) = build_one(store, name, Force::No, signals).await? {
-            return Ok(Ended::Interrupted(interrupt));
-        }
-    }
-    Ok(Ended::Done(()))
-}
-
-async fn build_one(
-    store: &TemplateStore,
-    name: &TemplateName,
-    force: Force,
-    signals: &mut Signals,
-) -> anyhow::Result<Ended<Template>> {
-    let cancel = CancellationToken::new();
-    let mut building = pin!(store.build(name, force, Arc::new(BuildProgress::new(name)), cancel.clone()));
-    let interrupt = tokio::select! {
-        built = &mut building => return Ok(Ended::Done(built.with_context(|| format!("{name} is not built"))?)),
-        interrupt = signals.next() => interrupt,
-    };
-    cancel.cancel();
-    output::note(format_args!("{name}: interrupted, cleaning up"));
-    match building.await {
-        // It was complete before the signal could stop it.
-        Ok(_) | Err(BuildError::Interrupted) => Ok(Ended::Interrupted(interrupt)),
-        Err(error) => Err(error).with_context(|| format!("{name} is not built")),
-    }
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {

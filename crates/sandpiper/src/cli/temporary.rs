@@ -6,16 +6,7 @@ use client::{Client, CreateSandbox, Sandbox, SandboxId};
 
 use super::failure::warn;
 use super::output::note;
-use super::signals::{Interrupt, Signals};
-
-/// How something ended that a signal may cut short.
-#[derive(Debug)]
-pub enum Ended<T> {
-    /// By itself.
-    Done(T),
-    /// By a signal.
-    Interrupted(Interrupt),
-}
+use super::signals::{Ended, Signals};
 
 /// Makes a sandbox, does `work` with it and removes it.
 pub async fn with_sandbox<T>(

@@ -9,7 +9,12 @@ use host_agent::HostConfig;
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
-use super::{DatabaseArgs, ReconcileArgs};
+use super::{ConfigArgs, DatabaseArgs, LogArgs, ReconcileArgs, ServiceArgs};
+
+/// Where templates, sandboxes and the database are kept, unless told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/sandpiper";
+/// Where the REST API is served, unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
 /// What the end of the server does to its sandboxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,47 +27,63 @@ pub enum OnExit {
 #[derive(Debug, Clone, Args)]
 pub struct UpArgs {
     #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
     pub api: ApiArgs,
     #[command(flatten)]
     pub database: DatabaseArgs,
     #[command(flatten)]
     pub reconcile: ReconcileArgs,
     #[command(flatten)]
+    pub service: ServiceArgs,
+    #[command(flatten)]
     pub host: HostArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// `sandpiper host-agent`.
 #[derive(Debug, Clone, Args)]
 pub struct HostAgentArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// Address to serve the control plane at; without TLS only loopback
     #[arg(long = "listen", env = "SANDPIPER_HOST_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
     #[command(flatten)]
     pub host: HostArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// `sandpiper control-plane`.
 #[derive(Debug, Clone, Args)]
 pub struct ControlPlaneArgs {
     #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
     pub api: ApiArgs,
     #[command(flatten)]
     pub database: DatabaseArgs,
     #[command(flatten)]
     pub reconcile: ReconcileArgs,
+    #[command(flatten)]
+    pub service: ServiceArgs,
     /// Directory for the database
-    #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = crate::cli::DEFAULT_DATA_DIR)]
+    #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
     /// Address of the host agent
     #[arg(long, env = "SANDPIPER_HOST_AGENT", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     pub host_agent: String,
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 /// How the REST API is offered.
 #[derive(Debug, Clone, Args)]
 pub struct ApiArgs {
     /// Address to serve the REST API at
-    #[arg(long, env = "SANDPIPER_LISTEN", value_name = "ADDR", default_value = crate::cli::DEFAULT_LISTEN)]
+    #[arg(long, env = "SANDPIPER_LISTEN", value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     pub listen: SocketAddr,
     /// Serve anyone who can connect, also from other machines. Without this a server that has no API keys listens only
     /// on loopback addresses
@@ -74,7 +95,7 @@ pub struct ApiArgs {
 #[derive(Debug, Clone, Args)]
 pub struct HostArgs {
     /// Directory for templates, sandboxes and the database
-    #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = crate::cli::DEFAULT_DATA_DIR)]
+    #[arg(long, env = "SANDPIPER_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
     pub data_dir: PathBuf,
     /// What guests execute on: auto, kvm or tcg. Auto is KVM where it works, else QEMU's own emulation
     #[arg(long, env = "SANDPIPER_ACCEL", value_name = "MODE", default_value = "auto")]

@@ -6,9 +6,9 @@ use anyhow::Context;
 use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl};
 use tokio_util::sync::CancellationToken;
 
-use super::{ControlPlaneArgs, ReconcileArgs, listen};
-use crate::cli::output;
-use crate::cli::{BadConfig, Signals};
+use super::{ControlPlaneArgs, ReconcileArgs, ServiceArgs, listen};
+use crate::console::output;
+use crate::console::{BadConfig, Signals};
 
 /// Runs the control plane until a signal.
 pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> {
@@ -17,7 +17,7 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
     let store = args.database.store(&args.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
-    let plane = open(store, HostAgentAddress::Http(host_agent), &args.reconcile).await?;
+    let plane = open(store, HostAgentAddress::Http(host_agent), &args.reconcile, &args.service).await?;
     let shutdown = CancellationToken::new();
     output::note(format_args!("the control plane is ready at http://{address}"));
     let running = plane.run(listener, shutdown.clone());
@@ -37,8 +37,10 @@ pub async fn open(
     store: StoreUrl,
     host_agent: HostAgentAddress,
     reconcile: &ReconcileArgs,
+    service: &ServiceArgs,
 ) -> anyhow::Result<ControlPlane> {
     let mut config = Config::new(store, host_agent);
     reconcile.apply(&mut config);
+    service.apply(&mut config);
     ControlPlane::open(config).await.context("the control plane cannot start")
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use control_plane::StoreUrl;
 
-use crate::cli::BadConfig;
+use crate::console::BadConfig;
 
 /// The embedded database's file in a data directory.
 const FILE: &str = "sandpiper.db";

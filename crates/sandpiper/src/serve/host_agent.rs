@@ -9,8 +9,9 @@ use host_agent::service::{Listener, serve};
 use tokio_util::sync::CancellationToken;
 
 use super::{HostAgentArgs, HostArgs, listen};
-use crate::cli::output;
-use crate::cli::{Ended, Signals, build_missing};
+use crate::console::output;
+use crate::console::{Ended, Signals};
+use crate::templates::build_missing;
 
 /// Runs the host agent until a signal.
 pub async fn host_agent(args: &HostAgentArgs) -> anyhow::Result<ExitCode> {

@@ -8,7 +8,7 @@ use control_plane::{Keys, StoreUrl};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::ApiArgs;
-use crate::cli::BadConfig;
+use crate::console::BadConfig;
 
 /// Binds the REST API's address. As long as it asks for no key, whoever reaches it can run code.
 pub async fn api(args: &ApiArgs, store: &StoreUrl) -> anyhow::Result<TcpListener> {

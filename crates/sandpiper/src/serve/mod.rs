@@ -7,11 +7,13 @@ mod database;
 mod host_agent;
 mod listen;
 mod reconcile;
+mod service;
 mod up;
 
-pub use args::{ApiArgs, ControlPlaneArgs, HostAgentArgs, HostArgs, UpArgs};
+pub use args::{ApiArgs, ControlPlaneArgs, DEFAULT_DATA_DIR, DEFAULT_LISTEN, HostAgentArgs, HostArgs, UpArgs};
 pub use control_plane::control_plane;
 pub use database::DatabaseArgs;
 pub use host_agent::host_agent;
 pub use reconcile::ReconcileArgs;
+pub use service::{ConfigArgs, LogArgs, ServiceArgs};
 pub use up::up;

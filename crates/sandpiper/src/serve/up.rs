@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{UpArgs, control_plane, host_agent, listen};
-use crate::cli::output;
-use crate::cli::{Ended, Signals};
+use crate::console::output;
+use crate::console::{Ended, Signals};
 
 /// Runs both until a signal.
 pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
@@ -45,14 +45,17 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         ended = &mut serving_api => ended.context("the REST API ended")?.context("the REST API ended"),
         ended = &mut serving_host => ended.context("the host agent's service ended")?.context("the host agent ended"),
     };
-    output::note(format_args!("stopping: sandboxes are deleted (once more to stop at once)"));
+    output::note(format_args!(
+        "stopping: requests have {} seconds to end, then sandboxes are deleted (once more to stop at once)",
+        args.service.drain_sec
+    ));
     let down = async {
         stop_api.cancel();
-        // Sandboxes go while requests drain: what waits for one of them hears that it is gone.
-        let stopped = host_agent::stop(&agent).await;
+        // Requests first: a command that is under way needs its sandbox.
         if !serving_api.is_finished() {
             let _ = serving_api.await;
         }
+        let stopped = host_agent::stop(&agent).await;
         stop_host.cancel();
         // Nobody listens there any more; a leftover would only be replaced by the next start.
         let _ = std::fs::remove_file(&path);
@@ -81,6 +84,7 @@ async fn connect(
 ) -> anyhow::Result<Parts> {
     let (socket, path) = listen::unix(&args.host.data_dir)?;
     let serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), stop.clone()));
-    let plane = control_plane::open(store, HostAgentAddress::Unix(path.clone()), &args.reconcile).await?;
+    let plane =
+        control_plane::open(store, HostAgentAddress::Unix(path.clone()), &args.reconcile, &args.service).await?;
     Ok(Parts { plane, serving_host, path })
 }

@@ -7,6 +7,7 @@ mod browser;
 mod command_line;
 mod database;
 mod docs_page;
+mod exec;
 mod guest;
 mod jail;
 mod lifecycle;
@@ -15,6 +16,7 @@ mod refusals;
 mod restart;
 mod rpc;
 mod schemathesis;
+mod service;
 
 use std::ffi::OsString;
 use std::path::Path;

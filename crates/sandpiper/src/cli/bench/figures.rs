@@ -7,7 +7,7 @@ use client::SpawnBenchmark;
 use serde::Serialize;
 
 use super::environment::Environment;
-use crate::cli::output;
+use crate::console::output;
 
 /// Several runs of one thing, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Serialize)]

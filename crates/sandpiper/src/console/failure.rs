@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
-use super::output::note;
+use super::output::note_failure;
 
 /// For anything that has no better code.
 const FAILURE: u8 = 1;
@@ -39,7 +39,7 @@ pub fn report_as(error: &anyhow::Error, code: u8) -> ExitCode {
 
 /// Tells of an error that does not change what the command does next.
 pub fn warn(error: &anyhow::Error) {
-    note(describe(error));
+    note_failure(describe(error));
 }
 
 /// What a command ends with whose output nobody reads any more.

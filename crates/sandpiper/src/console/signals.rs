@@ -14,6 +14,15 @@ pub enum Interrupt {
     Terminate,
 }
 
+/// How something ended that a signal may cut short.
+#[derive(Debug)]
+pub enum Ended<T> {
+    /// By itself.
+    Done(T),
+    /// By a signal.
+    Interrupted(Interrupt),
+}
+
 /// From its making on, the signals no longer end the process by themselves.
 #[derive(Debug)]
 pub struct Signals {

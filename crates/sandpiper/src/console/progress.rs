@@ -7,7 +7,7 @@ use host_agent::template::{Progress, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::TemplateName;
 
-use super::output::note;
+use super::output::{note, notes_are_json};
 
 const PARTS: u64 = 1000;
 const TICK: Duration = Duration::from_millis(120);
@@ -29,7 +29,11 @@ enum Display {
 impl BuildProgress {
     /// For a build that begins now.
     pub fn new(template: &TemplateName) -> Self {
-        let display = if std::io::stderr().is_terminal() { Display::Bar(bar(template)) } else { Display::Lines };
+        let display = if std::io::stderr().is_terminal() && !notes_are_json() {
+            Display::Bar(bar(template))
+        } else {
+            Display::Lines
+        };
         Self { template: template.clone(), display }
     }
 }

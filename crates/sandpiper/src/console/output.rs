@@ -5,6 +5,7 @@
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -27,10 +28,38 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     line(render(style, header, rows))
 }
 
+/// Whether what goes to standard error is read by a program.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on notes look like lines of a log in JSON.
+pub fn write_notes_as_json() {
+    AS_JSON.store(true, Ordering::Relaxed);
+}
+
+/// Whether notes are JSON.
+pub fn notes_are_json() -> bool {
+    AS_JSON.load(Ordering::Relaxed)
+}
+
 /// Tells something on standard error. That nobody reads there is no reason to stop, and cleaning up must go on:
 /// `eprintln!` would panic.
 pub fn note(text: impl Display) {
-    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+    tell("INFO", text);
+}
+
+/// Tells of a failure on standard error.
+pub fn note_failure(text: impl Display) {
+    tell("ERROR", text);
+}
+
+fn tell(level: &str, text: impl Display) {
+    let line = if notes_are_json() { as_json(level, &text.to_string()) } else { text.to_string() };
+    let _ = io::stderr().write_all((line + "\n").as_bytes());
+}
+
+fn as_json(level: &str, text: &str) -> String {
+    let timestamp = jiff::Timestamp::now().to_string();
+    serde_json::json!({"timestamp": timestamp, "level": level, "message": text, "target": "sandpiper"}).to_string()
 }
 
 /// One of our standard streams as a file of tokio's, for exact bytes in either direction.

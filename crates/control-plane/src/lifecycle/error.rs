@@ -1,0 +1,53 @@
+//! What can go wrong with a change of a sandbox's state.
+
+use model::{IllegalTransition, Status};
+
+use super::Interrupted;
+use crate::host::HostError;
+use crate::store::StoreError;
+
+/// A create, pause, resume or delete that did not happen, or not completely.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// The caller has no such sandbox.
+    #[error("sandbox not found")]
+    NotFound,
+    /// Not in this state.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    /// Somebody else changed the sandbox at the same time; it may be known what it is now.
+    #[error("the sandbox was changed by another request at the same time{}", now(.0))]
+    Race(Option<Status>),
+    /// Somebody deleted it before it was there.
+    #[error("the sandbox was deleted while it was being created")]
+    Deleted,
+    /// The host agent turned it down or failed. After a pause or a resume the sandbox is as it was before; after a
+    /// delete it stays `stopping` and another delete tries again; after a create there is no record if it was a
+    /// refusal or a guest that did not answer in time, else one in `error`.
+    #[error("the host agent did not do it")]
+    Host(#[source] HostError),
+    /// The record could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The work was cut short.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl LifecycleError {
+    /// One word for figures, out of a small set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Illegal(_) => "invalid_state",
+            Self::Race(_) | Self::Deleted => "conflict",
+            Self::Host(error) => error.reason(),
+            Self::Store(_) => "database",
+            Self::Interrupted(_) => "interrupted",
+        }
+    }
+}
+
+fn now(status: &Option<Status>) -> String {
+    status.map(|status| format!(" and is {status}")).unwrap_or_default()
+}
