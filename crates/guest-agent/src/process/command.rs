@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, NulError};
 use std::os::fd::BorrowedFd;
 
-use super::spawn::Program;
+use super::spawn::{Program, Session};
 use crate::files::path;
 use crate::settings::Settings;
 use crate::users::User;
 
 /// Where programs are sought unless the environment says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What the clients of terminals emulate unless they say otherwise.
+const DEFAULT_TERMINAL: &str = "xterm-256color";
 
 /// What a client asked to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,11 +58,12 @@ pub fn program<'a>(
     settings: &Settings,
     cwd: &str,
     stdio: [BorrowedFd<'a>; 3],
+    session: Session,
 ) -> Result<Program<'a>, CommandError> {
     if command.cmd.is_empty() {
         return Err(CommandError::Empty);
     }
-    let env = environment(command, user, settings)?;
+    let env = environment(command, user, settings, session)?;
     let candidates = candidates(&command.cmd, env.get("PATH").copied().unwrap_or(DEFAULT_PATH));
     let argv = std::iter::once(&command.cmd).chain(&command.args).map(String::as_str);
     Ok(Program {
@@ -73,6 +76,7 @@ pub fn program<'a>(
         gid: user.gid.as_raw(),
         groups: user.groups.iter().map(|gid| gid.as_raw()).collect(),
         stdio,
+        session,
     })
 }
 
@@ -80,6 +84,7 @@ fn environment<'a>(
     command: &'a Command,
     user: &'a User,
     settings: &'a Settings,
+    session: Session,
 ) -> Result<BTreeMap<&'a str, &'a str>, CommandError> {
     let mut env = BTreeMap::from([
         ("PATH", DEFAULT_PATH),
@@ -87,6 +92,9 @@ fn environment<'a>(
         ("USER", user.name.as_str()),
         ("LOGNAME", user.name.as_str()),
     ]);
+    if session == Session::OnTerminal {
+        env.insert("TERM", DEFAULT_TERMINAL);
+    }
     env.extend(settings.envs.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     env.extend(command.envs.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     match env.keys().find(|name| name.is_empty() || name.contains('=')) {
@@ -124,16 +132,19 @@ mod tests {
         settings.envs.extend([("A".into(), "sandbox".into()), ("USER".into(), "sandbox".into())]);
         let command = Command { envs: BTreeMap::from([("A".into(), "request".into())]), ..Default::default() };
         let user = user();
-        let env = environment(&command, &user, &settings).unwrap();
+        let env = environment(&command, &user, &settings, Session::Plain).unwrap();
         assert_eq!((env["A"], env["USER"], env["LOGNAME"]), ("request", "sandbox", "user"));
         assert_eq!((env["HOME"], env["PATH"]), ("/home/user", DEFAULT_PATH));
+        assert_eq!(env.get("TERM"), None);
+        let env = environment(&command, &user, &settings, Session::OnTerminal).unwrap();
+        assert_eq!(env["TERM"], DEFAULT_TERMINAL);
     }
 
     #[test]
     fn impossible_variable_names_are_refused() {
         for name in ["", "A=B"] {
             let command = Command { envs: BTreeMap::from([(name.into(), "x".into())]), ..Default::default() };
-            let error = environment(&command, &user(), &Settings::default()).unwrap_err();
+            let error = environment(&command, &user(), &Settings::default(), Session::Plain).unwrap_err();
             assert!(matches!(error, CommandError::VariableName(_)), "{name}");
         }
     }

@@ -2,8 +2,11 @@
 //! ended. Knows nothing of RPC.
 
 mod command;
+mod input;
 mod output;
+mod pty;
 pub mod reaper;
+mod source;
 mod spawn;
 
 use std::collections::HashMap;
@@ -20,12 +23,15 @@ use tokio::task::JoinError;
 use tokio::time::Instant;
 
 pub use self::command::{Command, CommandError};
+pub use self::input::{Channel, Input, InputError};
 pub use self::output::{End, Event};
 use self::output::{Output, Subscribers};
+pub use self::pty::Size;
 use self::reaper::{Exit, Reaper};
+use self::spawn::Session;
 pub use self::spawn::{SpawnError, block_signals};
 use crate::settings::Settings;
-use crate::users::{self, LookupError};
+use crate::users::{self, LookupError, User};
 
 /// How long a process that ended can still be asked about.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -39,19 +45,21 @@ pub struct Request {
     pub user: String,
     /// A name by which clients find the process again.
     pub tag: Option<String>,
-    /// What the process reads.
-    pub stdin: Stdin,
+    /// What the process reads from and writes to.
+    pub streams: Streams,
     /// When it is killed.
     pub deadline: Option<Instant>,
 }
 
-/// Standard input of a process.
+/// What a process reads from and writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stdin {
-    /// Nothing to read.
-    Null,
-    /// A pipe that stays open.
-    Pipe,
+pub enum Streams {
+    /// Pipes to write to, and nothing to read.
+    Output,
+    /// Pipes to write to, and one to read from that stays open.
+    Pipes,
+    /// A terminal of this size, for all three.
+    Terminal(Size),
 }
 
 /// Which process is meant.
@@ -78,6 +86,9 @@ pub enum StartError {
     /// No pipe to the process could be made.
     #[error("connect standard streams")]
     Streams(#[source] io::Error),
+    /// The system has no terminal to give.
+    #[error("open a terminal")]
+    Terminal(#[source] io::Error),
     /// The agent gave up half-way.
     #[error("start the process")]
     Interrupted(#[source] JoinError),
@@ -111,9 +122,9 @@ pub struct Process {
     pub command: Command,
     /// As it was asked for.
     pub tag: Option<String>,
+    /// What it reads, open until it ends or a client closes it.
+    pub input: Input,
     subscribers: Subscribers,
-    /// Kept open so that the process does not read an end of file.
-    _stdin: Option<OwnedFd>,
 }
 
 /// A process and what it says from now on.
@@ -149,15 +160,15 @@ impl Processes {
         let deadline = request.deadline;
         // A program on a strange file system can take its time to start, so the thread that serves does not wait.
         let launch = tokio::task::spawn_blocking(move || launch(request, &settings, &reaper));
-        let launched = launch.await.map_err(StartError::Interrupted)??;
-        let output = Output::new(launched.stdout, launched.stderr).map_err(StartError::Streams)?;
-        let (process, events) = (Arc::new(launched.process), launched.events);
-        let pid = process.pid;
+        let Launched { pid, request, exit, ends } = launch.await.map_err(StartError::Interrupted)??;
+        let (input, output) = ends.adopt().map_err(StartError::Streams)?;
+        let (subscribers, events) = Subscribers::with_first();
+        let process = Arc::new(Process { pid, command: request.command, tag: request.tag, input, subscribers });
         self.remember(process.clone());
         if let Some(deadline) = deadline {
             tokio::spawn(self.clone().limit(process.clone(), deadline));
         }
-        tokio::spawn(self.follow(process, output, launched.exit));
+        tokio::spawn(self.follow(process, output, exit));
         Ok(Attached { pid, events })
     }
 
@@ -172,6 +183,11 @@ impl Processes {
     pub fn attach(&self, selector: &Selector) -> Result<Attached, NoProcess> {
         let process = self.find(selector)?;
         Ok(Attached { pid: process.pid, events: process.subscribers.add() })
+    }
+
+    /// A process that still runs.
+    pub fn running(&self, selector: &Selector) -> Result<Arc<Process>, NoProcess> {
+        self.find(selector).ok().filter(|process| process.is_running()).ok_or_else(|| selector.nothing())
     }
 
     /// Signals a process and all that it started in its session's first group.
@@ -212,6 +228,7 @@ impl Processes {
 
     async fn follow(self, process: Arc<Process>, output: Output, exit: oneshot::Receiver<Exit>) {
         let rest = output.relay(exit, &process.subscribers).await;
+        process.input.close();
         // What the process left behind may go on writing; nobody listens, but it must not die of that.
         tokio::spawn(rest.discard());
         tokio::time::sleep(REMEMBERED).await;
@@ -244,29 +261,27 @@ impl Selector {
 
 /// A process that was started and that nobody follows yet.
 struct Launched {
-    process: Process,
-    events: mpsc::Receiver<Event>,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    pid: Pid,
+    request: Request,
     exit: oneshot::Receiver<Exit>,
+    ends: OurEnds,
 }
 
 fn launch(request: Request, settings: &Settings, reaper: &Reaper) -> Result<Launched, StartError> {
     let user = users::lookup(&request.user)?;
     let cwd = command::working_directory(&request.command, &user, settings)?;
-    let (stdin, child_stdin) = stdin(request.stdin).map_err(StartError::Streams)?;
-    let (stdout, child_stdout) = pipe().map_err(StartError::Streams)?;
-    let (stderr, child_stderr) = pipe().map_err(StartError::Streams)?;
-    let stdio = [child_stdin.as_fd(), child_stdout.as_fd(), child_stderr.as_fd()];
-    let program = command::program(&request.command, &user, settings, &cwd, stdio)?;
+    let (ends, theirs) = connect(request.streams, &user)?;
+    let stdio = [theirs.stdin.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd()];
+    let session = match request.streams {
+        Streams::Output | Streams::Pipes => Session::Plain,
+        Streams::Terminal(_) => Session::OnTerminal,
+    };
+    let program = command::program(&request.command, &user, settings, &cwd, stdio, session)?;
 
     let spawning = reaper.spawning();
     let pid = spawn::spawn(&program).map_err(|error| refused(error, &request.command.cmd, cwd))?;
     let exit = spawning.started(pid);
-
-    let (subscribers, events) = Subscribers::with_first();
-    let process = Process { pid, command: request.command, tag: request.tag, subscribers, _stdin: stdin };
-    Ok(Launched { process, events, stdout, stderr, exit })
+    Ok(Launched { pid, request, exit, ends })
 }
 
 /// The number by which clients know a process.
@@ -285,12 +300,63 @@ fn refused(source: SpawnError, cmd: &str, cwd: String) -> StartError {
     }
 }
 
-/// Our end, if there is one, and the process's.
-fn stdin(kind: Stdin) -> io::Result<(Option<OwnedFd>, OwnedFd)> {
-    match kind {
-        Stdin::Null => Ok((None, rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)),
-        Stdin::Pipe => pipe().map(|(read, write)| (Some(write), read)),
+/// Our ends of a process's streams.
+enum OurEnds {
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    /// One to read from and the same to write to.
+    Terminal(OwnedFd, OwnedFd),
+}
+
+/// The process's ends.
+struct TheirEnds {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+fn connect(streams: Streams, user: &User) -> Result<(OurEnds, TheirEnds), StartError> {
+    match streams {
+        Streams::Output => pipes(None, null()),
+        Streams::Pipes => {
+            let (read, write) = pipe().map_err(StartError::Streams)?;
+            pipes(Some(write), Ok(read))
+        }
+        Streams::Terminal(size) => {
+            let (ours, theirs) = pty::open(size, user).map_err(StartError::Terminal)?;
+            let copy = |fd: &OwnedFd| fd.try_clone().map_err(StartError::Streams);
+            let theirs = TheirEnds { stdin: copy(&theirs)?, stdout: copy(&theirs)?, stderr: theirs };
+            Ok((OurEnds::Terminal(copy(&ours)?, ours), theirs))
+        }
     }
+}
+
+fn pipes(ours: Option<OwnedFd>, theirs: io::Result<OwnedFd>) -> Result<(OurEnds, TheirEnds), StartError> {
+    let (stdout, child_stdout) = pipe().map_err(StartError::Streams)?;
+    let (stderr, child_stderr) = pipe().map_err(StartError::Streams)?;
+    let stdin = theirs.map_err(StartError::Streams)?;
+    let theirs = TheirEnds { stdin, stdout: child_stdout, stderr: child_stderr };
+    Ok((OurEnds::Pipes { stdin: ours, stdout, stderr }, theirs))
+}
+
+impl OurEnds {
+    /// Makes them known to the runtime.
+    fn adopt(self) -> io::Result<(Input, Output)> {
+        Ok(match self {
+            Self::Pipes { stdin: None, stdout, stderr } => (Input::none(), Output::pipes(stdout, stderr)?),
+            Self::Pipes { stdin: Some(stdin), stdout, stderr } => {
+                (Input::new(Channel::Stdin, stdin)?, Output::pipes(stdout, stderr)?)
+            }
+            Self::Terminal(read, write) => (Input::new(Channel::Terminal, write)?, Output::terminal(read)?),
+        })
+    }
+}
+
+fn null() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// The reading end and the writing end.

@@ -3,22 +3,17 @@
 //! dropped. Knows nothing of how events travel.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::reaper::Exit;
+use super::source::Source;
 
-/// The largest piece of output in one event.
-const CHUNK: usize = 32 * 1024;
-/// Pieces no larger than this are copied, so that a few bytes do not hold a whole chunk.
-const SMALL: usize = 4 * 1024;
 /// Events that wait for one listener.
 const QUEUE: usize = 4;
 /// How long after a process's end its pipes are followed when something it started still holds them.
@@ -31,6 +26,8 @@ pub enum Event {
     Stdout(Bytes),
     /// It wrote this to standard error.
     Stderr(Bytes),
+    /// It wrote this to its terminal.
+    Terminal(Bytes),
     /// It ended; nothing follows.
     End(End),
 }
@@ -124,42 +121,42 @@ impl Subscribers {
     }
 }
 
-/// The reading ends of a process's standard output and error.
+/// What a process writes to, from our side.
 #[derive(Debug)]
 pub struct Output {
-    stdout: Source,
+    /// Standard output, or the terminal.
+    first: Source,
+    first_kind: fn(Bytes) -> Event,
     stderr: Source,
 }
 
-#[derive(Debug)]
-struct Source {
-    /// None after the end of file.
-    pipe: Option<pipe::Receiver>,
-    buffer: Vec<u8>,
-}
-
 impl Output {
-    /// Must be called where the runtime can be found.
-    pub fn new(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
-        Ok(Self { stdout: Source::new(stdout)?, stderr: Source::new(stderr)? })
+    /// Standard output and error. Must be called where the runtime can be found.
+    pub fn pipes(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Self> {
+        Ok(Self { first: Source::pipe(stdout)?, first_kind: Event::Stdout, stderr: Source::pipe(stderr)? })
     }
 
-    /// Publishes all output and then the end. Gives back the pipes, which something else may still hold.
+    /// A terminal, which is both. Must be called where the runtime can be found.
+    pub fn terminal(terminal: OwnedFd) -> io::Result<Self> {
+        Ok(Self { first: Source::terminal(terminal)?, first_kind: Event::Terminal, stderr: Source::none() })
+    }
+
+    /// Publishes all output and then the end. Gives back the sources, which something else may still write to.
     pub async fn relay(mut self, mut exit: oneshot::Receiver<Exit>, subscribers: &Subscribers) -> Self {
         let mut ended = None;
         let grace = tokio::time::sleep_until(Instant::now());
         tokio::pin!(grace);
         while ended.is_none() || self.is_open() {
             tokio::select! {
-                chunk = self.stdout.read() => publish(subscribers, Event::Stdout, chunk).await,
+                chunk = self.first.read() => publish(subscribers, self.first_kind, chunk).await,
                 chunk = self.stderr.read() => publish(subscribers, Event::Stderr, chunk).await,
                 result = &mut exit, if ended.is_none() => {
                     ended = Some(result.unwrap_or(Exit::Signal(0)));
                     grace.as_mut().reset(Instant::now() + GRACE);
                 }
                 () = &mut grace, if ended.is_some() => {
-                    self.stdout.relay_written(subscribers, Event::Stdout).await;
-                    self.stderr.relay_written(subscribers, Event::Stderr).await;
+                    relay_written(&mut self.first, subscribers, self.first_kind).await;
+                    relay_written(&mut self.stderr, subscribers, Event::Stderr).await;
                     break;
                 }
             }
@@ -168,18 +165,18 @@ impl Output {
         self
     }
 
-    /// Reads to the end of both pipes for nobody.
+    /// Reads to the end of both for nobody.
     pub async fn discard(mut self) {
         while self.is_open() {
             tokio::select! {
-                _ = self.stdout.read() => {}
+                _ = self.first.read() => {}
                 _ = self.stderr.read() => {}
             }
         }
     }
 
     fn is_open(&self) -> bool {
-        self.stdout.pipe.is_some() || self.stderr.pipe.is_some()
+        self.first.is_open() || self.stderr.is_open()
     }
 }
 
@@ -189,41 +186,12 @@ async fn publish(subscribers: &Subscribers, kind: fn(Bytes) -> Event, chunk: Opt
     }
 }
 
-impl Source {
-    fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { pipe: Some(pipe::Receiver::from_owned_fd(fd)?), buffer: Vec::new() })
-    }
-
-    /// The next piece, or none at the end of file, after which it never returns. Can be dropped at any time.
-    async fn read(&mut self) -> Option<Bytes> {
-        let Some(pipe) = &mut self.pipe else { return std::future::pending().await };
-        self.buffer.reserve(CHUNK);
-        match pipe.read_buf(&mut (&mut self.buffer).limit(CHUNK)).await {
-            Ok(0) | Err(_) => {
-                self.pipe = None;
-                None
-            }
-            Ok(_) => Some(self.take()),
-        }
-    }
-
-    /// Publishes what is in the pipe now, and not what is added meanwhile: that could go on for ever.
-    async fn relay_written(&mut self, subscribers: &Subscribers, kind: fn(Bytes) -> Event) {
-        let Some(pipe) = &self.pipe else { return };
-        let mut left = rustix::io::ioctl_fionread(pipe.as_fd()).unwrap_or(0);
-        while left > 0 {
-            let Some(chunk) = self.read().await else { return };
-            left = left.saturating_sub(chunk.len() as u64);
-            subscribers.publish(kind(chunk)).await;
-        }
-    }
-
-    fn take(&mut self) -> Bytes {
-        if self.buffer.len() > SMALL {
-            return std::mem::take(&mut self.buffer).into();
-        }
-        let chunk = Bytes::copy_from_slice(&self.buffer);
-        self.buffer.clear();
-        chunk
+/// Publishes what is there now, and not what is added meanwhile: that could go on for ever.
+async fn relay_written(source: &mut Source, subscribers: &Subscribers, kind: fn(Bytes) -> Event) {
+    let mut left = source.waiting();
+    while left > 0 {
+        let Some(chunk) = source.read().await else { return };
+        left = left.saturating_sub(chunk.len() as u64);
+        subscribers.publish(kind(chunk)).await;
     }
 }

@@ -38,6 +38,17 @@ pub struct Program<'a> {
     pub groups: Vec<u32>,
     /// The child's descriptors 0, 1 and 2.
     pub stdio: [BorrowedFd<'a>; 3],
+    /// What its session is attached to.
+    pub session: Session,
+}
+
+/// What a session is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// Nothing.
+    Plain,
+    /// Standard input is a terminal, which becomes the session's own: keys send signals, and its end hangs up.
+    OnTerminal,
 }
 
 /// Why no process was made.
@@ -49,6 +60,9 @@ pub enum SpawnError {
     /// The working directory cannot be entered.
     #[error("enter the working directory")]
     WorkingDirectory(#[source] io::Error),
+    /// The terminal did not become the process's own.
+    #[error("take on the terminal")]
+    Terminal(#[source] io::Error),
     /// The process could not become the user's.
     #[error("take on the user's identity")]
     Identity(#[source] io::Error),
@@ -60,6 +74,7 @@ enum Failure {
     #[default]
     None,
     WorkingDirectory(c_int),
+    Terminal(c_int),
     Identity(c_int),
 }
 
@@ -77,6 +92,7 @@ struct Child {
     groups: *const u32,
     group_count: usize,
     stdio: [c_int; 3],
+    session: Session,
     ignored: &'static [c_int],
     failure: Failure,
 }
@@ -100,6 +116,7 @@ pub fn spawn(program: &Program<'_>) -> Result<Pid, SpawnError> {
     match unsafe { ptr::read_volatile(&child.failure) } {
         Failure::None => Ok(pid),
         Failure::WorkingDirectory(errno) => Err(SpawnError::WorkingDirectory(io::Error::from_raw_os_error(errno))),
+        Failure::Terminal(errno) => Err(SpawnError::Terminal(io::Error::from_raw_os_error(errno))),
         Failure::Identity(errno) => Err(SpawnError::Identity(io::Error::from_raw_os_error(errno))),
     }
 }
@@ -121,6 +138,7 @@ impl Child {
             groups: program.groups.as_ptr(),
             group_count: program.groups.len(),
             stdio: program.stdio.map(|fd| fd.as_raw_fd()),
+            session: program.session,
             ignored: ignored_signals(),
             failure: Failure::None,
         }
@@ -139,6 +157,10 @@ extern "C" fn run(child: *mut c_void) -> c_int {
         libc::setsid();
         for (target, fd) in child.stdio.iter().enumerate() {
             libc::dup2(*fd, target as c_int);
+        }
+        if child.session == Session::OnTerminal && libc::ioctl(0, libc::TIOCSCTTY, 0) != 0 {
+            child.failure = Failure::Terminal(errno());
+            libc::_exit(127);
         }
         libc::syscall(libc::SYS_close_range, 3, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC);
         for signal in child.ignored {

@@ -18,7 +18,7 @@ use super::error::HttpError;
 use crate::init::clock;
 use crate::init::identity::{self, Identity};
 use crate::process::reaper::Exit;
-use crate::process::{Command, End, Event, Request, Stdin};
+use crate::process::{Command, End, Event, Request, Streams};
 use crate::settings::{Applied, Settings, Update};
 use crate::{Role, log};
 
@@ -112,7 +112,7 @@ pub async fn benchmark_spawn(
         command: Command { cmd: "/proc/self/exe".to_owned(), args, ..Command::default() },
         user: "root".to_owned(),
         tag: None,
-        stdin: Stdin::Null,
+        streams: Streams::Output,
         deadline: Some(Instant::now() + BENCHMARK_LIMIT),
     };
     let started = agent.processes.start(request, Arc::new(Settings::default())).await;
@@ -120,7 +120,7 @@ pub async fn benchmark_spawn(
     let (mut report, mut complaint, mut end) = (Vec::new(), Vec::new(), None);
     while let Some(event) = events.recv().await {
         match event {
-            Event::Stdout(data) => report.extend_from_slice(&data),
+            Event::Stdout(data) | Event::Terminal(data) => report.extend_from_slice(&data),
             Event::Stderr(data) => complaint.extend_from_slice(&data),
             Event::End(how) => end = Some(how),
         }

@@ -1,13 +1,13 @@
 //! Errors as the wire contract writes them: an integer code on plain HTTP routes, a Connect code on the others.
 
 use axum::response::{IntoResponse, Response};
-use connectrpc::ConnectError;
+use connectrpc::{ConnectError, ErrorCode};
 use http::{StatusCode, header};
 
 use crate::auth::Refusal;
 use crate::files::FileError;
 use crate::log;
-use crate::process::{NoProcess, StartError};
+use crate::process::{InputError, NoProcess, StartError};
 use crate::users::LookupError;
 
 /// An error of a plain HTTP route.
@@ -107,9 +107,10 @@ pub fn lookup_error(error: LookupError) -> ConnectError {
 pub fn start_error(error: StartError) -> ConnectError {
     match error {
         StartError::User(error) => lookup_error(error),
-        StartError::Command(_) | StartError::NoWorkingDirectory(_) | StartError::Spawn { .. } => {
-            ConnectError::invalid_argument(log::chain(&error))
-        }
+        StartError::Command(_)
+        | StartError::NoWorkingDirectory(_)
+        | StartError::Terminal(_)
+        | StartError::Spawn { .. } => ConnectError::invalid_argument(log::chain(&error)),
         StartError::Streams(_) | StartError::Interrupted(_) => ConnectError::internal(log::chain(&error)),
     }
 }
@@ -117,4 +118,17 @@ pub fn start_error(error: StartError) -> ConnectError {
 /// A process that is not there.
 pub fn no_process(error: NoProcess) -> ConnectError {
     ConnectError::not_found(error.to_string())
+}
+
+/// Input that did not go in.
+pub fn input_error(error: InputError) -> ConnectError {
+    let text = log::chain(&error);
+    match error {
+        InputError::CannotClose => ConnectError::new(ErrorCode::Unknown, text),
+        InputError::Closed
+        | InputError::IsTerminal
+        | InputError::NoTerminal
+        | InputError::Write(_)
+        | InputError::Resize(_) => ConnectError::internal(text),
+    }
 }

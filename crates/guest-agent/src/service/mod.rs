@@ -10,6 +10,7 @@ mod filesystem;
 mod gate;
 mod metrics;
 mod process;
+mod process_input;
 mod upload;
 
 use std::net::{IpAddr, SocketAddr};

@@ -9,14 +9,16 @@ use futures::stream::{self, Stream, StreamExt};
 use proto::process as wire;
 use proto::process::process_event as wire_event;
 use proto::process::process_selector::Selector as WireSelector;
+use proto::process::stream_input_request::Event as InputEvent;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::Agent;
-use super::error::{no_process, start_error};
+use super::error::{input_error, no_process, start_error};
 use super::filesystem::user_of;
+use super::process_input;
 use crate::process::reaper::Exit;
-use crate::process::{Attached, Command, End, Event, Process, Request, Selector, Stdin, number};
+use crate::process::{Attached, Command, End, Event, Process, Request, Selector, Streams, number};
 
 /// How often a stream on which nothing happens says that it lives, unless the client asks for another time.
 const KEEPALIVE: Duration = Duration::from_secs(90);
@@ -77,33 +79,65 @@ impl wire::Process for Service {
     async fn update(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::UpdateRequest>,
+        request: ServiceRequest<'_, wire::UpdateRequest>,
     ) -> ServiceResult<wire::UpdateResponse> {
-        Err(ConnectError::unimplemented("terminals are not supported yet"))
+        let request = request.to_owned_message();
+        let process = self.running(request.process.into_option())?;
+        if let Some(pty) = request.pty.into_option() {
+            process.input.resize(process_input::size(pty)?).map_err(input_error)?;
+        }
+        Response::ok(wire::UpdateResponse::default())
     }
 
     async fn stream_input(
         &self,
-        _ctx: RequestContext,
-        _requests: InboundStream<wire::StreamInputRequest>,
+        ctx: RequestContext,
+        mut requests: InboundStream<wire::StreamInputRequest>,
     ) -> ServiceResult<wire::StreamInputResponse> {
-        Err(ConnectError::unimplemented("input is not supported yet"))
+        let all = async {
+            let mut process = None;
+            while let Some(request) = requests.next().await {
+                match request?.to_owned_message().event {
+                    Some(InputEvent::Start(start)) => process = Some(self.running(start.process.into_option())?),
+                    Some(InputEvent::Data(data)) => {
+                        let process = process.as_ref().ok_or_else(process_input::no_start)?;
+                        process_input::send(process, data.input.into_option()).await?;
+                    }
+                    Some(InputEvent::Keepalive(_)) => {}
+                    None => return Err(ConnectError::unimplemented("an event is start, data or keepalive")),
+                }
+            }
+            Ok(())
+        };
+        process_input::in_time(ctx.deadline(), all).await?;
+        Response::ok(wire::StreamInputResponse::default())
     }
 
     async fn send_input(
         &self,
-        _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::SendInputRequest>,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::SendInputRequest>,
     ) -> ServiceResult<wire::SendInputResponse> {
-        Err(ConnectError::unimplemented("input is not supported yet"))
+        let request = request.to_owned_message();
+        let process = self.running(request.process.into_option())?;
+        process_input::in_time(ctx.deadline(), process_input::send(&process, request.input.into_option())).await?;
+        Response::ok(wire::SendInputResponse::default())
     }
 
     async fn close_stdin(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::CloseStdinRequest>,
+        request: ServiceRequest<'_, wire::CloseStdinRequest>,
     ) -> ServiceResult<wire::CloseStdinResponse> {
-        Err(ConnectError::unimplemented("input is not supported yet"))
+        let process = self.running(request.to_owned_message().process.into_option())?;
+        process.input.close_stdin().map_err(input_error)?;
+        Response::ok(wire::CloseStdinResponse::default())
+    }
+}
+
+impl Service {
+    fn running(&self, selected: Option<wire::ProcessSelector>) -> Result<Arc<Process>, ConnectError> {
+        self.0.processes.running(&selector(selected)?).map_err(no_process)
     }
 }
 
@@ -112,14 +146,15 @@ fn start_request(
     user: String,
     deadline: Option<std::time::Instant>,
 ) -> Result<Request, ConnectError> {
-    if request.pty.is_set() {
-        return Err(ConnectError::unimplemented("terminals are not supported yet"));
-    }
     let config = request.process.into_option().ok_or_else(|| ConnectError::invalid_argument("process is missing"))?;
     let command =
         Command { cmd: config.cmd, args: config.args, envs: config.envs.into_iter().collect(), cwd: config.cwd };
-    let stdin = if request.stdin == Some(false) { Stdin::Null } else { Stdin::Pipe };
-    Ok(Request { command, user, tag: request.tag, stdin, deadline: deadline.map(Instant::from_std) })
+    let streams = match (request.pty.into_option(), request.stdin) {
+        (Some(pty), _) => Streams::Terminal(process_input::size(pty)?),
+        (None, Some(false)) => Streams::Output,
+        (None, _) => Streams::Pipes,
+    };
+    Ok(Request { command, user, tag: request.tag, streams, deadline: deadline.map(Instant::from_std) })
 }
 
 fn selector(selector: Option<wire::ProcessSelector>) -> Result<Selector, ConnectError> {
@@ -164,6 +199,7 @@ async fn next(
         Ok(Some(Event::Stderr(data))) => {
             (Ok(output(wire_event::data_event::Output::Stderr(data.into()))), Some(events))
         }
+        Ok(Some(Event::Terminal(data))) => (Ok(output(wire_event::data_event::Output::Pty(data.into()))), Some(events)),
         Ok(Some(Event::End(End::Exited(exit)))) => (Ok(wrap(end(exit))), None),
         Ok(Some(Event::End(End::TimedOut))) => {
             (Err(ConnectError::deadline_exceeded("the process was killed because its time was over")), None)

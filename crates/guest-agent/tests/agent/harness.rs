@@ -13,7 +13,8 @@ use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
 use proto::filesystem::FilesystemClient;
 use proto::process::process_event::data_event::Output;
 use proto::process::process_event::{EndEvent, Event};
-use proto::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse};
+use proto::process::process_selector::Selector;
+use proto::process::{ProcessClient, ProcessConfig, ProcessSelector, StartRequest, StartResponse};
 use serde_json::json;
 
 /// Longer than anything here takes, so that a hang fails.
@@ -155,6 +156,7 @@ pub struct Running {
 pub struct Ended {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+    pub terminal: Vec<u8>,
     pub end: EndEvent,
     pub keepalives: usize,
 }
@@ -166,6 +168,10 @@ impl Ended {
 
     pub fn stderr(&self) -> &str {
         std::str::from_utf8(&self.stderr).unwrap()
+    }
+
+    pub fn terminal(&self) -> &str {
+        std::str::from_utf8(&self.terminal).unwrap()
     }
 }
 
@@ -183,19 +189,40 @@ impl Running {
     }
 
     pub async fn next(&mut self) -> Result<Option<Event>, ConnectError> {
-        next(&mut self.stream).await
+        tokio::time::timeout(PATIENCE, next(&mut self.stream)).await.expect("something happens in time")
+    }
+
+    /// Reads on until the process has written `text`, and returns all up to there.
+    pub async fn said(&mut self, text: &str) -> String {
+        let mut said = String::new();
+        while !said.contains(text) {
+            let event = tokio::time::timeout(PATIENCE, next(&mut self.stream)).await;
+            let event = event.unwrap_or_else(|_| panic!("no '{text}' in '{said}'")).unwrap();
+            match event.unwrap_or_else(|| panic!("no '{text}' in '{said}'")) {
+                Event::Data(data) => match data.output.unwrap() {
+                    Output::Stdout(data) | Output::Stderr(data) | Output::Pty(data) => {
+                        said.push_str(&String::from_utf8_lossy(&data));
+                    }
+                },
+                Event::Keepalive(_) => {}
+                other => panic!("{other:?} instead of '{text}' after '{said}'"),
+            }
+        }
+        said
     }
 
     pub async fn end(mut self) -> Result<Ended, ConnectError> {
         let mut ended = Ended::default();
-        while let Some(event) = self.next().await? {
-            match event {
+        loop {
+            let event = tokio::time::timeout(PATIENCE, next(&mut self.stream)).await;
+            let event = event.unwrap_or_else(|_| panic!("no end after {ended:?}"))?;
+            match event.expect("an end before the end of the stream") {
                 Event::Start(_) => panic!("a second start"),
                 Event::Keepalive(_) => ended.keepalives += 1,
                 Event::Data(data) => match data.output.unwrap() {
                     Output::Stdout(data) => ended.stdout.extend(data),
                     Output::Stderr(data) => ended.stderr.extend(data),
-                    Output::Pty(_) => panic!("there is no terminal"),
+                    Output::Pty(data) => ended.terminal.extend(data),
                 },
                 Event::End(end) => {
                     ended.end = *end;
@@ -204,7 +231,6 @@ impl Running {
                 }
             }
         }
-        panic!("the stream ended before the process")
     }
 }
 
@@ -226,6 +252,14 @@ pub fn command(cmd: &str, args: &[&str]) -> StartRequest {
 
 pub fn shell(script: &str) -> StartRequest {
     command("/bin/sh", &["-c", script])
+}
+
+pub fn by_pid(pid: u32) -> ProcessSelector {
+    ProcessSelector { selector: Some(Selector::Pid(pid)), ..Default::default() }
+}
+
+pub fn by_tag(tag: &str) -> ProcessSelector {
+    ProcessSelector { selector: Some(Selector::Tag(tag.into())), ..Default::default() }
 }
 
 pub fn as_user(user: &str) -> CallOptions {

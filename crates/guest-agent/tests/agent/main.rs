@@ -6,4 +6,6 @@ mod access;
 mod files;
 mod filesystem;
 mod harness;
+mod input;
 mod processes;
+mod terminals;

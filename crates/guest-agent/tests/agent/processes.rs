@@ -5,20 +5,13 @@ use std::time::Duration;
 use connectrpc::ErrorCode;
 use connectrpc::client::CallOptions;
 use proto::process::process_event::Event;
-use proto::process::process_selector::Selector;
 use proto::process::{
     CloseStdinRequest, ConnectRequest, ListRequest, ProcessSelector, SendSignalRequest, Signal, StartRequest,
 };
 
-use crate::harness::{Agent, Running, all_children, as_user, command, is_alive, open_directory, shell, until};
-
-fn pid(pid: u32) -> ProcessSelector {
-    ProcessSelector { selector: Some(Selector::Pid(pid)), ..Default::default() }
-}
-
-fn tag(tag: &str) -> ProcessSelector {
-    ProcessSelector { selector: Some(Selector::Tag(tag.into())), ..Default::default() }
-}
+use crate::harness::{
+    Agent, Running, all_children, as_user, by_pid, by_tag, command, is_alive, open_directory, shell, until,
+};
 
 fn signal(process: ProcessSelector, signal: Signal) -> SendSignalRequest {
     SendSignalRequest { process: process.into(), signal: signal.into(), ..Default::default() }
@@ -142,13 +135,13 @@ async fn a_signal_ends_the_process_and_what_it_started() {
         panic!("{data:?}")
     };
     let client = agent.processes();
-    client.send_signal(signal(pid(running.pid), Signal::SIGNAL_SIGKILL)).await.unwrap();
+    client.send_signal(signal(by_pid(running.pid), Signal::SIGNAL_SIGKILL)).await.unwrap();
     let number = running.pid;
     let end = running.end().await.unwrap().end;
     assert_eq!((end.exit_code, end.exited, end.status.as_str()), (-1, false, "signal: killed"));
     let child = String::from_utf8(child).unwrap();
     until("the child is killed too", || !is_alive(&child)).await;
-    let error = client.send_signal(signal(pid(number), Signal::SIGNAL_SIGKILL)).await.unwrap_err();
+    let error = client.send_signal(signal(by_pid(number), Signal::SIGNAL_SIGKILL)).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::NotFound);
     assert_eq!(error.message.as_deref(), Some(format!("process with pid {number} not found").as_str()));
 }
@@ -159,7 +152,7 @@ async fn a_process_can_catch_sigterm() {
     let script = "trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 1000 & wait $!; done";
     let mut running = agent.start(shell(script), CallOptions::default()).await.unwrap();
     running.next().await.unwrap();
-    agent.processes().send_signal(signal(pid(running.pid), Signal::SIGNAL_SIGTERM)).await.unwrap();
+    agent.processes().send_signal(signal(by_pid(running.pid), Signal::SIGNAL_SIGTERM)).await.unwrap();
     let ended = running.end().await.unwrap();
     assert_eq!((ended.stdout(), ended.end.exit_code), ("bye\n", 7));
 }
@@ -168,7 +161,7 @@ async fn a_process_can_catch_sigterm() {
 async fn other_signals_and_selectors_are_unimplemented() {
     let agent = Agent::open().await;
     let client = agent.processes();
-    let error = client.send_signal(signal(pid(1), Signal::SIGNAL_UNSPECIFIED)).await.unwrap_err();
+    let error = client.send_signal(signal(by_pid(1), Signal::SIGNAL_UNSPECIFIED)).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Unimplemented);
     let error = client.send_signal(signal(ProcessSelector::default(), Signal::SIGNAL_SIGKILL)).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Unimplemented);
@@ -260,11 +253,11 @@ async fn processes_are_listed_and_found_again() {
     assert_eq!(listed[0].config, request.process);
 
     let connect = |selector: ProcessSelector| ConnectRequest { process: selector.into(), ..Default::default() };
-    let mut by_tag = client.connect(connect(tag("mine"))).await.unwrap();
+    let mut attached = client.connect(connect(by_tag("mine"))).await.unwrap();
     let mut events = Vec::new();
-    events.push(by_tag.message().await.unwrap().unwrap().to_owned_message());
+    events.push(attached.message().await.unwrap().unwrap().to_owned_message());
     std::fs::write(&go, "").unwrap();
-    while let Some(message) = by_tag.message().await.unwrap() {
+    while let Some(message) = attached.message().await.unwrap() {
         events.push(message.to_owned_message());
     }
     let events: Vec<Event> = events.into_iter().map(|message| message.event.event.clone().unwrap()).collect();
@@ -276,7 +269,7 @@ async fn processes_are_listed_and_found_again() {
     // The start and the end are told for a while after that.
     let ended = running.end().await.unwrap();
     assert_eq!(ended.stdout(), "later\n");
-    let mut late = client.connect(connect(tag("mine"))).await.unwrap();
+    let mut late = client.connect(connect(by_tag("mine"))).await.unwrap();
     let mut count = 0;
     while late.message().await.unwrap().is_some() {
         count += 1;
@@ -284,7 +277,7 @@ async fn processes_are_listed_and_found_again() {
     assert_eq!(count, 2);
     let listed = client.list(ListRequest::default()).await.unwrap().into_owned().processes;
     assert!(listed.is_empty(), "{listed:?}");
-    let mut nothing = client.connect(connect(tag("other"))).await;
+    let mut nothing = client.connect(connect(by_tag("other"))).await;
     let code = match &mut nothing {
         Err(error) => error.code,
         Ok(stream) => stream.message().await.unwrap_err().code,
