@@ -200,13 +200,15 @@ fn server_ends() -> Ended {
 /// with it.
 async fn follow(api: &Api, process: &mut GuestProcess, output: &mut Output, incoming: &mut Incoming) -> Ended {
     let is_stoppable = process.dies_with_follower();
+    // What lives on can be joined again later; what dies with its follower gets its time.
+    let end = if is_stoppable { &api.over } else { &api.shutdown };
     tokio::select! {
         ended = pass_on(process, output) => return ended,
         stop = stopped(incoming, is_stoppable) => match stop {
             Stop::Asked => {}
             Stop::Closed => return Ended::Gone,
         },
-        () = api.over.cancelled() => return server_ends(),
+        () = end.cancelled() => return server_ends(),
     }
     if let Err(error) = process.kill().await {
         return error_frame(error);

@@ -162,7 +162,7 @@ pub fn skeleton() -> OpenApi {
             tag("sandboxes", "Create, look at, pause, resume and delete sandboxes"),
             tag("commands", "Run programs in a sandbox"),
             tag("files", "Bytes into a sandbox and out of it"),
-            tag("capsules", "The same under the names of the `wrenn` SDK: docs/compatibility.md"),
+            tag("capsules", "The same for programs that use the `wrenn` SDK"),
             tag("server", "The server itself"),
         ]))
         .build()
