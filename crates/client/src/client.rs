@@ -10,7 +10,8 @@ use reqwest::{Method, RequestBuilder, Url};
 use crate::http::Call;
 use crate::types::ExecResponse;
 use crate::{
-    BadKey, BadUrl, CreateSandbox, Error, ExecOutput, ExecRequest, Health, Sandbox, SandboxId, SpawnBenchmark,
+    BadKey, BadUrl, CreateSandbox, Error, ExecOutput, ExecRequest, Health, ListFilter, Sandbox, SandboxId,
+    SpawnBenchmark,
 };
 
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -81,6 +82,16 @@ impl Client {
         self.call("listing sandboxes").json(request, QUERY_LIMIT).await
     }
 
+    /// The sandboxes that match, the newest first.
+    pub async fn list_matching(&self, filter: &ListFilter) -> Result<Vec<Sandbox>, Error> {
+        let statuses = filter.statuses.iter().map(|status| ("status", status.clone()));
+        let metadata = filter.metadata.iter().map(|(name, value)| ("metadata", format!("{name}={value}")));
+        let mut url = self.endpoint(&["v1", "sandboxes"]);
+        url.query_pairs_mut().extend_pairs(statuses.chain(metadata));
+        let request = self.request_to(Method::GET, url);
+        self.call("listing sandboxes").json(request, QUERY_LIMIT).await
+    }
+
     /// One sandbox.
     pub async fn get(&self, id: &SandboxId) -> Result<Sandbox, Error> {
         let request = self.request(Method::GET, &["v1", "sandboxes", id.as_str()]);
@@ -130,7 +141,11 @@ impl Client {
     }
 
     pub(crate) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        let request = self.http.request(method, self.endpoint(path));
+        self.request_to(method, self.endpoint(path))
+    }
+
+    fn request_to(&self, method: Method, url: Url) -> RequestBuilder {
+        let request = self.http.request(method, url);
         match self.key_header() {
             Some((name, key)) => request.header(name, key),
             None => request,

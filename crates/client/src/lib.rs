@@ -17,4 +17,4 @@ pub use error::{ApiError, BadKey, BadUrl, Error};
 pub use exec::{ExecEvent, ExecStart, ExecStream};
 pub use exit::Exit;
 pub use sandbox_id::{InvalidSandboxId, SandboxId};
-pub use types::{CreateSandbox, ExecOutput, ExecRequest, Health, Sandbox, SpawnBenchmark};
+pub use types::{CreateSandbox, ExecOutput, ExecRequest, Health, ListFilter, Sandbox, SpawnBenchmark};

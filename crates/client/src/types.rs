@@ -26,6 +26,18 @@ pub struct CreateSandbox {
     /// Seconds without activity after which the sandbox ends; 0 is never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_sec: Option<u32>,
+    /// Names and values of the caller's own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Which sandboxes to list; the default is all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListFilter {
+    /// In one of these states; in any, where there is none.
+    pub statuses: Vec<String>,
+    /// With all of these in their metadata.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// A sandbox as the server describes it.

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{Desired, HostId, Observed, OnHost, Patience, SandboxId, Status, Step, plan};
+use model::{Desired, HostId, Lifetime, Observed, OnHost, Patience, SandboxId, Status, Step, plan};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::host::{HostAgent, HostError, HostSandbox};
 use crate::lifecycle::{Lifecycle, LifecycleError};
-use crate::store::{Change, Sandbox, Seat, Store, StoreError};
+use crate::store::{Action, Change, EventKind, Sandbox, Seat, Store, StoreError};
 
 /// How soon a pass that failed is repeated, and how soon one follows a nudge.
 const SOON: Duration = Duration::from_secs(5);
@@ -179,6 +179,14 @@ impl Reconciler {
         }
         let pass = Pass { began, took: clock.elapsed(), counts, error: result.err().map(|error| error.to_string()) };
         let silent_since = (self.memory.heard < began).then_some(self.memory.heard);
+        let was_silent = self.report.borrow().silent_since.is_some();
+        let is_first = self.report.borrow().passes == 0;
+        if silent_since.is_some() != was_silent && !is_first {
+            let kind = if was_silent { EventKind::HostUp } else { EventKind::HostDown };
+            if let Err(error) = self.store.record_host(&self.host_id, kind).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the host's event is not recorded");
+            }
+        }
         self.report.send_modify(|report| {
             report.passes += 1;
             match pass.error {
@@ -251,7 +259,10 @@ impl Reconciler {
                         let address = seen.addresses.get(&id).cloned().unwrap_or_default();
                         Change::found_running().with_host_ip(address)
                     }
-                    other => Change::because(other, reason),
+                    other => match happened(other, &seen.records[&id], &reason) {
+                        Some(action) => Change::because(other, reason).with_action(action),
+                        None => Change::because(other, reason),
+                    },
                 };
                 // Losing this means that somebody knows better by now.
                 counts.corrected += usize::from(self.store.update(&seen.records[&id], change).await?.is_some());
@@ -267,6 +278,22 @@ impl Reconciler {
             },
         }
         Ok(())
+    }
+}
+
+/// What a host has done by itself, as far as its sandbox's new status tells.
+fn happened(status: Status, record: &Sandbox, reason: &str) -> Option<Action> {
+    let has_expired = match record.lifetime {
+        Lifetime::Never => false,
+        Lifetime::Idle(idle) => {
+            record.last_active_at.is_some_and(|last| Timestamp::now().duration_since(last).unsigned_abs() >= idle)
+        }
+    };
+    let reason = if has_expired { "ttl_expired" } else { reason };
+    match status {
+        Status::Paused if record.status == Status::Running => Some(Action::by_itself(EventKind::Pause, reason)),
+        Status::Stopped => Some(Action::by_itself(EventKind::Destroy, reason)),
+        _ => None,
     }
 }
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use model::HostId;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +27,8 @@ const HOST: &str = "default";
 /// Longer than any call to a host agent may take: a record that is on its way for longer has nobody who works on it.
 const GIVEN_UP: Duration = Duration::from_secs(300);
 
+/// How often what is running is looked at.
+const SAMPLE: Duration = Duration::from_secs(10);
 /// For those that are told to end because the time to drain is over.
 const CUT: Duration = Duration::from_secs(3);
 
@@ -112,6 +115,7 @@ impl ControlPlane {
         let background = [
             tokio::spawn(self.reconciler.watch(self.seat, self.config.reconcile_interval, self.nudge)),
             tokio::spawn(self.metrics.keep_up()),
+            tokio::spawn(sample(self.store.clone())),
         ];
         shutdown.cancelled().await;
         // Refused requests come and go meanwhile, also on new connections.
@@ -121,6 +125,22 @@ impl ControlPlane {
         background.iter().for_each(tokio::task::JoinHandle::abort);
         self.store.close().await;
         served.map_err(RunError::Serve)
+    }
+}
+
+/// Looks at what is running, for as long as the server does.
+async fn sample(store: Store) {
+    let mut ticks = tokio::time::interval(SAMPLE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = ticks.tick().await;
+    loop {
+        let now = ticks.tick().await;
+        // A machine that slept used nothing meanwhile.
+        let elapsed = now.duration_since(last).min(2 * SAMPLE);
+        last = now;
+        if let Err(error) = store.sample(Timestamp::now(), elapsed).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the usage is not recorded");
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod id;
 mod lifetime;
+mod metadata;
 mod plan;
 mod role;
 mod shape;
@@ -13,6 +14,7 @@ mod template;
 
 pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId};
 pub use lifetime::{Lifetime, OnExpiry};
+pub use metadata::{InvalidMetadata, Metadata};
 pub use plan::{Desired, Observed, OnHost, Patience, Step, plan};
 pub use role::Role;
 pub use shape::{DiskMb, InvalidShape, MemoryMb, Shape, ShapeRequest, VcpuCount};

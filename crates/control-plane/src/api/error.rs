@@ -119,6 +119,11 @@ impl ApiError {
         Self { partial: Some(Box::new(partial)), ..self }
     }
 
+    /// Another code for the same error, where clients know it by another name.
+    pub fn rename(&mut self, name: impl FnOnce(&'static str) -> &'static str) {
+        self.code = name(self.code);
+    }
+
     /// The text for a client of a stream, which has no status to look at.
     pub fn into_message(self) -> String {
         self.message

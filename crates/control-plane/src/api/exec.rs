@@ -24,6 +24,9 @@ use crate::store::Sandbox;
 
 const DEFAULT_TIMEOUT: u32 = 30;
 
+/// Characters of a tag.
+const MAX_TAG: usize = 64;
+
 /// What to run, as both the collected and the streaming exec are asked for it.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ExecRequest {
@@ -45,6 +48,20 @@ pub struct ExecRequest {
     /// Whom it runs as; the template's default user by default.
     #[schema(pattern = "^[^\\u0000:]*$")]
     user: Option<String>,
+    /// Answer when it runs, not when it ends; it has no time limit then.
+    background: Option<bool>,
+    #[schema(schema_with = tag)]
+    tag: Option<String>,
+}
+
+fn tag() -> RefOr<Schema> {
+    schema(json!({
+        "type": ["string", "null"],
+        "description": "A name for a program in the background, by which it can be found again; `proc-` and 8 characters \
+            by default",
+        "maxLength": MAX_TAG,
+        "pattern": "^([a-zA-Z0-9._-]*[a-zA-Z._-][a-zA-Z0-9._-]*)?$",
+    }))
 }
 
 fn args() -> RefOr<Schema> {
@@ -84,6 +101,16 @@ struct ExecAnswer<'a> {
     stderr_omitted: u64,
 }
 
+/// A program that was started and runs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BackgroundExecResponse)]
+struct Started<'a> {
+    sandbox_id: &'a str,
+    cmd: &'a str,
+    pid: u32,
+    tag: &'a str,
+}
+
 fn encoding() -> RefOr<Schema> {
     schema(json!({
         "type": "string",
@@ -98,7 +125,8 @@ fn is_zero(number: &u64) -> bool {
 
 /// Run a command
 ///
-/// Collects its output and answers when it ends. An exit code other than 0 is an ordinary 200.
+/// Collects its output and answers when it ends. An exit code other than 0 is an ordinary 200. With `background`, answers
+/// when it runs.
 #[utoipa::path(
     post,
     path = "/v1/sandboxes/{id}/exec",
@@ -106,7 +134,12 @@ fn is_zero(number: &u64) -> bool {
     tag = "commands",
     params(SandboxIdParam),
     request_body = ExecRequest,
-    responses((status = 200, description = "It has ended", body = ExecAnswer<'_>), JsonErrors, HostErrors)
+    responses(
+        (status = 200, description = "It has ended", body = ExecAnswer<'_>),
+        (status = 202, description = "It runs in the background", body = Started<'_>),
+        JsonErrors,
+        HostErrors
+    )
 )]
 pub async fn exec(
     State(api): State<Arc<Api>>,
@@ -116,7 +149,10 @@ pub async fn exec(
 ) -> Result<Response, ApiError> {
     let sandbox = api.running(&owner, &id).await?;
     let request: ExecRequest = read_json(body, api.limits.json_body).await?;
-    let spec = request.into_spec()?;
+    if request.background == Some(true) {
+        return start(&api, &sandbox, request).await;
+    }
+    let spec = request.into_spec(RunLimit::Seconds(DEFAULT_TIMEOUT))?;
     let (cmd, limit) = (spec.cmd.clone(), spec.limit);
     let began = Instant::now();
     let collected = run(&api, &sandbox, spec).await?;
@@ -126,6 +162,38 @@ pub async fn exec(
         return Err(took_too_long(&collected, limit));
     }
     Ok(json_answer(StatusCode::OK, &answer(&sandbox, &cmd, &collected, duration_ms)))
+}
+
+/// Starts a program that needs nobody to follow it.
+async fn start(api: &Api, sandbox: &Sandbox, request: ExecRequest) -> Result<Response, ApiError> {
+    let limit = RunLimit::None;
+    let spec = request.into_spec(limit)?;
+    let tag = spec.tag.unwrap_or_else(|| random_tag("proc-"));
+    let cmd = spec.cmd.clone();
+    let spec = ProcessSpec { tag: Some(tag.clone()), limit, ..spec };
+    api.touch(sandbox).await;
+    let pid = api.host.start_detached(&sandbox.id, spec).await?.started().await?;
+    let started = Started { sandbox_id: sandbox.id.as_str(), cmd: &cmd, pid, tag: &tag };
+    Ok(json_answer(StatusCode::ACCEPTED, &started))
+}
+
+/// A tag that nobody else has.
+pub fn random_tag(prefix: &str) -> String {
+    // Ids are random and long; a part of one is enough within a sandbox.
+    format!("{prefix}{}", &model::SandboxId::random().as_str()[2..10])
+}
+
+/// A tag of digits alone would be taken for a process id.
+fn usable_tag(tag: String) -> Result<String, ApiError> {
+    let is_usable = tag.len() <= MAX_TAG
+        && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && !tag.bytes().all(|byte| byte.is_ascii_digit());
+    if is_usable {
+        return Ok(tag);
+    }
+    Err(ApiError::invalid_request(format!(
+        "tag must have at most {MAX_TAG} of a-z, A-Z, 0-9, '.', '_' and '-', and not digits alone"
+    )))
 }
 
 /// A plain command is one call. One that says as whom, where or in which environment needs the guest's own protocol.
@@ -138,8 +206,8 @@ async fn run(api: &Api, sandbox: &Sandbox, spec: ProcessSpec) -> Result<Collecte
 }
 
 impl ExecRequest {
-    /// Checks the request and fills in its defaults.
-    pub fn into_spec(self) -> Result<ProcessSpec, ApiError> {
+    /// Checks the request and fills in its defaults; `limit` is for one that names none.
+    pub fn into_spec(self, limit: RunLimit) -> Result<ProcessSpec, ApiError> {
         if self.cmd.is_empty() {
             return Err(ApiError::invalid_request("cmd is required"));
         }
@@ -149,14 +217,16 @@ impl ExecRequest {
             envs: self.envs.unwrap_or_default(),
             cwd: self.cwd.filter(|cwd| !cwd.is_empty()),
             user: self.user.filter(|user| !user.is_empty()),
-            limit: run_limit(self.timeout_sec.unwrap_or_default())?,
+            limit: self.timeout_sec.map_or(Ok(limit), run_limit)?,
+            tag: self.tag.filter(|tag| !tag.is_empty()).map(usable_tag).transpose()?,
+            terminal: None,
         };
         check(&spec)?;
         Ok(spec)
     }
 }
 
-fn check(spec: &ProcessSpec) -> Result<(), ApiError> {
+pub fn check(spec: &ProcessSpec) -> Result<(), ApiError> {
     without_nul("cmd", &spec.cmd)?;
     spec.args.iter().try_for_each(|arg| without_nul("args", arg))?;
     spec.cwd.iter().try_for_each(|cwd| without_nul("cwd", cwd))?;

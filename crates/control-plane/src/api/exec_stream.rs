@@ -1,7 +1,8 @@
 //! Live output over a WebSocket: JSON text frames, see docs/api.md.
 //!
-//! The process lives as long as somebody listens: `stop` and the end of the socket kill it. A client that does not
-//! read holds the process up, not our memory: nothing is read from the guest before the last frame is sent.
+//! A process that is started here lives as long as somebody listens: `stop` and the end of the socket kill it. One that
+//! is there already is only followed. A client that does not read holds the process up, not our memory: nothing is
+//! read from the guest before the last frame is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,14 +25,16 @@ use super::Api;
 use super::error::ApiError;
 use super::exec::ExecRequest;
 use super::openapi::{SandboxIdParam, SocketErrors};
+use super::processes::{ProcessInPath, ProcessParam};
 use super::request::{Caller, InPath, parse_json};
+use super::surface::Surface;
 use super::utf8::TextStream;
-use crate::host::{GuestProcess, ProcessEvent};
+use crate::host::{GuestProcess, ProcessEvent, Selector};
 use crate::store::Sandbox;
 
 /// How long a client may take to say what it wants.
-const FIRST_FRAME: Duration = Duration::from_secs(30);
-const PING: Duration = Duration::from_secs(30);
+pub const FIRST_FRAME: Duration = Duration::from_secs(30);
+pub const PING: Duration = Duration::from_secs(30);
 /// How long a stopped process may take to end, and a client to take the last frames.
 const END: Duration = Duration::from_secs(10);
 
@@ -57,35 +60,96 @@ struct Frame {
 )]
 pub async fn exec_stream(
     State(api): State<Arc<Api>>,
+    surface: Surface,
     Caller(owner): Caller,
     InPath(id): InPath,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let sandbox = api.running(&owner, &id).await?;
-    let upgrade = upgrade.map_err(|error| ApiError::invalid_request(format!("a WebSocket is needed here: {error}")))?;
-    let limit = api.limits.json_body;
-    let tasks = api.tasks.clone();
-    let span = tracing::Span::current();
-    Ok(upgrade.max_message_size(limit).max_frame_size(limit).on_upgrade(move |socket| {
-        tasks.track_future(async move { serve(&api, &sandbox, socket).await }).instrument(span)
-    }))
+    let task = api.clone();
+    upgraded(&api, upgrade, move |socket| async move {
+        serve(&task, &sandbox, socket, Wanted::FirstFrame(surface)).await;
+    })
 }
 
-async fn serve(api: &Api, sandbox: &Sandbox, socket: WebSocket) {
+/// Follow a process
+///
+/// A WebSocket with the same frames as `exec/stream`, for a process that is there: no first frame is needed, and the end
+/// of the socket does not end the process.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/processes/{process}/stream",
+    operation_id = "processStream",
+    tag = "commands",
+    params(SandboxIdParam, ProcessParam),
+    responses((status = 101, description = "The frames follow"), SocketErrors)
+)]
+pub async fn process_stream(
+    State(api): State<Arc<Api>>,
+    Caller(owner): Caller,
+    InPath(id): InPath,
+    ProcessInPath(selector): ProcessInPath,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let sandbox = api.running(&owner, &id).await?;
+    let task = api.clone();
+    upgraded(&api, upgrade, move |socket| async move {
+        serve(&task, &sandbox, socket, Wanted::Process(selector)).await;
+    })
+}
+
+/// Becomes a WebSocket, whose work is waited for when the server ends.
+pub fn upgraded<F: Future<Output = ()> + Send + 'static>(
+    api: &Api,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    work: impl FnOnce(WebSocket) -> F + Send + 'static,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade.map_err(|error| ApiError::invalid_request(format!("a WebSocket is needed here: {error}")))?;
+    let (limit, tasks) = (api.limits.json_body, api.tasks.clone());
+    let span = tracing::Span::current();
+    Ok(upgrade
+        .max_message_size(limit)
+        .max_frame_size(limit)
+        .on_upgrade(move |socket| tasks.track_future(async move { work(socket).await }).instrument(span)))
+}
+
+/// What a client wants to follow.
+enum Wanted {
+    /// What its first frame says.
+    FirstFrame(Surface),
+    /// What is there.
+    Process(Selector),
+}
+
+async fn serve(api: &Api, sandbox: &Sandbox, socket: WebSocket, wanted: Wanted) {
     let (sink, mut incoming) = socket.split();
     let mut output =
         Output { sink, encoding: Encoding::Text, stdout: TextStream::default(), stderr: TextStream::default() };
-    if let Ended::With(last) = session(api, sandbox, &mut output, &mut incoming).await {
-        // A client that does not take its last frames in time has left. Reading on to its end matters: what it
-        // sent and nobody read would reset the connection, and with it frames that are still on their way.
-        let finish = async {
-            if output.finish(last).await.is_ok() {
-                while let Some(Ok(_)) = incoming.next().await {}
+    let ended = match wanted {
+        Wanted::FirstFrame(surface) => session(api, sandbox, surface, &mut output, &mut incoming).await,
+        Wanted::Process(selector) => {
+            api.touch(sandbox).await;
+            match api.host.join(&sandbox.id, selector).await {
+                Ok(mut process) => follow(api, &mut process, &mut output, &mut incoming).await,
+                Err(error) => error_frame(error),
             }
-        };
-        let _ = timeout(END, finish).await;
+        }
+    };
+    if let Ended::With(last) = ended {
+        close(output.finish(last), &mut incoming).await;
     }
     api.touch(sandbox).await;
+}
+
+/// Lets the last frames arrive. A client that does not take them in time has left. Reading on to its end matters: what
+/// it sent and nobody read would reset the connection, and with it frames that are still on their way.
+pub async fn close(last: impl Future<Output = Result<(), axum::Error>>, incoming: &mut Incoming) {
+    let finish = async {
+        if last.await.is_ok() {
+            while let Some(Ok(_)) = incoming.next().await {}
+        }
+    };
+    let _ = timeout(END, finish).await;
 }
 
 /// How a session ended.
@@ -100,7 +164,13 @@ fn error_frame(error: impl Into<ApiError>) -> Ended {
     Ended::With(json!({"type": "error", "data": error.into().into_message()}))
 }
 
-async fn session(api: &Api, sandbox: &Sandbox, output: &mut Output, incoming: &mut Incoming) -> Ended {
+async fn session(
+    api: &Api,
+    sandbox: &Sandbox,
+    surface: Surface,
+    output: &mut Output,
+    incoming: &mut Incoming,
+) -> Ended {
     let request = tokio::select! {
         request = timeout(FIRST_FRAME, first_frame(incoming)) => request,
         () = api.shutdown.cancelled() => return server_ends(),
@@ -111,7 +181,7 @@ async fn session(api: &Api, sandbox: &Sandbox, output: &mut Output, incoming: &m
         Ok(None) => return Ended::Gone,
         Err(_) => return error_frame(ApiError::invalid_request("no start frame came")),
     };
-    let spec = match output.accept(frame).and_then(ExecRequest::into_spec) {
+    let spec = match output.accept(frame).and_then(|request| request.into_spec(surface.live_limit())) {
         Ok(spec) => spec,
         Err(error) => return error_frame(error),
     };
@@ -126,15 +196,19 @@ fn server_ends() -> Ended {
     error_frame(ApiError::conflict("the server is shutting down"))
 }
 
-/// Passes output on until the process ends or somebody wants it to. The process dies with its last owner.
+/// Passes output on until the process ends or somebody wants it to. A process that was started for its follower dies
+/// with it.
 async fn follow(api: &Api, process: &mut GuestProcess, output: &mut Output, incoming: &mut Incoming) -> Ended {
+    let is_stoppable = process.dies_with_follower();
+    // What lives on can be joined again later; what dies with its follower gets its time.
+    let end = if is_stoppable { &api.over } else { &api.shutdown };
     tokio::select! {
         ended = pass_on(process, output) => return ended,
-        stop = stopped(incoming) => match stop {
+        stop = stopped(incoming, is_stoppable) => match stop {
             Stop::Asked => {}
             Stop::Closed => return Ended::Gone,
         },
-        () = api.over.cancelled() => return server_ends(),
+        () = end.cancelled() => return server_ends(),
     }
     if let Err(error) = process.kill().await {
         return error_frame(error);
@@ -172,7 +246,7 @@ async fn pass_on(process: &mut GuestProcess, output: &mut Output) -> Ended {
     }
 }
 
-type Incoming = SplitStream<WebSocket>;
+pub type Incoming = SplitStream<WebSocket>;
 
 /// The next text frame. Binary frames mean nothing here; pings are answered by the library.
 async fn next_frame(incoming: &mut Incoming) -> Option<Utf8Bytes> {
@@ -198,14 +272,15 @@ enum Stop {
     Closed,
 }
 
-async fn stopped(incoming: &mut Incoming) -> Stop {
+/// Waits until the client leaves or, where it may, wants the process to end.
+async fn stopped(incoming: &mut Incoming, may_stop: bool) -> Stop {
     #[derive(Deserialize)]
     struct Kind {
         #[serde(rename = "type")]
         kind: String,
     }
     while let Some(text) = next_frame(incoming).await {
-        if serde_json::from_str::<Kind>(&text).is_ok_and(|frame| frame.kind == "stop") {
+        if may_stop && serde_json::from_str::<Kind>(&text).is_ok_and(|frame| frame.kind == "stop") {
             return Stop::Asked;
         }
     }

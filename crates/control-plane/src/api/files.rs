@@ -25,6 +25,8 @@ use super::Api;
 use super::error::ApiError;
 use super::openapi::{FileBytes, HostErrors, JsonErrors, SandboxIdParam, UploadErrors};
 use super::request::{Caller, InPath, read_json, without_nul};
+use model::{OwnerId, SandboxId};
+
 use crate::host::file_body;
 use crate::store::Sandbox;
 
@@ -97,6 +99,31 @@ pub async fn read(
     response.body(Body::new(file.into_body())).map_err(|error| ApiError::invalid_request(error.to_string()))
 }
 
+/// Read a large file
+///
+/// The same under the name that clients of capsules call.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/files/stream/read",
+    operation_id = "streamDownload",
+    tag = "files",
+    params(SandboxIdParam),
+    request_body = ReadRequest,
+    responses(
+        (
+            status = 200,
+            description = "The file's bytes",
+            body = inline(FileBytes),
+            content_type = "application/octet-stream"
+        ),
+        JsonErrors,
+        HostErrors
+    )
+)]
+pub async fn stream_read(api: State<Arc<Api>>, caller: Caller, id: InPath, body: Body) -> Result<Response, ApiError> {
+    read(api, caller, id, body).await
+}
+
 /// Write a file
 #[utoipa::path(
     post,
@@ -113,12 +140,43 @@ pub async fn write(
     InPath(id): InPath,
     request: Request,
 ) -> Result<StatusCode, ApiError> {
-    let sandbox = api.running(&owner, &id).await?;
+    receive(&api, &owner, &id, request, api.limits.upload).await
+}
+
+/// Write a large file
+///
+/// The same without a limit on the file's size.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/files/stream/write",
+    operation_id = "streamUpload",
+    tag = "files",
+    params(SandboxIdParam),
+    request_body(content = inline(UploadForm), content_type = "multipart/form-data"),
+    responses((status = 204, description = "The file is written"), HostErrors)
+)]
+pub async fn stream_write(
+    State(api): State<Arc<Api>>,
+    Caller(owner): Caller,
+    InPath(id): InPath,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    receive(&api, &owner, &id, request, u64::MAX).await
+}
+
+async fn receive(
+    api: &Api,
+    owner: &OwnerId,
+    id: &SandboxId,
+    request: Request,
+    limit: u64,
+) -> Result<StatusCode, ApiError> {
+    let sandbox = api.running(owner, id).await?;
     let mut form = Multipart::from_request(request, &())
         .await
         .map_err(|_| ApiError::invalid_request("expected multipart/form-data"))?;
     api.touch(&sandbox).await;
-    let result = upload(&api, &sandbox, &mut form).await;
+    let result = upload(api, &sandbox, &mut form, limit).await;
     if result.is_err() {
         // Whether or not all of it can be read: the answer is decided.
         let _ = tokio::time::timeout(DISCARD, discard(&mut form)).await;
@@ -132,14 +190,14 @@ async fn discard(form: &mut Multipart) {
     }
 }
 
-async fn upload(api: &Api, sandbox: &Sandbox, form: &mut Multipart) -> Result<(), ApiError> {
+async fn upload(api: &Api, sandbox: &Sandbox, form: &mut Multipart, limit: u64) -> Result<(), ApiError> {
     let mut path = None;
     let mut spooled = None;
     while let Some(field) = form.next_field().await.map_err(unreadable)? {
         match (field.name(), &path) {
             (Some("path"), _) => path = Some(read_path(field).await?),
-            (Some("file"), Some(path)) => return stream(api, sandbox, path, field).await,
-            (Some("file"), None) => spooled = Some(spool(field, api.limits.upload).await?),
+            (Some("file"), Some(path)) => return stream(api, sandbox, path, field, limit).await,
+            (Some("file"), None) => spooled = Some(spool(field, limit).await?),
             _ => {}
         }
     }
@@ -154,7 +212,7 @@ fn unreadable(error: axum::extract::multipart::MultipartError) -> ApiError {
     ApiError::invalid_request(format!("the multipart body is broken: {error}"))
 }
 
-fn check_path(path: &str) -> Result<(), ApiError> {
+pub fn check_path(path: &str) -> Result<(), ApiError> {
     if path.is_empty() {
         return Err(ApiError::invalid_request("path is required"));
     }
@@ -200,11 +258,11 @@ impl Counter {
 }
 
 /// Passes a file on while it arrives.
-async fn stream(api: &Api, sandbox: &Sandbox, path: &str, field: Field<'_>) -> Result<(), ApiError> {
+async fn stream(api: &Api, sandbox: &Sandbox, path: &str, field: Field<'_>, limit: u64) -> Result<(), ApiError> {
     let (chunks, body) = mpsc::channel(CHUNKS_UNDER_WAY);
     let (sent, all_sent) = oneshot::channel();
     let pass_on = async {
-        let result = pump(field, chunks, api.limits.upload).await;
+        let result = pump(field, chunks, limit).await;
         drop(sent);
         result
     };

@@ -4,19 +4,29 @@
 
 mod auth;
 mod benchmark;
+mod directory;
 mod docs;
 mod drain;
 mod error;
+mod events;
 mod exec;
 mod exec_stream;
 mod files;
 mod guard;
 mod health;
+mod list;
 mod metrics;
 mod openapi;
+mod ping;
+mod processes;
 mod reconciler;
 mod request;
+mod sandbox_metrics;
 mod sandboxes;
+mod snapshots;
+mod stats;
+mod surface;
+mod terminal;
 mod utf8;
 
 use std::sync::Arc;
@@ -44,6 +54,7 @@ pub use drain::Drain;
 pub use error::ApiError;
 pub use guard::KnownHosts;
 pub use request::identify;
+use surface::Surface;
 
 /// What every handler works with.
 pub struct Api {
@@ -74,18 +85,46 @@ pub struct Api {
 /// Every route with its documentation, in the order of the document.
 fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(openapi::skeleton())
-        .routes(routes!(sandboxes::create, sandboxes::list))
-        .routes(routes!(sandboxes::get, sandboxes::delete))
-        .routes(routes!(sandboxes::pause))
-        .routes(routes!(sandboxes::resume))
-        .routes(routes!(exec::exec))
-        .routes(routes!(exec_stream::exec_stream))
-        .routes(routes!(files::write))
-        .routes(routes!(files::read))
-        .routes(routes!(benchmark::get))
+        .merge(on(Surface::Sandboxes))
+        .merge(capsules().layer(from_fn(surface::known_codes)))
         .routes(routes!(reconciler::get))
         .routes(routes!(metrics::get))
         .routes(routes!(health::get))
+}
+
+/// The second surface, with what only it has.
+fn capsules() -> OpenApiRouter<Arc<Api>> {
+    on(Surface::Capsules)
+        .routes(routes!(stats::stats))
+        .routes(routes!(stats::usage))
+        .routes(routes!(snapshots::create, snapshots::list))
+        .routes(routes!(snapshots::delete))
+        .routes(routes!(events::stream))
+}
+
+/// What both surfaces have.
+fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default()
+        .routes(surface.routes(routes!(sandboxes::create, sandboxes::list)))
+        .routes(surface.routes(routes!(sandboxes::get, sandboxes::delete)))
+        .routes(surface.routes(routes!(sandboxes::pause)))
+        .routes(surface.routes(routes!(sandboxes::resume)))
+        .routes(surface.routes(routes!(ping::ping)))
+        .routes(surface.routes(routes!(exec::exec)))
+        .routes(surface.routes(routes!(exec_stream::exec_stream)))
+        .routes(surface.routes(routes!(terminal::open)))
+        .routes(surface.routes(routes!(processes::list)))
+        .routes(surface.routes(routes!(processes::kill)))
+        .routes(surface.routes(routes!(exec_stream::process_stream)))
+        .routes(surface.routes(routes!(files::write)))
+        .routes(surface.routes(routes!(files::read)))
+        .routes(surface.routes(routes!(files::stream_write)))
+        .routes(surface.routes(routes!(files::stream_read)))
+        .routes(surface.routes(routes!(directory::list)))
+        .routes(surface.routes(routes!(directory::make)))
+        .routes(surface.routes(routes!(directory::remove)))
+        .routes(surface.routes(routes!(sandbox_metrics::get)))
+        .routes(surface.routes(routes!(benchmark::get)))
 }
 
 /// The OpenAPI document of every route.

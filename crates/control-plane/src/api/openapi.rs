@@ -96,6 +96,10 @@ error_group! {
     UploadErrors, [408, 413]
 }
 error_group! {
+    /// The errors of what is asked for in a query.
+    QueryErrors, [400]
+}
+error_group! {
     /// The errors before a WebSocket begins.
     SocketErrors, [400, 404, 409, 500]
 }
@@ -158,6 +162,7 @@ pub fn skeleton() -> OpenApi {
             tag("sandboxes", "Create, look at, pause, resume and delete sandboxes"),
             tag("commands", "Run programs in a sandbox"),
             tag("files", "Bytes into a sandbox and out of it"),
+            tag("capsules", "The same for programs that use the `wrenn` SDK"),
             tag("server", "The server itself"),
         ]))
         .build()

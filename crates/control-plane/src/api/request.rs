@@ -1,5 +1,6 @@
 //! What all requests have in common: an id, a caller, a sandbox's id in the path, a JSON body.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -124,9 +125,15 @@ impl<S: Send + Sync> FromRequestParts<S> for InPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let text = Path::<String>::from_request_parts(parts, state).await.map_err(|_| ApiError::no_sandbox())?;
+        let text = in_path(parts, state, "id").await.ok_or_else(ApiError::no_sandbox)?;
         Ok(Self(text.parse().map_err(|_| ApiError::no_sandbox())?))
     }
+}
+
+/// One part of a path, by its name.
+pub async fn in_path<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Option<String> {
+    let mut all = Path::<HashMap<String, String>>::from_request_parts(parts, state).await.ok()?;
+    all.remove(name)
 }
 
 /// Reads a JSON body, whatever its Content-Type says.

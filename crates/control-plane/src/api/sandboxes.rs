@@ -1,26 +1,31 @@
 //! Sandboxes: create, list, get, delete, pause, resume.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use futures::TryFutureExt;
+use http::HeaderValue;
 use http::StatusCode;
 use jiff::Timestamp;
-use model::{DiskMb, Lifetime, MemoryMb, OnExpiry, SandboxId, Shape, ShapeRequest, Status, VcpuCount};
+use model::{DiskMb, MemoryMb, Metadata, OwnerId, SandboxId, Shape, ShapeRequest, Status, VcpuCount};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::Api;
 use super::error::ApiError;
-use super::openapi::{HostErrors, JsonErrors, RecordErrors, SandboxIdParam, StoreErrors, schema};
+use super::list::{ListParams, Listing};
+use super::openapi::{HostErrors, JsonErrors, QueryErrors, RecordErrors, SandboxIdParam, StoreErrors, schema};
 use super::request::{Caller, InPath, json, read_json, whole};
+use super::surface::Surface;
 use crate::store::{NewSandbox, Sandbox};
 
-const DEFAULT_TEMPLATE: &str = "minimal";
-const DEFAULT_TIMEOUT: i64 = 300;
+/// Where a list in parts says how it goes on.
+const NEXT_TOKEN: &str = "x-next-token";
 
 /// What a sandbox shall be; every member may be absent.
 #[derive(Deserialize, ToSchema)]
@@ -42,6 +47,13 @@ struct CreateRequest {
     #[schema(default = 300, minimum = 0, maximum = 2147483647, format = Int64)]
     #[serde(default, deserialize_with = "whole")]
     timeout_sec: Option<i64>,
+    #[schema(schema_with = metadata)]
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// The schema of a request to create.
+pub fn create_request() -> serde_json::Value {
+    serde_json::to_value(CreateRequest::schema()).unwrap_or_default()
 }
 
 /// 0 and `null` stand for the default.
@@ -63,6 +75,20 @@ fn memory() -> RefOr<Schema> {
 fn disk() -> RefOr<Schema> {
     let only = json!({"type": "integer", "enum": [DiskMb::DEFAULT.get()]});
     quantity("MiB of the root disk; only the default for now", DiskMb::DEFAULT.get(), only)
+}
+
+fn metadata() -> RefOr<Schema> {
+    schema(json!({
+        "type": ["object", "null"],
+        "description": "Names and values of the caller's own, by which sandboxes can be listed",
+        "maxProperties": Metadata::MAX_PAIRS,
+        "propertyNames": {
+            "type": "string",
+            "pattern": "^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$",
+            "not": {"enum": Metadata::reserved()},
+        },
+        "additionalProperties": {"type": "string", "maxLength": Metadata::MAX_VALUE, "pattern": "^[^\\u0000]*$"},
+    }))
 }
 
 fn status() -> RefOr<Schema> {
@@ -100,6 +126,15 @@ struct SandboxView<'a> {
     last_active_at: Option<String>,
     #[schema(format = DateTime)]
     last_updated: String,
+    /// As it was given when the sandbox was created.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: &'a BTreeMap<String, String>,
+    /// `disk_mb` under the name that capsules have it by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_size_mb: Option<u32>,
+    /// Of a capsule that is asked for alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_used_mb: Option<u64>,
 }
 
 /// RFC 3339 in whole seconds.
@@ -107,8 +142,8 @@ pub fn seconds(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-impl<'a> From<&'a Sandbox> for SandboxView<'a> {
-    fn from(sandbox: &'a Sandbox) -> Self {
+impl<'a> SandboxView<'a> {
+    fn new(surface: Surface, sandbox: &'a Sandbox) -> Self {
         Self {
             id: sandbox.id.as_str(),
             status: sandbox.status.as_str(),
@@ -124,12 +159,44 @@ impl<'a> From<&'a Sandbox> for SandboxView<'a> {
             started_at: sandbox.started_at.map(seconds),
             last_active_at: sandbox.last_active_at.map(seconds),
             last_updated: seconds(sandbox.last_updated),
+            metadata: sandbox.metadata.pairs(),
+            disk_size_mb: (surface == Surface::Capsules).then(|| sandbox.shape.disk.get()),
+            disk_used_mb: None,
         }
     }
 }
 
-fn view(status: StatusCode, sandbox: &Sandbox) -> Response {
-    json(status, &SandboxView::from(sandbox))
+fn view(status: StatusCode, surface: Surface, sandbox: &Sandbox) -> Response {
+    json(status, &SandboxView::new(surface, sandbox))
+}
+
+/// A sandbox as JSON, where it is a part of something.
+pub fn value(surface: Surface, sandbox: &Sandbox) -> serde_json::Value {
+    serde_json::to_value(SandboxView::new(surface, sandbox)).unwrap_or_default()
+}
+
+/// Answers with the sandbox that `work` leads to. Clients of capsules give up after 30 seconds, so they are told before
+/// that how far it is; the work goes on.
+async fn in_time(
+    api: &Api,
+    surface: Surface,
+    done: StatusCode,
+    (owner, id): (&OwnerId, &SandboxId),
+    work: impl Future<Output = Result<Sandbox, ApiError>>,
+) -> Result<Response, ApiError> {
+    tokio::pin!(work);
+    if surface == Surface::Capsules {
+        let finished = tokio::time::timeout(api.limits.capsule_answer, &mut work).await;
+        let record = match finished {
+            Ok(result) => return Ok(view(done, surface, &result?)),
+            Err(_) => api.store.get(owner, id).await?,
+        };
+        // No record by now means that the work has just ended.
+        if let Some(sandbox) = record {
+            return Ok(view(StatusCode::ACCEPTED, surface, &sandbox));
+        }
+    }
+    Ok(view(done, surface, &work.await?))
 }
 
 /// Create a sandbox
@@ -143,9 +210,14 @@ fn view(status: StatusCode, sandbox: &Sandbox) -> Response {
     request_body = CreateRequest,
     responses((status = 201, description = "It runs", body = SandboxView<'_>), JsonErrors, HostErrors)
 )]
-pub async fn create(State(api): State<Arc<Api>>, Caller(owner): Caller, body: Body) -> Result<Response, ApiError> {
+pub async fn create(
+    State(api): State<Arc<Api>>,
+    surface: Surface,
+    Caller(owner): Caller,
+    body: Body,
+) -> Result<Response, ApiError> {
     let request: CreateRequest = read_json(body, api.limits.json_body).await?;
-    let template = request.template.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_TEMPLATE.to_owned());
+    let template = request.template.filter(|name| !name.is_empty()).unwrap_or_else(|| surface.template().to_owned());
     let shape = ShapeRequest {
         vcpus: request.vcpus.unwrap_or_default(),
         memory_mb: request.memory_mb.unwrap_or_default(),
@@ -157,10 +229,17 @@ pub async fn create(State(api): State<Arc<Api>>, Caller(owner): Caller, body: Bo
         host: api.host_id.clone(),
         template: template.parse().map_err(|error: model::InvalidTemplateName| invalid(&error))?,
         shape: available(shape.try_into().map_err(|error: model::InvalidShape| invalid(&error))?)?,
-        lifetime: lifetime(request.timeout_sec.unwrap_or(DEFAULT_TIMEOUT))?,
-        on_expiry: OnExpiry::Destroy,
+        lifetime: surface.lifetime(idle_seconds(request.timeout_sec.unwrap_or(surface.timeout()))?),
+        on_expiry: surface.on_expiry(),
+        metadata: request
+            .metadata
+            .unwrap_or_default()
+            .try_into()
+            .map_err(|error: model::InvalidMetadata| invalid(&error))?,
     };
-    Ok(view(StatusCode::CREATED, &api.lifecycle.create(new).await?))
+    let (owner, id) = (new.owner.clone(), new.id.clone());
+    let work = api.lifecycle.create(new).map_err(ApiError::from);
+    in_time(&api, surface, StatusCode::CREATED, (&owner, &id), work).await
 }
 
 fn invalid(error: &dyn std::error::Error) -> ApiError {
@@ -179,9 +258,9 @@ fn available(shape: Shape) -> Result<Shape, ApiError> {
 }
 
 /// 0 is never.
-fn lifetime(timeout_sec: i64) -> Result<Lifetime, ApiError> {
+fn idle_seconds(timeout_sec: i64) -> Result<u32, ApiError> {
     match u32::try_from(timeout_sec) {
-        Ok(seconds) if i32::try_from(seconds).is_ok() => Ok(Lifetime::from_idle_seconds(seconds)),
+        Ok(seconds) if i32::try_from(seconds).is_ok() => Ok(seconds),
         _ => Err(ApiError::invalid_request(format!(
             "timeout_sec must be between 1 and {}, or 0 for never; got {timeout_sec}",
             i32::MAX
@@ -191,17 +270,42 @@ fn lifetime(timeout_sec: i64) -> Result<Lifetime, ApiError> {
 
 /// List sandboxes
 ///
-/// In every status, the newest first.
+/// In every status, the newest first. The whole list, unless `limit` asks for a part of it.
 #[utoipa::path(
     get,
     path = "/v1/sandboxes",
     operation_id = "listSandboxes",
     tag = "sandboxes",
-    responses((status = 200, description = "All of them", body = [SandboxView<'_>]), StoreErrors)
+    params(ListParams),
+    responses(
+        (
+            status = 200,
+            description = "Those that match",
+            body = [SandboxView<'_>],
+            headers(("X-Next-Token" = String, description = "`next_token` of the next part, if there is one"))
+        ),
+        QueryErrors,
+        StoreErrors
+    )
 )]
-pub async fn list(State(api): State<Arc<Api>>, Caller(owner): Caller) -> Result<Response, ApiError> {
-    let sandboxes = api.store.list(&owner).await?;
-    Ok(json(StatusCode::OK, &sandboxes.iter().map(SandboxView::from).collect::<Vec<_>>()))
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    surface: Surface,
+    Caller(owner): Caller,
+    Listing(mut filter): Listing,
+) -> Result<Response, ApiError> {
+    if filter.statuses.is_empty() {
+        filter.statuses = surface.listed();
+    }
+    let page = api.store.list(&owner, &filter).await?;
+    let mut response = json(
+        StatusCode::OK,
+        &page.sandboxes.iter().map(|sandbox| SandboxView::new(surface, sandbox)).collect::<Vec<_>>(),
+    );
+    if let Some(Ok(next)) = page.next.map(|next| HeaderValue::try_from(next.to_string())) {
+        response.headers_mut().insert(NEXT_TOKEN, next);
+    }
+    Ok(response)
 }
 
 /// Look at a sandbox
@@ -213,8 +317,13 @@ pub async fn list(State(api): State<Arc<Api>>, Caller(owner): Caller) -> Result<
     params(SandboxIdParam),
     responses((status = 200, description = "Its record", body = SandboxView<'_>), RecordErrors)
 )]
-pub async fn get(State(api): State<Arc<Api>>, Caller(owner): Caller, InPath(id): InPath) -> Result<Response, ApiError> {
-    Ok(view(StatusCode::OK, &api.sandbox(&owner, &id).await?))
+pub async fn get(
+    State(api): State<Arc<Api>>,
+    surface: Surface,
+    Caller(owner): Caller,
+    InPath(id): InPath,
+) -> Result<Response, ApiError> {
+    Ok(view(StatusCode::OK, surface, &api.sandbox(&owner, &id).await?))
 }
 
 /// Delete a sandbox
@@ -248,10 +357,12 @@ pub async fn delete(
 )]
 pub async fn pause(
     State(api): State<Arc<Api>>,
+    surface: Surface,
     Caller(owner): Caller,
     InPath(id): InPath,
 ) -> Result<Response, ApiError> {
-    Ok(view(StatusCode::OK, &api.lifecycle.pause(owner, id).await?))
+    let work = api.lifecycle.pause(owner.clone(), id.clone()).map_err(ApiError::from);
+    in_time(&api, surface, StatusCode::OK, (&owner, &id), work).await
 }
 
 /// Resume a paused sandbox
@@ -265,8 +376,10 @@ pub async fn pause(
 )]
 pub async fn resume(
     State(api): State<Arc<Api>>,
+    surface: Surface,
     Caller(owner): Caller,
     InPath(id): InPath,
 ) -> Result<Response, ApiError> {
-    Ok(view(StatusCode::OK, &api.lifecycle.resume(owner, id).await?))
+    let work = api.lifecycle.resume(owner.clone(), id.clone()).map_err(ApiError::from);
+    in_time(&api, surface, StatusCode::OK, (&owner, &id), work).await
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use connectrpc::ErrorCode;
 use connectrpc::client::CallOptions;
-use model::{SandboxId, Status};
+use model::{OnExpiry, SandboxId, Status};
 use proto::hostagent::v1 as pb;
 
 use super::{HostAgent, HostError};
@@ -116,6 +116,10 @@ impl HostAgent {
             vcpus: int32(sandbox.shape.vcpus.get()),
             memory_mb: int32(sandbox.shape.memory.get()),
             timeout_sec: int32(sandbox.lifetime.idle_seconds()),
+            on_expiry: match sandbox.on_expiry {
+                OnExpiry::Destroy => pb::OnExpiry::ON_EXPIRY_DESTROY.into(),
+                OnExpiry::Pause => pb::OnExpiry::ON_EXPIRY_PAUSE.into(),
+            },
             ..Default::default()
         };
         let reply = self.sandboxes.create_sandbox_with_options(request, within(CREATE)).await?.into_owned();

@@ -77,7 +77,7 @@ impl HostAgent {
     }
 }
 
-async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, HostError> {
+pub(super) async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, HostError> {
     let late = |_| HostError::answered(ErrorCode::DeadlineExceeded, "the guest does not answer");
     tokio::time::timeout(ANSWER, answer).await.map_err(late)
 }
@@ -104,7 +104,7 @@ struct ErrorBody {
     message: String,
 }
 
-async fn accept(answer: Response<Incoming>) -> Result<Response<Incoming>, HostError> {
+pub(super) async fn accept(answer: Response<Incoming>) -> Result<Response<Incoming>, HostError> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);

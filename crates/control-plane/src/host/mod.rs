@@ -5,9 +5,11 @@
 
 mod calls;
 mod connection;
+mod directory;
 mod error;
 mod files;
 mod process;
+mod processes;
 
 use std::time::Duration;
 
@@ -22,9 +24,11 @@ use crate::metrics::Metrics;
 use connection::{Connector, Protocol};
 
 pub use calls::{Collected, Command, HostSandbox, RunLimit};
+pub use directory::{Entry, EntryKind};
 pub use error::HostError;
 pub use files::file_body;
-pub use process::{GuestProcess, ProcessEvent, ProcessSpec};
+pub use process::{GuestProcess, ProcessEvent, ProcessSpec, Selector, TerminalSize};
+pub use processes::{ProcessInfo, Signal, TerminalInput};
 
 /// Calls that may wait for one connection at once.
 const CALLS_WAITING: usize = 1024;

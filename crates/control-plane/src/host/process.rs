@@ -1,4 +1,5 @@
-//! A process in a guest, followed live over the guest stream. Dropping it before its end kills it.
+//! A process in a guest, followed live over the guest stream. One that was started for its follower dies with it: dropping
+//! it before its end kills it. One that was joined lives on.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -39,6 +40,28 @@ pub struct ProcessSpec {
     pub user: Option<String>,
     /// How long it may run.
     pub limit: RunLimit,
+    /// A name by which it can be found again.
+    pub tag: Option<String>,
+    /// The terminal that it runs in, if any.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// How much a terminal shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Characters in a line.
+    pub cols: u32,
+    /// Lines.
+    pub rows: u32,
+}
+
+/// By what a process is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// Its id in the guest.
+    Pid(u32),
+    /// The name that it was given.
+    Tag(String),
 }
 
 /// What happens to a process.
@@ -62,15 +85,25 @@ pub enum ProcessEvent {
     },
 }
 
-type Client = pb::ProcessClient<ServiceTransport<StreamClient>>;
-type Events = ServerStream<Incoming, pb::__buffa::view::StartResponseView<'static>>;
+pub(super) type Client = pb::ProcessClient<ServiceTransport<StreamClient>>;
+
+enum Events {
+    Started(ServerStream<Incoming, pb::__buffa::view::StartResponseView<'static>>),
+    Joined(ServerStream<Incoming, pb::__buffa::view::ConnectResponseView<'static>>),
+}
 
 /// A process that was started and is being followed.
 pub struct GuestProcess {
     /// None once it has ended, or somebody else looks after its end.
     running: Option<Running>,
-    /// The end of a process whose follower went away is waited for here.
-    tasks: TaskTracker,
+    fate: Fate,
+}
+
+/// What becomes of a process that nobody follows any more.
+enum Fate {
+    /// It is killed, by a task that is counted here.
+    Dies(TaskTracker),
+    LivesOn,
 }
 
 struct Running {
@@ -78,19 +111,42 @@ struct Running {
     events: Events,
     pid: Option<u32>,
     /// Counts its end.
-    counted: FollowedExec,
+    counted: Option<FollowedExec>,
 }
 
 impl HostAgent {
-    /// Starts a process in a sandbox.
+    /// Starts a process in a sandbox. It dies with its follower.
     pub async fn start(
         &self,
         id: &SandboxId,
         spec: ProcessSpec,
         tasks: &TaskTracker,
     ) -> Result<GuestProcess, HostError> {
+        self.start_with(id, spec, Fate::Dies(tasks.clone())).await
+    }
+
+    /// Starts a process in a sandbox that needs no follower.
+    pub async fn start_detached(&self, id: &SandboxId, spec: ProcessSpec) -> Result<GuestProcess, HostError> {
+        self.start_with(id, spec, Fate::LivesOn).await
+    }
+
+    /// Follows a process that is there, from now on.
+    pub async fn join(&self, id: &SandboxId, selector: Selector) -> Result<GuestProcess, HostError> {
+        let client = self.processes(id)?;
+        let request = pb::ConnectRequest { process: selector.into_message().into(), ..Default::default() };
+        let events = client.connect_with_options(request, CallOptions::default()).await.map_err(from_guest)?;
+        let running = Running { client, events: Events::Joined(events), pid: None, counted: None };
+        Ok(GuestProcess { running: Some(running), fate: Fate::LivesOn })
+    }
+
+    /// The guest's process service.
+    pub(super) fn processes(&self, id: &SandboxId) -> Result<Client, HostError> {
         let config = ClientConfig::new(self.guest_uri(id, "/")?).with_default_max_message_size(MAX_MESSAGE);
-        let client = Client::new(self.stream_transport(), config);
+        Ok(Client::new(self.stream_transport(), config))
+    }
+
+    async fn start_with(&self, id: &SandboxId, spec: ProcessSpec, fate: Fate) -> Result<GuestProcess, HostError> {
+        let client = self.processes(id)?;
         let mut options = CallOptions::default();
         if let Some(limit) = spec.limit.duration() {
             // Sent along: the guest ends the process by itself when the time is over.
@@ -106,28 +162,68 @@ impl HostAgent {
             cwd: spec.cwd,
             ..Default::default()
         };
-        let request = pb::StartRequest { process: config.into(), stdin: Some(false), ..Default::default() };
-        let mut counted = self.metrics.follow_exec();
+        let request = pb::StartRequest {
+            process: config.into(),
+            pty: spec.terminal.map(TerminalSize::into_message).into(),
+            tag: spec.tag,
+            stdin: Some(spec.terminal.is_some()),
+            ..Default::default()
+        };
+        // One that nobody follows is not an exec that somebody waits for.
+        let mut counted = matches!(fate, Fate::Dies(_)).then(|| self.metrics.follow_exec());
         match client.start_with_options(request, options).await.map_err(from_guest) {
             Ok(events) => {
-                let running = Running { client, events, pid: None, counted };
-                Ok(GuestProcess { running: Some(running), tasks: tasks.clone() })
+                let running = Running { client, events: Events::Started(events), pid: None, counted };
+                Ok(GuestProcess { running: Some(running), fate })
             }
             Err(error) => {
-                counted.ends(ExecEnd::Error(error.reason()));
+                if let Some(counted) = &mut counted {
+                    counted.ends(ExecEnd::Error(error.reason()));
+                }
                 Err(error)
             }
         }
     }
 }
 
+impl Selector {
+    pub(super) fn into_message(self) -> pb::ProcessSelector {
+        let selector = match self {
+            Self::Pid(pid) => oneof::process_selector::Selector::Pid(pid),
+            Self::Tag(tag) => oneof::process_selector::Selector::Tag(tag),
+        };
+        pb::ProcessSelector { selector: Some(selector), ..Default::default() }
+    }
+}
+
+impl TerminalSize {
+    pub(super) fn into_message(self) -> pb::PTY {
+        let size = pb::pty::Size { cols: self.cols, rows: self.rows, ..Default::default() };
+        pb::PTY { size: size.into(), ..Default::default() }
+    }
+}
+
 impl GuestProcess {
+    /// Waits until it runs. Only for one that was just started or joined.
+    pub async fn started(&mut self) -> Result<u32, HostError> {
+        let late = |_| HostError::answered(ErrorCode::DeadlineExceeded, "the process does not say that it started");
+        match tokio::time::timeout(SIGNAL, self.next()).await.map_err(late)?? {
+            Some(ProcessEvent::Started { pid }) => Ok(pid),
+            _ => Err(HostError::answered(ErrorCode::Internal, "the guest does not say what it started")),
+        }
+    }
+
+    /// Whether it was started for its follower alone.
+    pub fn dies_with_follower(&self) -> bool {
+        matches!(self.fate, Fate::Dies(_))
+    }
+
     /// The next event, or `None` after the end. May be cancelled and called again.
     pub async fn next(&mut self) -> Result<Option<ProcessEvent>, HostError> {
         let Some(running) = &mut self.running else { return Ok(None) };
         let event = running.next().await.inspect_err(|error| {
             let end = if error.is_timeout() { ExecEnd::TimedOut } else { ExecEnd::Error(error.reason()) };
-            running.counted.ends(end);
+            running.count(end);
         })?;
         let end = match &event {
             None => Some(ExecEnd::Error("lost")),
@@ -135,7 +231,7 @@ impl GuestProcess {
             Some(_) => None,
         };
         if let Some(end) = end {
-            running.counted.ends(end);
+            running.count(end);
             self.running = None;
         }
         event.map(Some).ok_or_else(|| HostError::answered(ErrorCode::Internal, "the guest does not say how it ended"))
@@ -184,7 +280,7 @@ impl GuestProcess {
 
 impl Drop for GuestProcess {
     fn drop(&mut self) {
-        let Some(mut running) = self.running.take() else { return };
+        let (Some(mut running), Fate::Dies(tasks)) = (self.running.take(), &self.fate) else { return };
         let kill = async move {
             if let Err(error) = running.kill().await
                 && !error.is_not_found()
@@ -192,16 +288,30 @@ impl Drop for GuestProcess {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a process of a client that left may run on");
             }
         };
-        self.tasks.spawn(kill.in_current_span());
+        tasks.spawn(kill.in_current_span());
     }
 }
 
 impl Running {
+    fn count(&mut self, end: ExecEnd) {
+        if let Some(counted) = &mut self.counted {
+            counted.ends(end);
+        }
+    }
+
     /// The next event that says something, or `None` when the stream ended without one.
     async fn next(&mut self) -> Result<Option<ProcessEvent>, HostError> {
         loop {
-            let Some(message) = self.events.message().await.map_err(from_guest)? else { return Ok(None) };
-            let event = message.to_owned_message().event.into_option().and_then(|event| event.event);
+            let event = match &mut self.events {
+                Events::Started(events) => {
+                    events.message().await.map_err(from_guest)?.map(|message| message.to_owned_message().event)
+                }
+                Events::Joined(events) => {
+                    events.message().await.map_err(from_guest)?.map(|message| message.to_owned_message().event)
+                }
+            };
+            let Some(event) = event else { return Ok(None) };
+            let event = event.into_option().and_then(|event| event.event);
             match event.and_then(readable) {
                 Some(ProcessEvent::Started { pid }) => {
                     self.pid = Some(pid);
@@ -223,10 +333,8 @@ impl Running {
                 _ => return Ok(()),
             },
         };
-        let selector =
-            pb::ProcessSelector { selector: Some(oneof::process_selector::Selector::Pid(pid)), ..Default::default() };
         let request = pb::SendSignalRequest {
-            process: selector.into(),
+            process: Selector::Pid(pid).into_message().into(),
             signal: pb::Signal::SIGNAL_SIGKILL.into(),
             ..Default::default()
         };
@@ -252,7 +360,7 @@ fn readable(event: oneof::process_event::Event) -> Option<ProcessEvent> {
 }
 
 /// A guest that does not know the user says so as a failed authentication: for the caller it is a wrong argument.
-fn from_guest(error: connectrpc::ConnectError) -> HostError {
+pub(super) fn from_guest(error: connectrpc::ConnectError) -> HostError {
     match HostError::from(error) {
         HostError::Answered { code: ErrorCode::Unauthenticated, message } => {
             HostError::Answered { code: ErrorCode::InvalidArgument, message }

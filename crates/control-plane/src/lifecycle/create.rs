@@ -4,7 +4,7 @@ use model::{Event, transition};
 
 use super::{Lifecycle, LifecycleError};
 use crate::host::HostError;
-use crate::store::{Change, NewSandbox, Sandbox};
+use crate::store::{Action, Change, EventKind, NewSandbox, Sandbox};
 
 impl Lifecycle {
     /// Records the sandbox, has it booted, and answers when its guest agent does.
@@ -25,7 +25,8 @@ impl Lifecycle {
     }
 
     async fn created(&self, pending: Sandbox, host_ip: String) -> Result<Sandbox, LifecycleError> {
-        let running = self.store.update(&pending, Change::running().with_host_ip(host_ip)).await;
+        let change = Change::running().with_host_ip(host_ip).with_action(Action::done(EventKind::Create));
+        let running = self.store.update(&pending, change).await;
         match running {
             Ok(Some(running)) => Ok(running),
             Ok(None) => {
@@ -48,11 +49,14 @@ impl Lifecycle {
             self.nudge.notify_one();
         }
         let is_gone = error.is_refusal() || (self.clean_up(&pending).await && error.is_timeout());
+        let action = Action::failed(EventKind::Create, error.to_string());
         let settled = if is_gone {
+            self.store.record_action(&pending, action).await?;
             self.store.forget(&pending).await?
         } else {
             let failed = transition(pending.status, Event::Failed)?;
-            self.store.update(&pending, Change::because(failed, error.to_string())).await?.is_some()
+            let change = Change::because(failed, error.to_string()).with_action(action);
+            self.store.update(&pending, change).await?.is_some()
         };
         Ok(if settled { LifecycleError::Host(error) } else { LifecycleError::Deleted })
     }

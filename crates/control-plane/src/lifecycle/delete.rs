@@ -3,7 +3,7 @@
 use model::{Event, OwnerId, SandboxId, Status, transition};
 
 use super::{Lifecycle, LifecycleError};
-use crate::store::{Change, Sandbox};
+use crate::store::{Action, Change, EventKind, Sandbox};
 
 /// How often a delete looks again at a sandbox that others change under its hands. Nobody can change it that often:
 /// once it is stopping, only deletes touch it.
@@ -26,10 +26,12 @@ impl Lifecycle {
             Err(error) if error.is_not_found() => {}
             Err(error) => {
                 self.nudge.notify_one();
+                self.store.record_action(&stopping, Action::failed(EventKind::Destroy, error.to_string())).await?;
                 return Err(LifecycleError::Host(error));
             }
         }
         let stopped = Change::to(transition(stopping.status, Event::Deleted)?);
+        let stopped = stopped.with_action(Action::done(EventKind::Destroy));
         // Losing this means that another delete has written the same.
         self.store.update(&stopping, stopped).await?;
         Ok(())

@@ -3,7 +3,7 @@
 use model::{Event, OwnerId, SandboxId, Status, transition};
 
 use super::{Lifecycle, LifecycleError};
-use crate::store::{Change, Sandbox};
+use crate::store::{Action, Change, EventKind, Sandbox};
 
 #[derive(Clone, Copy)]
 enum Direction {
@@ -16,6 +16,13 @@ impl Direction {
         match self {
             Self::Pause => Event::PauseRequested,
             Self::Resume => Event::ResumeRequested,
+        }
+    }
+
+    fn kind(self) -> EventKind {
+        match self {
+            Self::Pause => EventKind::Pause,
+            Self::Resume => EventKind::Resume,
         }
     }
 
@@ -54,12 +61,13 @@ impl Lifecycle {
                     Status::Running => Change::running(),
                     other => Change::to(other),
                 };
-                self.apply(&changing, change).await
+                self.apply(&changing, change.with_action(Action::done(direction.kind()))).await
             }
             Err(error) => {
                 self.nudge.notify_one();
                 let change = Change::to(transition(changing.status, Event::RolledBack)?);
-                self.apply(&changing, change).await?;
+                let action = Action::failed(direction.kind(), error.to_string());
+                self.apply(&changing, change.with_action(action)).await?;
                 Err(LifecycleError::Host(error))
             }
         }

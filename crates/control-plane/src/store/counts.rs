@@ -41,6 +41,7 @@ mod tests {
                 shape: Default::default(),
                 lifetime: Lifetime::Never,
                 on_expiry: OnExpiry::Destroy,
+                metadata: Default::default(),
             };
             let pending = store.insert(&new).await.unwrap();
             if is_running {

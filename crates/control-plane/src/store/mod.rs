@@ -5,8 +5,10 @@
 //! RPC or of what is legal in which state.
 
 mod counts;
+mod events;
 mod hosts;
 mod keys;
+mod list;
 mod open;
 mod postgres;
 mod record;
@@ -16,20 +18,29 @@ mod simulated;
 mod sqlite;
 #[cfg(test)]
 mod testing;
+mod usage;
+
+use std::sync::Arc;
 
 use sqlx::AnyPool;
+use tokio::sync::watch;
 
+pub use events::{Action, Actor, Event, EventKind, Outcome, sandbox_of};
 pub use hosts::HostFacts;
 pub use keys::{Admission, ApiKey};
+pub use list::{Cursor, Filter};
 pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
 pub use seat::{Others, Seat};
+pub use usage::{Running, step};
 
 /// A handle on the records; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: AnyPool,
+    /// The number of the newest event that this process has recorded.
+    news: Arc<watch::Sender<i64>>,
 }
 
 /// A query that the database did not answer.

@@ -1,9 +1,11 @@
 //! Opening the database and bringing its tables up to date, whichever engine it is.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use sqlx::AnyConnection;
 use sqlx::migrate::{MigrateError, Migrator};
+use tokio::sync::watch;
 
 use super::{Store, postgres, sqlite};
 use crate::store_url::StoreUrl;
@@ -51,7 +53,7 @@ impl Store {
             StoreUrl::Sqlite(path) => sqlite::open(path).await?,
             StoreUrl::Postgres(url) => postgres::open(url).await?,
         };
-        Ok(Self { pool })
+        Ok(Self { pool, news: Arc::new(watch::Sender::new(0)) })
     }
 }
 

@@ -1,11 +1,12 @@
 //! A sandbox as the store keeps it, in the model's types, and its way out of a row.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{HostId, Lifetime, OnExpiry, OwnerId, SandboxId, Shape, Status, TemplateName};
+use model::{HostId, Lifetime, Metadata, OnExpiry, OwnerId, SandboxId, Shape, Status, TemplateName};
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
@@ -26,6 +27,8 @@ pub struct NewSandbox {
     pub lifetime: Lifetime,
     /// What expiry does to it.
     pub on_expiry: OnExpiry,
+    /// What its owner says of it.
+    pub metadata: Metadata,
 }
 
 /// A sandbox as it is recorded.
@@ -49,6 +52,10 @@ pub struct Sandbox {
     pub shape: Shape,
     /// When it expires.
     pub lifetime: Lifetime,
+    /// What expiry does to it.
+    pub on_expiry: OnExpiry,
+    /// What its owner says of it.
+    pub metadata: Metadata,
     /// Its own address; empty while unknown.
     pub guest_ip: String,
     /// How its host reaches it; empty while unknown.
@@ -75,6 +82,8 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             generation: row.try_get("generation")?,
             shape: shape(row)?,
             lifetime: lifetime(row)?,
+            on_expiry: on_expiry(row)?,
+            metadata: metadata(row)?,
             guest_ip: row.try_get("guest_ip")?,
             host_ip: row.try_get("host_ip")?,
             created_at: time(row, "created_at")?.unwrap_or_default(),
@@ -114,6 +123,21 @@ fn lifetime(row: &AnyRow) -> Result<Lifetime, sqlx::Error> {
         }
         other => Err(undecodable("lifetime", format!("{other:?} is no lifetime of this version"))),
     }
+}
+
+fn on_expiry(row: &AnyRow) -> Result<OnExpiry, sqlx::Error> {
+    match row.try_get::<String, _>("on_expiry")?.as_str() {
+        "destroy" => Ok(OnExpiry::Destroy),
+        "pause" => Ok(OnExpiry::Pause),
+        other => Err(undecodable("on_expiry", format!("{other:?} is nothing that this version does"))),
+    }
+}
+
+fn metadata(row: &AnyRow) -> Result<Metadata, sqlx::Error> {
+    let text: String = row.try_get("metadata")?;
+    let pairs: BTreeMap<String, String> =
+        serde_json::from_str(&text).map_err(|error| undecodable("metadata", error))?;
+    pairs.try_into().map_err(|error: model::InvalidMetadata| undecodable("metadata", error))
 }
 
 fn time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use model::{HostId, Lifetime, OnExpiry, OwnerId, SandboxId, Status};
 
-use super::{NewSandbox, Sandbox, Store, StoreError, failed};
+use super::events::append_change;
+use super::{Action, NewSandbox, Sandbox, Store, StoreError, failed};
 
 /// A new status and what changes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,12 +14,13 @@ pub struct Change {
     host_ip: Option<String>,
     marks_start: bool,
     marks_activity: bool,
+    action: Option<Action>,
 }
 
 impl Change {
     /// To `status`, without a reason.
     pub fn to(status: Status) -> Self {
-        Self { status, reason: String::new(), host_ip: None, marks_start: false, marks_activity: false }
+        Self { status, reason: String::new(), host_ip: None, marks_start: false, marks_activity: false, action: None }
     }
 
     /// To `status`, because of `reason`.
@@ -41,6 +43,11 @@ impl Change {
     pub fn with_host_ip(self, host_ip: String) -> Self {
         Self { host_ip: Some(host_ip), ..self }
     }
+
+    /// Also what came to its end by it.
+    pub fn with_action(self, action: Action) -> Self {
+        Self { action: Some(action), ..self }
+    }
 }
 
 impl Store {
@@ -55,27 +62,42 @@ impl Store {
             OnExpiry::Destroy => "destroy",
             OnExpiry::Pause => "pause",
         };
-        sqlx::query_as(
-            "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
-             timeout_sec, on_expiry, created_at, last_updated) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) returning *",
-        )
-        .bind(new.id.as_str())
-        .bind(new.owner.as_str())
-        .bind(new.host.as_str())
-        .bind(new.template.as_str())
-        .bind(Status::Pending.as_str())
-        .bind(i64::from(new.shape.vcpus.get()))
-        .bind(i64::from(new.shape.memory.get()))
-        .bind(i64::from(new.shape.disk.get()))
-        .bind(lifetime)
-        .bind(i64::from(new.lifetime.idle_seconds()))
-        .bind(on_expiry)
-        .bind(now)
-        .bind(now)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(failed("record the sandbox"))
+        let metadata = new.metadata.pairs();
+        let insert = async {
+            let mut transaction = self.pool.begin().await?;
+            let sandbox = sqlx::query_as(
+                "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
+                 timeout_sec, on_expiry, metadata, created_at, last_updated) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) returning *",
+            )
+            .bind(new.id.as_str())
+            .bind(new.owner.as_str())
+            .bind(new.host.as_str())
+            .bind(new.template.as_str())
+            .bind(Status::Pending.as_str())
+            .bind(i64::from(new.shape.vcpus.get()))
+            .bind(i64::from(new.shape.memory.get()))
+            .bind(i64::from(new.shape.disk.get()))
+            .bind(lifetime)
+            .bind(i64::from(new.lifetime.idle_seconds()))
+            .bind(on_expiry)
+            .bind(serde_json::to_string(metadata).expect("texts are JSON"))
+            .bind(now)
+            .bind(now)
+            .fetch_one(&mut *transaction)
+            .await?;
+            for (name, value) in metadata {
+                sqlx::query("insert into sandbox_metadata (sandbox_id, name, value) values ($1, $2, $3)")
+                    .bind(new.id.as_str())
+                    .bind(name)
+                    .bind(value)
+                    .execute(&mut *transaction)
+                    .await?;
+            }
+            transaction.commit().await?;
+            Ok(sandbox)
+        };
+        insert.await.map_err(failed("record the sandbox"))
     }
 
     /// One sandbox of an owner.
@@ -86,15 +108,6 @@ impl Store {
             .fetch_optional(&self.pool)
             .await
             .map_err(failed("read the sandbox's record"))
-    }
-
-    /// All sandboxes of an owner, in every status, the newest first.
-    pub async fn list(&self, owner: &OwnerId) -> Result<Vec<Sandbox>, StoreError> {
-        sqlx::query_as("select * from sandboxes where owner_id = $1 order by created_at desc, id")
-            .bind(owner.as_str())
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed("list sandboxes"))
     }
 
     /// Every owner's sandboxes that a host should have, or that are on their way there or away.
@@ -121,25 +134,36 @@ impl Store {
         let now = Timestamp::now().as_millisecond();
         let started = change.marks_start.then_some(now);
         let active = change.marks_activity.then_some(now);
-        sqlx::query_as(
-            "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
-             started_at = coalesce(started_at, $4), last_active_at = coalesce($5, last_active_at), \
-             last_updated = $6, generation = generation + 1 \
-             where id = $7 and owner_id = $8 and status = $9 and generation = $10 returning *",
-        )
-        .bind(change.status.as_str())
-        .bind(change.reason)
-        .bind(change.host_ip)
-        .bind(started)
-        .bind(active)
-        .bind(now)
-        .bind(seen.id.as_str())
-        .bind(seen.owner.as_str())
-        .bind(seen.status.as_str())
-        .bind(seen.generation)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(failed("update the sandbox's status"))
+        let updated = async {
+            let mut transaction = self.pool.begin().await?;
+            let updated: Option<Sandbox> = sqlx::query_as(
+                "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
+                 started_at = coalesce(started_at, $4), last_active_at = coalesce($5, last_active_at), \
+                 last_updated = $6, generation = generation + 1 \
+                 where id = $7 and owner_id = $8 and status = $9 and generation = $10 returning *",
+            )
+            .bind(change.status.as_str())
+            .bind(change.reason)
+            .bind(change.host_ip)
+            .bind(started)
+            .bind(active)
+            .bind(now)
+            .bind(seen.id.as_str())
+            .bind(seen.owner.as_str())
+            .bind(seen.status.as_str())
+            .bind(seen.generation)
+            .fetch_optional(&mut *transaction)
+            .await?;
+            let Some(updated) = updated else { return Ok(None) };
+            let last = append_change(&mut transaction, seen.status, &updated, change.action).await?;
+            transaction.commit().await?;
+            Ok(Some((updated, last)))
+        };
+        let updated = updated.await.map_err(failed("update the sandbox's status"))?;
+        Ok(updated.map(|(updated, last)| {
+            self.tell(last);
+            updated
+        }))
     }
 
     /// Records that a sandbox was used. Its generation stays: use is no change of state.
@@ -176,6 +200,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::store::Filter;
     use crate::store::testing::{self, Database};
 
     testing::on_both_engines!(
@@ -197,6 +222,7 @@ mod tests {
             shape: Default::default(),
             lifetime: Lifetime::Idle(Duration::from_secs(300)),
             on_expiry: OnExpiry::Destroy,
+            metadata: Default::default(),
         }
     }
 
@@ -215,7 +241,7 @@ mod tests {
         let mine = store.insert(&new("alice")).await.unwrap();
         let other: OwnerId = "bob".parse().unwrap();
         assert_eq!(store.get(&other, &mine.id).await.unwrap(), None);
-        assert_eq!(store.list(&other).await.unwrap(), []);
+        assert_eq!(store.list(&other, &Filter::default()).await.unwrap().sandboxes, []);
         let forged = Sandbox { owner: other.clone(), ..mine.clone() };
         assert_eq!(store.update(&forged, Change::to(Status::Stopping)).await.unwrap(), None);
         assert!(!store.forget(&forged).await.unwrap());
@@ -264,7 +290,7 @@ mod tests {
             all.push(store.insert(&new("")).await.unwrap());
         }
         store.update(&all[1], Change::to(Status::Stopped)).await.unwrap().unwrap();
-        let listed = store.list(&OwnerId::nobody()).await.unwrap();
+        let listed = store.list(&OwnerId::nobody(), &Filter::default()).await.unwrap().sandboxes;
         assert!(listed.is_sorted_by(|one, next| one.created_at >= next.created_at));
         assert_eq!(listed.len(), 3);
         assert!(store.is_wanted(&all[0].id).await.unwrap() && !store.is_wanted(&all[1].id).await.unwrap());

@@ -13,14 +13,17 @@ use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, Service
 use futures::stream::{self, StreamExt};
 use http::{StatusCode, Uri};
 use http_body_util::BodyExt;
+use proto::filesystem::FilesystemExt;
 use proto::process as pb;
 use proto::process::__buffa::oneof::process_event::Event;
 use proto::process::__buffa::oneof::process_event::data_event::Output;
+use proto::process::__buffa::oneof::process_input::Input;
 use proto::process::__buffa::oneof::process_selector::Selector;
 use proto::process::ProcessExt;
 use proto::process::process_event::{DataEvent, EndEvent, StartEvent};
 use tower::ServiceExt;
 
+use crate::fake_files::Files;
 use crate::fake_host::FakeHost;
 
 pub const PID: u32 = 77;
@@ -33,9 +36,19 @@ pub fn routes(host: Arc<FakeHost>) -> Router {
         *request.uri_mut() = format!("/process.Process/{method}").parse::<Uri>().unwrap();
         processes.clone().oneshot(request).await.unwrap().into_response()
     };
+    let files = FilesystemExt::register(Arc::new(Files { host: host.clone() }), connectrpc::Router::new());
+    let files = files.into_axum_service();
+    let filesystem = async move |Path((_, method)): Path<(String, String)>, request: Request| {
+        let mut request = request;
+        *request.uri_mut() = format!("/filesystem.Filesystem/{method}").parse::<Uri>().unwrap();
+        files.clone().oneshot(request).await.unwrap().into_response()
+    };
     Router::new()
         .route("/sandboxes/{id}/guest/files", get(read_file).post(write_file))
+        .route("/sandboxes/{id}/guest/metrics", get(async || r#"{"cpu_used_pct":12.5,"mem_used":7,"disk_used":9}"#))
+        .route("/sandboxes/{id}/guest/health", get(async || StatusCode::NO_CONTENT))
         .route("/sandboxes/{id}/guest/process.Process/{method}", any(process))
+        .route("/sandboxes/{id}/guest/filesystem.Filesystem/{method}", any(filesystem))
         .with_state(host)
 }
 
@@ -119,6 +132,15 @@ fn end(exit_code: i32, status: &str) -> pb::StartResponse {
     event(EndEvent { exit_code, exited: exit_code >= 0, status: status.into(), ..Default::default() })
 }
 
+/// The one process that there is has a tag.
+fn pid_of(process: Option<pb::ProcessSelector>) -> Result<u32, ConnectError> {
+    match process.and_then(|process| process.selector) {
+        Some(Selector::Pid(PID)) => Ok(PID),
+        Some(Selector::Tag(tag)) if tag == "job" || tag.starts_with("pty-") => Ok(PID),
+        other => Err(ConnectError::not_found(format!("no such process: {other:?}"))),
+    }
+}
+
 impl Processes {
     /// What a program does after its start.
     fn run(&self, config: pb::ProcessConfig, user: String) -> stream::BoxStream<'static, pb::StartResponse> {
@@ -148,6 +170,16 @@ impl Processes {
                 };
                 return stream::repeat_with(chunk).boxed();
             }
+            "shell" => {
+                let typed = stream::unfold((host, 0), async |(host, taken): (Arc<FakeHost>, usize)| {
+                    host.until(|state| state.typed.len() > taken || state.killed.contains(&PID)).await;
+                    let bytes = host.state().typed[taken..].to_vec();
+                    let taken = taken + bytes.len();
+                    let echoed = event(DataEvent { output: Some(Output::Pty(bytes.clone())), ..Default::default() });
+                    (!bytes.is_empty()).then_some((echoed, (host, taken)))
+                });
+                return typed.chain(stream::iter([end(-1, "signal: killed")])).boxed();
+            }
             "vanish" => Vec::new(),
             other => vec![stdout(format!("{other}: not found")), end(127, "exit status 127")],
         };
@@ -161,10 +193,19 @@ impl pb::Process for Processes {
         ctx: RequestContext,
         request: ServiceRequest<'_, pb::StartRequest>,
     ) -> ServiceResult<ServiceStream<pb::StartResponse>> {
-        let config = request.to_owned_message().process.into_option().unwrap();
+        let request = request.to_owned_message();
+        if let Some(size) = request.pty.into_option().and_then(|pty| pty.size.into_option()) {
+            self.host.enter("terminal", &format!("{}x{}", size.cols, size.rows)).await?;
+        }
+        let config = request.process.into_option().unwrap();
         self.host.enter("start", &config.cmd).await?;
         if config.cwd.as_deref() == Some("/missing") {
             return Err(ConnectError::invalid_argument("cwd '/missing' does not exist"));
+        }
+        if config.cmd == "deadline" {
+            let limit = ctx.header("connect-timeout-ms").map_or("none", |value| value.to_str().unwrap());
+            let said = [event(StartEvent { pid: PID, ..Default::default() }), stdout(limit), end(0, "exit status 0")];
+            return Ok(Response::stream(stream::iter(said).map(Ok)));
         }
         let user = ctx.header("authorization").map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
         let started = event(StartEvent { pid: PID, ..Default::default() });
@@ -178,31 +219,43 @@ impl pb::Process for Processes {
         request: ServiceRequest<'_, pb::SendSignalRequest>,
     ) -> ServiceResult<pb::SendSignalResponse> {
         let request = request.to_owned_message();
-        assert_eq!(request.signal, pb::Signal::SIGNAL_SIGKILL);
-        let selector = request.process.into_option().and_then(|process| process.selector);
-        let Some(Selector::Pid(pid)) = selector else { return Err(ConnectError::invalid_argument("no pid")) };
-        self.host.update(|state| state.killed.push(pid));
+        let pid = pid_of(request.process.into_option())?;
+        self.host.update(|state| match request.signal == pb::Signal::SIGNAL_SIGKILL {
+            true => state.killed.push(pid),
+            false => state.terminated.push(pid),
+        });
         Response::ok(Default::default())
     }
 
     async fn list(&self, _: RequestContext, _: ServiceRequest<'_, pb::ListRequest>) -> ServiceResult<pb::ListResponse> {
-        Err(ConnectError::unimplemented("not scripted"))
+        let config = pb::ProcessConfig { cmd: "echo".into(), args: vec!["9".into()], ..Default::default() };
+        let process =
+            pb::ProcessInfo { config: config.into(), pid: PID, tag: Some("job".into()), ..Default::default() };
+        Response::ok(pb::ListResponse { processes: vec![process], ..Default::default() })
     }
 
     async fn connect(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::ConnectRequest>,
+        request: ServiceRequest<'_, pb::ConnectRequest>,
     ) -> ServiceResult<ServiceStream<pb::ConnectResponse>> {
-        Err(ConnectError::unimplemented("not scripted"))
+        let pid = pid_of(request.to_owned_message().process.into_option())?;
+        self.host.enter("join", &pid.to_string()).await?;
+        let started = event(StartEvent { pid, ..Default::default() });
+        let config = pb::ProcessConfig { cmd: "shell".into(), ..Default::default() };
+        let events = stream::iter([started, stdout("joined")]).chain(self.run(config, String::new()));
+        let events = events.map(|start| pb::ConnectResponse { event: start.event, ..Default::default() });
+        Ok(Response::stream(events.map(Ok)))
     }
 
     async fn update(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::UpdateRequest>,
+        request: ServiceRequest<'_, pb::UpdateRequest>,
     ) -> ServiceResult<pb::UpdateResponse> {
-        Err(ConnectError::unimplemented("not scripted"))
+        let size = request.to_owned_message().pty.into_option().and_then(|pty| pty.size.into_option()).unwrap();
+        self.host.enter("resize", &format!("{}x{}", size.cols, size.rows)).await?;
+        Response::ok(Default::default())
     }
 
     async fn stream_input(
@@ -216,9 +269,13 @@ impl pb::Process for Processes {
     async fn send_input(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::SendInputRequest>,
+        request: ServiceRequest<'_, pb::SendInputRequest>,
     ) -> ServiceResult<pb::SendInputResponse> {
-        Err(ConnectError::unimplemented("not scripted"))
+        let input = request.to_owned_message().input.into_option().and_then(|input| input.input);
+        let Some(Input::Pty(bytes)) = input else { return Err(ConnectError::invalid_argument("no terminal input")) };
+        self.host.enter("type", "").await?;
+        self.host.update(|state| state.typed.extend(bytes));
+        Response::ok(Default::default())
     }
 
     async fn close_stdin(

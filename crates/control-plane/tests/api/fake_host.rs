@@ -17,6 +17,8 @@ use tokio::sync::{Notify, Semaphore};
 pub struct State {
     /// Id to status.
     pub sandboxes: BTreeMap<String, String>,
+    /// Id to what expiry does.
+    pub on_expiry: HashMap<String, &'static str>,
     /// Every call, as `method id`.
     pub calls: Vec<String>,
     /// Complete files by path.
@@ -25,6 +27,10 @@ pub struct State {
     pub broken_uploads: Vec<String>,
     /// Pids that were killed.
     pub killed: Vec<u32>,
+    /// Pids that were asked to end.
+    pub terminated: Vec<u32>,
+    /// What was typed into terminals.
+    pub typed: Vec<u8>,
     /// Downloads of the endless file that came to an end all the same.
     pub downloads_ended: usize,
     /// Chunks of the endless output that somebody took.
@@ -155,11 +161,15 @@ impl HostAgentService for FakeHost {
     ) -> ServiceResult<pb::CreateSandboxResponse> {
         let request = request.to_owned_message();
         let id = request.sandbox_id;
-        if request.template != "minimal" {
+        if !["minimal", "minimal-ubuntu"].contains(&request.template.as_str()) {
             return Err(ConnectError::not_found(format!("template {:?} is not built here", request.template)));
         }
         self.enter("create", &id).await?;
-        self.update(|state| state.sandboxes.insert(id.clone(), "running".into()));
+        let on_expiry = if request.on_expiry == pb::OnExpiry::ON_EXPIRY_PAUSE { "pause" } else { "destroy" };
+        self.update(|state| {
+            state.on_expiry.insert(id.clone(), on_expiry);
+            state.sandboxes.insert(id.clone(), "running".into());
+        });
         Response::ok(pb::CreateSandboxResponse {
             sandbox_id: id,
             status: "running".into(),

@@ -5,16 +5,20 @@
 
 mod bad_input;
 mod bad_input_table;
+mod capsules;
 mod database;
 mod drain;
+mod events;
 mod exec;
 mod exec_stream;
+mod fake_files;
 mod fake_guest;
 mod fake_host;
 mod files;
 mod fixture;
 mod keys;
 mod lifecycle;
+mod list;
 mod metrics;
 mod openapi;
 mod reconciler;
@@ -24,3 +28,4 @@ mod schemathesis;
 mod several;
 mod slow_clients;
 mod status_mapping;
+mod terminal;

@@ -57,6 +57,13 @@ impl Activity {
         self.state().touch();
     }
 
+    /// As [`Self::touch`], and uses can begin again after it has expired.
+    pub fn renew(&self) {
+        let mut state = self.state();
+        state.has_expired = false;
+        state.touch();
+    }
+
     /// When a use last began or ended.
     pub fn last(&self) -> SystemTime {
         self.state().last_wall
@@ -119,5 +126,8 @@ mod tests {
         tokio::time::advance(IDLE).await;
         assert_eq!(activity.expire(IDLE), Expiry::Expired);
         assert!(activity.begin().is_none());
+        activity.renew();
+        assert_eq!(activity.expire(IDLE), Expiry::NotBefore(Instant::now() + IDLE));
+        assert!(activity.begin().is_some(), "it was paused and is resumed");
     }
 }

@@ -21,7 +21,7 @@ use std::time::SystemTime;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use model::{Lifetime, SandboxId, Shape, Status, TemplateName};
+use model::{Lifetime, OnExpiry, SandboxId, Shape, Status, TemplateName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::guest::Guest;
@@ -43,6 +43,8 @@ pub struct SandboxSpec {
     pub shape: Shape,
     /// When it expires.
     pub lifetime: Lifetime,
+    /// What expiry does to it.
+    pub on_expiry: OnExpiry,
 }
 
 /// A sandbox as others see it.
@@ -203,7 +205,10 @@ impl Sandboxes {
         let guest = handle.guest.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let guest = guest.filter(|_| status == Status::Running).ok_or_else(not_running)?;
         // Fails when the owner has just decided that the sandbox has expired.
-        let busy = handle.activity.begin().ok_or_else(|| UseError::NotFound(id.clone()))?;
+        let busy = handle.activity.begin().ok_or_else(|| match handle.spec.on_expiry {
+            OnExpiry::Destroy => UseError::NotFound(id.clone()),
+            OnExpiry::Pause => UseError::NotRunning { id: id.clone(), status: Status::Pausing },
+        })?;
         Ok(GuestUse { guest, busy })
     }
 

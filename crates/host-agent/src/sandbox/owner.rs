@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::{Event, Lifetime, Status, transition};
+use model::{Event, Lifetime, OnExpiry, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -175,7 +175,11 @@ impl Owner {
             let deadline = idle.filter(|_| self.status() == Status::Running).map(|idle| self.activity.expire(idle));
             if deadline == Some(Expiry::Expired) {
                 tracing::info!(sandbox = %self.spec.id, "expired");
-                return Ending::Delete(None);
+                match self.spec.on_expiry {
+                    OnExpiry::Destroy => return Ending::Delete(None),
+                    OnExpiry::Pause => self.pause_expired().await,
+                }
+                continue;
             }
             let vm = self.parts.vm().cloned();
             tokio::select! {
@@ -213,6 +217,14 @@ impl Owner {
         }
     }
 
+    /// Pauses what nobody uses. If that fails it runs on, and expires again.
+    async fn pause_expired(&mut self) {
+        if let Err(error) = self.pause().await {
+            tracing::warn!(sandbox = %self.spec.id, error = &error as &dyn std::error::Error, "it could not be paused");
+            self.activity.renew();
+        }
+    }
+
     /// The outer error is for a sandbox that is lost: what it was on disk must not be used any more, and what it became
     /// cannot be kept.
     async fn resume(&mut self) -> Result<Result<(), TransitionError>, TransitionError> {
@@ -223,7 +235,7 @@ impl Owner {
         let source = match self.parts.resume(&self.host, &self.spec).await {
             Ok(()) => {
                 self.show_guest();
-                self.activity.touch();
+                self.activity.renew();
                 self.publish(Event::Ready);
                 return Ok(Ok(()));
             }
@@ -379,6 +391,7 @@ mod tests {
             template: "absent".parse().unwrap(),
             shape: model::Shape::default(),
             lifetime: Lifetime::Never,
+            on_expiry: OnExpiry::Destroy,
         };
         let (handle, owner) = new(host(data_dir).await, spec);
         owner.view.send_modify(|view| view.status = Status::Running);

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
-use model::{Lifetime, SandboxId, ShapeRequest};
+use model::{Lifetime, OnExpiry, SandboxId, ShapeRequest};
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
     ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, GetSandboxMetricsRequest,
@@ -53,7 +53,12 @@ fn spec_of(request: CreateSandboxRequest) -> Result<SandboxSpec, ConnectError> {
     let shape = shape.try_into().map_err(|error: model::InvalidShape| error.into_connect())?;
     let seconds = u32::try_from(request.timeout_sec);
     let seconds = seconds.map_err(|_| ConnectError::invalid_argument("timeout_sec must not be negative"))?;
-    Ok(SandboxSpec { id, template, shape, lifetime: Lifetime::from_idle_seconds(seconds) })
+    let on_expiry = match request.on_expiry.to_i32() {
+        0 => OnExpiry::Destroy,
+        1 => OnExpiry::Pause,
+        other => return Err(ConnectError::invalid_argument(format!("on_expiry {other} is not known"))),
+    };
+    Ok(SandboxSpec { id, template, shape, lifetime: Lifetime::from_idle_seconds(seconds), on_expiry })
 }
 
 /// Absent or 0 means the default; -1 means none.

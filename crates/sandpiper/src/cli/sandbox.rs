@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use client::{Client, CreateSandbox, Sandbox, SandboxId};
+use client::{Client, CreateSandbox, ListFilter, Sandbox, SandboxId};
 
 use super::run::ShapeArgs;
 use super::server::ServerArgs;
@@ -38,6 +38,9 @@ pub struct CreateArgs {
     /// Seconds without activity after which the sandbox ends; 0 is never (default: the server's, 300)
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
+    /// A name and a value of your own, by which `ls --metadata` finds the sandbox; may be given more than once
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
     /// Print the whole sandbox as JSON
     #[arg(long)]
     json: bool,
@@ -51,6 +54,12 @@ pub struct ListArgs {
     /// Also those that are stopped or failed
     #[arg(long, short = 'a')]
     all: bool,
+    /// Only those in this state, such as running or paused; may be given more than once
+    #[arg(long, value_name = "STATUS", conflicts_with = "all")]
+    status: Vec<String>,
+    /// Only those with this in their metadata; may be given more than once
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -108,10 +117,18 @@ async fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
         vcpus: args.shape.vcpus,
         memory_mb: args.shape.memory_mb,
         timeout_sec: args.timeout,
+        metadata: args.metadata.into_iter().collect(),
         ..CreateSandbox::default()
     };
     let sandbox = args.server.client()?.create(&wish).await?;
     show(&sandbox, args.json)
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
 }
 
 fn show(sandbox: &Sandbox, json: bool) -> anyhow::Result<ExitCode> {
@@ -124,8 +141,9 @@ fn show(sandbox: &Sandbox, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 async fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let mut sandboxes = args.server.client()?.list().await?;
-    sandboxes.retain(|sandbox| args.all || sandbox.is_live());
+    let filter = ListFilter { statuses: args.status.clone(), metadata: args.metadata.iter().cloned().collect() };
+    let mut sandboxes = args.server.client()?.list_matching(&filter).await?;
+    sandboxes.retain(|sandbox| args.all || !args.status.is_empty() || sandbox.is_live());
     if args.json {
         output::json(&sandboxes)?;
     } else {

@@ -28,8 +28,14 @@ async fn made_up_requests_reach_a_real_sandbox() {
     command.args(["--generation-deterministic", "--suppress-health-check", "all", "--max-examples", "4"]);
     command.args(["--checks", "not_a_server_error,status_code_conformance,response_schema_conformance"]);
     command.args(["--phases", "fuzzing", "--request-timeout", "20"]);
-    for operation in ["createSandbox", "destroySandbox", "pauseSandbox", "resumeSandbox"] {
+    // What would end the sandbox; a stream without an end; and what is answered 501 on purpose.
+    for operation in
+        ["createSandbox", "destroySandbox", "pauseSandbox", "resumeSandbox", "streamEvents", "createSnapshot"]
+    {
         command.args(["--exclude-operation-id", operation]);
+        if let Some(verb) = operation.strip_suffix("Sandbox") {
+            command.arg("--exclude-operation-id").arg(format!("{verb}Capsule"));
+        }
     }
     command.arg(format!("{}/openapi.json", server.url()));
     command.current_dir(directory.path()).stdin(Stdio::null()).kill_on_drop(true);

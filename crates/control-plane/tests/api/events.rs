@@ -1,0 +1,182 @@
+//! What happens, as listeners hear it; and the numbers of what is running.
+
+use std::time::Duration;
+
+use connectrpc::ErrorCode;
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use crate::fixture::{Fixture, code};
+
+/// One server-sent event: its number and its body.
+type Heard = (i64, Value);
+
+struct Listener {
+    bytes: futures::stream::BoxStream<'static, Vec<u8>>,
+    text: String,
+}
+
+impl Listener {
+    async fn start(server: &Fixture, last: Option<i64>) -> Self {
+        let mut request = server.http.get(server.url("/v1/events/stream"));
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["content-type"]),
+            (200, &"text/event-stream".parse().unwrap())
+        );
+        let bytes = response.bytes_stream().map(|chunk| chunk.unwrap().to_vec()).boxed();
+        let mut listener = Self { bytes, text: String::new() };
+        let (_, connected) = listener.next().await.unwrap();
+        assert_eq!(connected["event"], "connected");
+        listener
+    }
+
+    async fn next(&mut self) -> Option<Heard> {
+        loop {
+            if let Some((frame, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+                let heard = (field("id:"), field("data:"), field("event:"));
+                let (Some(id), Some(data), Some(kind)) = heard else { panic!("{frame:?}") };
+                let (id, data): (i64, Value) = (id.parse().unwrap(), data.parse().unwrap());
+                assert_eq!(data["event"], kind);
+                self.text = rest.to_owned();
+                return Some((id, data));
+            }
+            let chunk =
+                tokio::time::timeout(Duration::from_secs(20), self.bytes.next()).await.expect("it comes in time");
+            self.text.push_str(std::str::from_utf8(&chunk?).unwrap());
+        }
+    }
+
+    /// Everything up to the end of an action of this kind.
+    async fn until(&mut self, kind: &str) -> Vec<Heard> {
+        let mut all = Vec::new();
+        loop {
+            all.push(self.next().await.expect("the stream goes on"));
+            if all.last().unwrap().1["event"] == kind {
+                return all;
+            }
+        }
+    }
+}
+
+fn changes(events: &[Heard]) -> Vec<String> {
+    let changed = events.iter().filter(|(_, event)| event["event"] == "capsule.state.changed");
+    changed
+        .map(|(_, event)| format!("{}-{}", event["metadata"]["from"], event["metadata"]["to"]).replace('"', ""))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_life_of_a_capsule_is_heard_while_it_happens() {
+    let server = Fixture::start().await;
+    let mut listener = Listener::start(&server, None).await;
+    let id = server.create().await;
+    let created = listener.until("capsule.create").await;
+    assert_eq!(changes(&created), ["pending-running"]);
+    let (_, event) = created.last().unwrap();
+    assert_eq!((&event["outcome"], &event["resource"]), (&json!("success"), &json!({"id": id, "type": "capsule"})));
+    assert_eq!((&event["sandbox"]["id"], &event["actor"]["type"]), (&json!(id), &json!("user")));
+    server.host.fail("pause", ErrorCode::Internal, "no");
+    assert_eq!(server.post(&format!("/v1/capsules/{id}/pause"), json!({})).await.0, 502);
+    let paused = listener.until("capsule.pause").await;
+    assert_eq!(changes(&paused), ["running-pausing", "pausing-running"]);
+    let (_, event) = paused.last().unwrap();
+    assert_eq!((&event["outcome"], &event["error"]), (&json!("error"), &json!("internal: no")));
+    server.delete(&id).await;
+    let gone = listener.until("capsule.destroy").await;
+    assert_eq!(changes(&gone), ["running-stopping", "stopping-stopped"]);
+    let ids: Vec<_> = [created, paused, gone].concat().into_iter().map(|(id, _)| id).collect();
+    assert!(ids.is_sorted_by(|one, next| one < next), "{ids:?}");
+}
+
+#[tokio::test]
+async fn a_listener_that_was_away_goes_on_where_it_was_also_after_a_restart() {
+    let mut server = Fixture::start().await;
+    let mut listener = Listener::start(&server, None).await;
+    let id = server.create().await;
+    let (last, _) = listener.until("capsule.create").await.pop().unwrap();
+    drop(listener);
+    server.post(&format!("/v1/capsules/{id}/pause"), json!({})).await;
+    server.restart().await;
+    let mut listener = Listener::start(&server, Some(last)).await;
+    assert_eq!(changes(&listener.until("capsule.pause").await), ["running-pausing", "pausing-paused"]);
+    server.stop().await;
+    assert_eq!(listener.next().await, None, "the end of the server ends the stream");
+}
+
+#[tokio::test]
+async fn a_failed_create_is_heard_although_it_leaves_no_record() {
+    let server = Fixture::start().await;
+    let mut listener = Listener::start(&server, None).await;
+    server.post("/v1/capsules", json!({"template": "unknown"})).await;
+    let (_, event) = listener.until("capsule.create").await.pop().unwrap();
+    assert_eq!((&event["outcome"], event.get("sandbox")), (&json!("error"), None), "{event}");
+}
+
+#[tokio::test]
+async fn what_a_host_does_by_itself_is_heard_as_such() {
+    let mut server = Fixture::with(|config| config.reconcile_interval = Duration::from_millis(50)).await;
+    let id = server.create().await;
+    let mut listener = Listener::start(&server, None).await;
+    server.host.update(|state| state.sandboxes.insert(id.clone(), "paused".into()));
+    let (_, event) = listener.until("capsule.pause").await.pop().unwrap();
+    assert_eq!((&event["actor"]["type"], &event["outcome"]), (&json!("system"), &json!("success")));
+    server.stop_host();
+    listener.until("host.down").await;
+    server.start_host();
+    listener.until("host.up").await;
+}
+
+#[tokio::test]
+async fn what_runs_is_counted() {
+    let server = Fixture::start().await;
+    let (_, stats) = server.get("/v1/capsules/stats").await;
+    assert_eq!(stats["current"], json!({"running_count": 0, "vcpus_reserved": 0, "memory_mb_reserved": 0}));
+    let id = server.create().await;
+    server.create().await;
+    server.post(&format!("/v1/capsules/{id}/pause"), json!({})).await;
+    for (range, points) in [("5m", 30), ("1h", 360), ("6h", 72), ("24h", 288), ("30d", 720)] {
+        let (_, stats) = server.get(&format!("/v1/capsules/stats?range={range}")).await;
+        assert_eq!(stats["range"], range);
+        assert_eq!(stats["current"], json!({"running_count": 1, "vcpus_reserved": 1, "memory_mb_reserved": 512}));
+        assert_eq!(stats["peaks"]["vcpus"], 1);
+        for series in ["labels", "running", "vcpus", "memory_mb"] {
+            assert_eq!(stats["series"][series].as_array().unwrap().len(), points, "{range} {series}");
+        }
+    }
+    let (_, usage) = server.get("/v1/capsules/usage?from=2026-01-01&to=2026-01-31").await;
+    assert_eq!(usage, json!({"from": "2026-01-01", "to": "2026-01-31", "points": []}));
+    for wrong in
+        ["stats?range=1y", "usage?from=x", "usage?from=2026-01-02&to=2026-01-01", "usage?from=2026-01-01&to=2027-01-01"]
+    {
+        let (status, body) = server.get(&format!("/v1/capsules/{wrong}")).await;
+        assert_eq!((status.as_u16(), code(&body)), (400, "invalid_request"), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_and_templates_are_those_of_the_host() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let (_, metrics) = server.get(&format!("/v1/capsules/{id}/metrics?range=2h")).await;
+    assert_eq!((&metrics["sandbox_id"], &metrics["range"]), (&json!(id), &json!("2h")));
+    let point = &metrics["points"][0];
+    assert_eq!((&point["cpu_pct"], &point["mem_bytes"], &point["disk_bytes"]), (&json!(12.5), &json!(7), &json!(9)));
+    assert_eq!(server.get(&format!("/v1/capsules/{id}/metrics?range=1y")).await.0, 400);
+    server.delete(&id).await;
+    let (status, body) = server.get(&format!("/v1/capsules/{id}/metrics")).await;
+    assert_eq!((status.as_u16(), code(&body)), (404, "not_found"));
+    let base = json!([{"name": "minimal", "type": "base", "platform": true, "protected": true}]);
+    for (query, expected) in [("", &base), ("?type=base", &base), ("?type=snapshot", &json!([]))] {
+        assert_eq!(&server.get(&format!("/v1/snapshots{query}")).await.1, expected, "{query}");
+    }
+    let delete = async |name: &str| server.send(reqwest::Method::DELETE, &format!("/v1/snapshots/{name}"), None).await;
+    assert_eq!((delete("minimal").await.0.as_u16(), delete("none").await.0.as_u16()), (403, 404));
+    let id = server.create().await;
+    let (status, body) = server.post("/v1/snapshots", json!({"sandbox_id": id})).await;
+    assert_eq!((status.as_u16(), code(&body)), (501, "agent_error"));
+}
