@@ -7,11 +7,11 @@ mod server;
 use std::io;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Multipart, Path};
+use axum::extract::{Multipart, Path, RawQuery};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use client::{Client, CreateSandbox, Error, ExecRequest, SandboxId};
+use client::{Client, CreateSandbox, Error, ExecRequest, ListFilter, SandboxId};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use server::{sandbox, serve};
@@ -180,4 +180,18 @@ async fn a_download_that_breaks_off_is_an_error_and_not_a_short_file() {
         Err(error) => error,
     };
     assert!(matches!(end, Error::BrokeOff { .. }), "{end}");
+}
+
+#[tokio::test]
+async fn filters_of_a_list_are_sent_in_the_query() {
+    let list = |RawQuery(query): RawQuery| async move {
+        assert_eq!(query.as_deref(), Some("status=running&status=paused&metadata=app%3Da+b%3Dc"));
+        Json([sandbox("sb1", "running")])
+    };
+    let client = serve(Router::new().route("/v1/sandboxes", get(list))).await;
+    let filter = ListFilter {
+        statuses: vec!["running".into(), "paused".into()],
+        metadata: [("app".to_owned(), "a b=c".to_owned())].into(),
+    };
+    assert_eq!(client.list_matching(&filter).await.unwrap().len(), 1);
 }

@@ -80,10 +80,18 @@ async fn sandboxes_are_managed_by_hand() {
         assert!(result.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&result.stderr));
         String::from_utf8(result.stdout).unwrap()
     };
-    let id = run(&["sandbox", "create", "minimal"]).await.trim().to_owned();
+    let id = run(&["sandbox", "create", "minimal", "--metadata", "app=a b"]).await.trim().to_owned();
     let listed: Value = serde_json::from_str(&run(&["sandbox", "ls", "--json"]).await).unwrap();
     assert_eq!((&listed[0]["id"], &listed[0]["status"]), (&json!(id), &json!("running")));
     assert!(run(&["sandbox", "ls"]).await.contains(&id));
+    for (filter, is_found) in [
+        (["--metadata", "app=a b"], true),
+        (["--metadata", "app=other"], false),
+        (["--status", "running"], true),
+        (["--status", "paused"], false),
+    ] {
+        assert_eq!(run(&[&["sandbox", "ls"][..], &filter].concat()).await.contains(&id), is_found, "{filter:?}");
+    }
 
     let local = tempfile::tempdir().unwrap();
     let (there, back) = (local.path().join("there"), local.path().join("back"));

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use connectrpc::client::{ClientConfig, Http2Connection};
 use connectrpc::{ErrorCode, Protocol};
 use proto::hostagent::v1::{
-    CreateSandboxRequest, DestroySandboxRequest, ExecRequest, HostAgentServiceClient, ListSandboxesRequest,
+    CreateSandboxRequest, DestroySandboxRequest, ExecRequest, HostAgentServiceClient, ListSandboxesRequest, OnExpiry,
     PauseSandboxRequest, ReadFileRequest, ResumeSandboxRequest, WriteFileRequest,
 };
 
@@ -56,6 +56,27 @@ impl Drop for Role {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_to_be_paused_is_paused_when_it_expires_and_can_be_used_after_a_resume() {
+    let agent = HostAgent::start();
+    let uri: http::Uri = agent.url.parse().unwrap();
+    let connection = Http2Connection::connect_plaintext(uri.clone()).await.unwrap().shared(16);
+    let client = HostAgentServiceClient::new(connection, ClientConfig::new(uri));
+    let request =
+        CreateSandboxRequest { timeout_sec: 2, on_expiry: OnExpiry::ON_EXPIRY_PAUSE.into(), ..Default::default() };
+    let sandbox_id = client.create_sandbox(request).await.unwrap().into_owned().sandbox_id;
+    testkit::wait_for("the sandbox to be paused", async || {
+        let list = client.list_sandboxes(ListSandboxesRequest::default()).await.unwrap().into_owned().sandboxes;
+        (list[0].status == "paused").then_some(())
+    })
+    .await;
+    let exec = ExecRequest { sandbox_id: sandbox_id.clone(), cmd: "true".into(), ..Default::default() };
+    let refused = client.exec(exec.clone()).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::FailedPrecondition);
+    client.resume_sandbox(ResumeSandboxRequest { sandbox_id, ..Default::default() }).await.unwrap();
+    assert_eq!(client.exec(exec).await.unwrap().into_owned().exit_code, 0);
 }
 
 async fn all_eight(url: &str, protocol: Protocol) {
