@@ -6,7 +6,7 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: help setup build demo test check fmt openapi bench bench-control-plane deny clean
+.PHONY: compatibility help setup build demo test check fmt openapi bench bench-control-plane deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ fmt: ## Format the code
 openapi: ## Write openapi/sandpiper.yaml from the handlers
 	cargo run --release --quiet --package control-plane --example openapi >openapi/sandpiper.yaml.new
 	mv openapi/sandpiper.yaml.new openapi/sandpiper.yaml
+
+compatibility: build ## Write docs/compatibility.md from a run of the published SDKs
+	@SANDPIPER_WRITE_DOCS=1 SANDPIPER_TEST_TEMPLATES=$${SANDPIPER_TEST_TEMPLATES:-/var/cache/sandpiper/templates} \
+		cargo nextest run --release --locked --workspace -E 'binary(e2e) & test(wrenn::)'
 
 bench: setup build ## Measure this machine: boot and exec, against its own limits
 	@scripts/bench.sh $(SANDPIPER)

@@ -21,6 +21,7 @@ mod schemathesis;
 mod service;
 mod snapshot;
 mod tls;
+mod wrenn;
 mod wrenn_user;
 
 use std::ffi::OsString;

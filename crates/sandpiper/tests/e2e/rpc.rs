@@ -60,7 +60,7 @@ impl Drop for Role {
 
 #[tokio::test]
 async fn a_sandbox_that_is_to_be_paused_is_paused_when_it_expires_and_can_be_used_after_a_resume() {
-    let agent = HostAgent::start();
+    let agent = Role::host_agent(&["--listen", "127.0.0.1:0"]);
     let uri: http::Uri = agent.url.parse().unwrap();
     let connection = Http2Connection::connect_plaintext(uri.clone()).await.unwrap().shared(16);
     let client = HostAgentServiceClient::new(connection, ClientConfig::new(uri));
