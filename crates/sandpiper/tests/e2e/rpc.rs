@@ -16,7 +16,7 @@ use super::binary;
 pub(super) struct HostAgent {
     child: Child,
     pub(super) url: String,
-    _data_dir: tempfile::TempDir,
+    pub(super) data_dir: tempfile::TempDir,
 }
 
 impl HostAgent {
@@ -33,7 +33,7 @@ impl HostAgent {
         let url = lines.find_map(|line| Some(line.unwrap().split_once("ready at ")?.1.trim().to_owned())).unwrap();
         // Goes on reading, so that the agent can go on writing.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url, _data_dir: data_dir }
+        Self { child, url, data_dir }
     }
 }
 
