@@ -252,6 +252,7 @@ async fn a_template_on_the_image_of_another_stores_no_second_one() {
     let base = stored_build(directory.path(), &name("minimal"));
     let path = Layout::new(directory.path()).build(&name("minimal"), &base.build).join("template.json");
     let image = ImageFacts { digest: Digest::of(b"newer"), ..base.image.clone() };
+    fs::remove_file(&path).unwrap();
     durable::write_json(&path, &Manifest { image: image.clone(), ..base }).unwrap();
     let second = share().await;
     assert_ne!(second.build, first.build);

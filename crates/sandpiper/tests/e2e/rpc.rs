@@ -17,7 +17,7 @@ pub struct Role {
     child: Child,
     /// Where it says that it is ready.
     pub url: String,
-    _data_dir: tempfile::TempDir,
+    pub data_dir: tempfile::TempDir,
 }
 
 impl Role {
@@ -47,7 +47,7 @@ impl Role {
         let url = lines.find_map(|line| Some(line.unwrap().split_once("ready at ")?.1.trim().to_owned())).unwrap();
         // Goes on reading, so that the process can go on writing.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url, _data_dir: data_dir }
+        Self { child, url, data_dir }
     }
 }
 
