@@ -37,6 +37,9 @@ const DEFAULT_SIZE: TerminalSize = TerminalSize { cols: 80, rows: 24 };
 /// Frames of a client that wait for the guest.
 const QUEUE: usize = 64;
 
+/// How long the guest may take for what a client that has left said last.
+const LAST_WISHES: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// How much of what was typed is sent to the guest in one call.
 const TYPED_AT_ONCE: usize = 64 << 10;
 
@@ -158,9 +161,14 @@ async fn session(
     }
     let (wishes, queue) = mpsc::channel(QUEUE);
     let typing = async { tokio::join!(hear(incoming, wishes), fulfil(&keyboard, queue)).1 };
+    tokio::pin!(typing);
     tokio::select! {
-        shown = show(&mut process, sink) => shown,
-        typed = typing => typed.map(|()| None),
+        shown = show(&mut process, sink) => match shown? {
+            // The client has left, and what it said before that is still done: often it is to kill.
+            None => timeout(LAST_WISHES, typing).await.unwrap_or(Ok(())).map(|()| None),
+            last => Ok(last),
+        },
+        typed = &mut typing => typed.map(|()| None),
         () = api.shutdown.cancelled() => Err(ApiError::conflict("the server is shutting down")),
     }
 }

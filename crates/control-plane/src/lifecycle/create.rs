@@ -51,8 +51,7 @@ impl Lifecycle {
         let is_gone = error.is_refusal() || (self.clean_up(&pending).await && error.is_timeout());
         let action = Action::failed(EventKind::Create, error.to_string());
         let settled = if is_gone {
-            self.store.record_action(&pending, action).await?;
-            self.store.forget(&pending).await?
+            self.store.forget(&pending, action).await?
         } else {
             let failed = transition(pending.status, Event::Failed)?;
             let change = Change::because(failed, error.to_string()).with_action(action);

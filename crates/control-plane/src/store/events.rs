@@ -247,7 +247,7 @@ pub(super) async fn append_change(
     }
 }
 
-async fn append_action(
+pub(super) async fn append_action(
     connection: &mut AnyConnection,
     sandbox: &Sandbox,
     Action { kind, details }: Action,

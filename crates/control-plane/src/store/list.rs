@@ -134,6 +134,7 @@ mod tests {
 
     use super::*;
     use crate::store::testing::{self, Database};
+    use crate::store::{Action, EventKind};
     use crate::store::{Change, NewSandbox};
 
     testing::on_both_engines!(
@@ -213,7 +214,7 @@ mod tests {
     async fn metadata_goes_with_its_sandbox(database: Database) {
         let store = database.open().await;
         let sandbox = insert(&store, "alice", &[("app", "web")]).await;
-        assert!(store.forget(&sandbox).await.unwrap());
+        assert!(store.forget(&sandbox, Action::failed(EventKind::Create, "no room".to_owned())).await.unwrap());
         let left: i64 = sqlx::query_scalar("select cast(count(*) as bigint) from sandbox_metadata")
             .fetch_one(&store.pool)
             .await

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use model::{HostId, Lifetime, OnExpiry, OwnerId, SandboxId, Status};
 
-use super::events::append_change;
+use super::events::{append_action, append_change};
 use super::{Action, NewSandbox, Sandbox, Store, StoreError, failed};
 
 /// A new status and what changes with it.
@@ -180,18 +180,28 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the record of a sandbox that was refused, if nobody changed it since `seen` was read.
-    pub async fn forget(&self, seen: &Sandbox) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "delete from sandboxes where id = $1 and owner_id = $2 and status = 'pending' and generation = $3",
-        )
-        .bind(seen.id.as_str())
-        .bind(seen.owner.as_str())
-        .bind(seen.generation)
-        .execute(&self.pool)
-        .await
-        .map_err(failed("remove the sandbox's record"))?;
-        Ok(done.rows_affected() == 1)
+    /// Removes the record of a sandbox that was refused, if nobody changed it since `seen` was read, and records the
+    /// action that came to nothing.
+    pub async fn forget(&self, seen: &Sandbox, action: Action) -> Result<bool, StoreError> {
+        let forgotten = async {
+            let mut transaction = self.pool.begin().await?;
+            let done = sqlx::query(
+                "delete from sandboxes where id = $1 and owner_id = $2 and status = 'pending' and generation = $3",
+            )
+            .bind(seen.id.as_str())
+            .bind(seen.owner.as_str())
+            .bind(seen.generation)
+            .execute(&mut *transaction)
+            .await?;
+            if done.rows_affected() == 0 {
+                return Ok(None);
+            }
+            let last = append_action(&mut transaction, seen, action).await?;
+            transaction.commit().await?;
+            Ok(Some(last))
+        };
+        let forgotten = forgotten.await.map_err(failed("remove the sandbox's record"))?;
+        Ok(forgotten.map(|last| self.tell(last)).is_some())
     }
 }
 
@@ -200,8 +210,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::store::Filter;
     use crate::store::testing::{self, Database};
+    use crate::store::{EventKind, Filter};
 
     testing::on_both_engines!(
         what_was_recorded_is_read_back,
@@ -226,6 +236,10 @@ mod tests {
         }
     }
 
+    fn refused() -> Action {
+        Action::failed(EventKind::Create, "the host has no room".to_owned())
+    }
+
     async fn what_was_recorded_is_read_back(database: Database) {
         let store = database.open().await;
         for lifetime in [Lifetime::Never, Lifetime::Idle(Duration::from_secs(7))] {
@@ -244,7 +258,7 @@ mod tests {
         assert_eq!(store.list(&other, &Filter::default()).await.unwrap().sandboxes, []);
         let forged = Sandbox { owner: other.clone(), ..mine.clone() };
         assert_eq!(store.update(&forged, Change::to(Status::Stopping)).await.unwrap(), None);
-        assert!(!store.forget(&forged).await.unwrap());
+        assert!(!store.forget(&forged, refused()).await.unwrap());
         store.touch(&other, &mine.id).await.unwrap();
         assert_eq!(store.get(&mine.owner, &mine.id).await.unwrap(), Some(mine));
     }
@@ -261,7 +275,7 @@ mod tests {
         let winner = one.or(two).unwrap();
         assert_eq!(winner.generation, pending.generation + 1);
         assert_eq!(store.get(&pending.owner, &pending.id).await.unwrap(), Some(winner));
-        assert!(!store.forget(&pending).await.unwrap(), "it is not pending any more");
+        assert!(!store.forget(&pending, refused()).await.unwrap(), "it is not pending any more");
     }
 
     async fn a_status_that_came_back_is_still_another_generation(database: Database) {

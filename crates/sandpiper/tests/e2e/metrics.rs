@@ -48,12 +48,14 @@ async fn metrics_follow_a_known_load() {
     let first = wait_for("a first point", async || points("10m").await.unwrap().first().cloned()).await;
     assert!(first.mem_bytes < 256 << 20, "{first:?}");
 
-    // A busy host gives the guest less than the guest believes; the rest of what it believes is spent waiting.
+    // A busy host gives the guest less than the guest believes; the rest of what it believes was spent waiting, though
+    // not all waiting was the guest's. On an idle host this is: within a fifth of what the guest measured.
     let record = agent.data_dir.path().join("sandboxes").join(&sandbox_id).join("vmm.json");
     let record: serde_json::Value = serde_json::from_slice(&std::fs::read(record).unwrap()).unwrap();
     let monitor = record["pid"].as_u64().unwrap();
     let mut tries = Vec::new();
-    while !tries.iter().any(|(guest, host): &(f64, f64)| (guest - host).abs() <= guest * 0.2) {
+    let agrees = |(guest, host, waited): &(f64, f64, f64)| *host <= guest * 1.2 && host + waited >= guest * 0.8;
+    while !tries.iter().any(agrees) {
         assert!(tries.len() < 5, "never within a fifth of what the guest measured: {tries:?}");
         let exec = ExecRequest {
             sandbox_id: sandbox_id.clone(),
@@ -80,7 +82,7 @@ async fn metrics_follow_a_known_load() {
         assert!(seen.iter().all(|point| (0.0..=100.0).contains(&point.cpu_pct)), "{seen:?}");
         let host = during.iter().sum::<f64>() / during.len() as f64;
         assert!(host >= 10.0, "the host sees a load: {host} %");
-        tries.push((guest, host + waited));
+        tries.push((guest, host, waited));
     }
 
     let last = points("10m").await.unwrap().pop().unwrap();

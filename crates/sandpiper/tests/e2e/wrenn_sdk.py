@@ -3,6 +3,7 @@ are set. Which of its methods a test reached, and which statuses the server answ
 own profiler, so nothing of the SDK is changed. Writes what it found to standard output, as JSON."""
 
 import asyncio
+import contextlib
 import datetime
 import importlib
 import inspect
@@ -319,11 +320,12 @@ def a_terminal_is_used_resized_left_and_joined_again():
         term.resize(120, 40)
         term.write(b"echo size-$(stty size)\n")
         text_until(term, b"size-40 120")
-        # Leaving the block kills; joining again needs a session that nobody left so.
         with capsule.pty_connect(term.tag) as again:
             assert next(again).type == "started" and again.pid == term.pid
             again.write(b"echo again-$((6*7))\n")
             text_until(again, b"again-42")
+            again.kill()
+            assert list(again)[-1].type == "exit"
     until("the shell to be gone", lambda: term.pid not in {one.pid for one in capsule.commands.list()}, 10)
 
 
@@ -495,10 +497,12 @@ async def async_commands():
     assert (await commands.run("echo $A", envs={"A": "x"}, cwd="/")).stdout == "x\n"
     handle = await commands.run("while true; do echo tick; sleep 0.2; done", background=True, tag="job-2")
     assert handle.pid in {one.pid for one in await commands.list()}
+    is_killed = False
     async for event in commands.connect(handle.pid):
-        if event.type == "stdout":
-            break
-    await commands.kill(handle.pid)
+        if event.type == "stdout" and not is_killed:
+            await commands.kill(handle.pid)
+            is_killed = True
+    assert is_killed
     events = [event async for event in commands.stream("echo one; exit 5")]
     assert events[-1].type == "exit" and events[-1].exit_code == 5
 
@@ -590,9 +594,8 @@ async def async_client():
     assert (await capsules.stats("5m")).current.running_count >= 1
     assert (await capsules.usage()).points is not None
     assert (await capsules.metrics(made.id, "24h")).range == "24h"
-    async for event in client.events.stream():
-        assert event.event == "connected"
-        break
+    async with contextlib.aclosing(client.events.stream()) as events:
+        assert (await anext(events)).event == "connected"
     await capsules.pause(made.id)
     await capsules.resume(made.id)
     await capsules.destroy(made.id)
