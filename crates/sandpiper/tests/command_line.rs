@@ -279,12 +279,13 @@ async fn bench_reports_figures_and_removes_its_sandboxes() {
     let mut server = serve().await;
     let output = server.run(&["bench", "--runs", "2", "--json"]).await;
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&report["boot_to_ready"]["runs"], &report["exec_rest"]["runs"]), (&json!(2), &json!(2)));
+    assert_eq!((&report["create_to_ready"]["runs"], &report["exec_rest"]["runs"]), (&json!(2), &json!(2)));
+    assert_eq!(report["first_create"]["runs"], 1);
     assert_eq!(
         (&report["exec_guest"]["median_ms"], &report["environment"]["accelerator"]),
         (&json!(1.0), &json!("tcg"))
     );
-    for _ in 0..3 {
+    for _ in 0..4 {
         assert_eq!((server.saw().await, server.saw().await), (Seen::Create, Seen::Delete("sb1".into())));
     }
 }

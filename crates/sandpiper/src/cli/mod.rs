@@ -58,7 +58,7 @@ enum Command {
     Ca(ca::CaCommand),
     /// Check what this machine has and lacks for running sandboxes
     Doctor(doctor::DoctorArgs),
-    /// Measure a server: boot to ready, and commands through the API against the same inside the guest
+    /// Measure a server: create to ready, and commands through the API against the same inside the guest
     Bench(bench::BenchArgs),
 }
 

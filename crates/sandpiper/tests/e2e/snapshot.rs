@@ -174,7 +174,7 @@ async fn a_pause_that_fails_leaves_the_sandbox_running_and_nothing_half_written(
     server.create(json!({})).await;
     // Enough for a sandbox and not for its memory a second time.
     let image: u64 = fs::metadata(images(&server)[0].join("memory"))
-        .map(|metadata| std::os::unix::fs::MetadataExt::blocks(&metadata) * 512 >> 20)
+        .map(|metadata| (std::os::unix::fs::MetadataExt::blocks(&metadata) * 512) >> 20)
         .unwrap();
     let disk = SmallDisk::over(&sandboxes, u32::try_from(image).unwrap() + 40);
     let id = server.create(json!({})).await;
