@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::openapi::{HostErrors, SandboxIdParam};
 use super::request::{Caller, InPath, json as json_answer};
 use super::stats::{in_query, range_of, range_param};
+use crate::host::{Series, Use};
 
 const RANGES: [(&str, u64); 7] =
     [("5m", 300), ("10m", 600), ("1h", 3600), ("2h", 7200), ("6h", 21_600), ("12h", 43_200), ("24h", 86_400)];
@@ -35,8 +36,21 @@ struct MetricPoint {
     timestamp_unix: i64,
     /// Of all its processors together: 0 to 100.
     cpu_pct: f64,
-    mem_bytes: u64,
-    disk_bytes: u64,
+    /// That its guest has in use.
+    mem_bytes: i64,
+    /// That its writes take on the host.
+    disk_bytes: i64,
+}
+
+impl From<Use> for MetricPoint {
+    fn from(seen: Use) -> Self {
+        Self {
+            timestamp_unix: seen.at,
+            cpu_pct: seen.cpu_pct,
+            mem_bytes: seen.memory_bytes,
+            disk_bytes: seen.disk_bytes,
+        }
+    }
 }
 
 struct RangeParam;
@@ -62,20 +76,23 @@ pub async fn get(
     InPath(id): InPath,
     uri: http::Uri,
 ) -> Result<Response, ApiError> {
-    let (range, _) = range_of(in_query(&uri, "range"), &RANGES, DEFAULT_RANGE)?;
+    let (range, length) = range_of(in_query(&uri, "range"), &RANGES, DEFAULT_RANGE)?;
     let sandbox = api.sandbox(&owner, &id).await?;
-    let points = match sandbox.status {
-        Status::Running => {
-            let now = api.host.guest_metrics(&id).await?;
-            vec![MetricPoint {
-                timestamp_unix: Timestamp::now().as_second(),
-                cpu_pct: now.cpu_pct.clamp(0.0, 100.0),
-                mem_bytes: now.memory_bytes,
-                disk_bytes: now.disk_bytes,
-            }]
-        }
-        Status::Stopped | Status::Error => return Err(ApiError::no_sandbox()),
-        _ => Vec::new(),
+    if matches!(sandbox.status, Status::Stopped | Status::Error) {
+        return Err(ApiError::no_sandbox());
+    }
+    let series = match length.as_secs() {
+        0..=600 => Series::Seconds,
+        601..=7200 => Series::HalfMinutes,
+        _ => Series::FiveMinutes,
     };
+    let seen = match api.host.sandbox_metrics(&id, series).await {
+        Ok(seen) => seen,
+        // It is only on its way there.
+        Err(error) if error.is_not_found() && sandbox.status == Status::Pending => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let from = Timestamp::now().as_second() - i64::try_from(length.as_secs()).unwrap_or(i64::MAX);
+    let points = seen.into_iter().filter(|point| point.at >= from).map(MetricPoint::from).collect();
     Ok(json_answer(StatusCode::OK, &CapsuleMetrics { sandbox_id: id.as_str(), range, points }))
 }

@@ -87,6 +87,30 @@ pub struct HostSandbox {
     pub host_ip: String,
 }
 
+/// A series of figures that a host keeps of each sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Series {
+    /// A point each second, of the last ten minutes.
+    Seconds,
+    /// A point each half minute, of the last two hours.
+    HalfMinutes,
+    /// A point each five minutes, of the last day.
+    FiveMinutes,
+}
+
+/// What a sandbox used at one time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Use {
+    /// When, in seconds since 1970.
+    pub at: i64,
+    /// Of all its processors together, in percent.
+    pub cpu_pct: f64,
+    /// Bytes of memory that its guest has in use.
+    pub memory_bytes: i64,
+    /// Bytes of the host's disk that its writes take.
+    pub disk_bytes: i64,
+}
+
 /// How long a program takes inside a sandbox, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpawnTimes {
@@ -145,6 +169,25 @@ impl HostAgent {
         let request = pb::ResumeSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
         self.sandboxes.resume_sandbox_with_options(request, within(RESUME)).await?;
         Ok(())
+    }
+
+    /// What a sandbox has used, oldest first. Of a paused one it is what was seen before the pause.
+    pub async fn sandbox_metrics(&self, id: &SandboxId, series: Series) -> Result<Vec<Use>, HostError> {
+        let range = match series {
+            Series::Seconds => "10m",
+            Series::HalfMinutes => "2h",
+            Series::FiveMinutes => "24h",
+        };
+        let request =
+            pb::GetSandboxMetricsRequest { sandbox_id: id.to_string(), range: range.to_owned(), ..Default::default() };
+        let reply = self.sandboxes.get_sandbox_metrics_with_options(request, within(LIST)).await?.into_owned();
+        let seen = |point: pb::MetricPoint| Use {
+            at: point.timestamp_unix,
+            cpu_pct: point.cpu_pct,
+            memory_bytes: point.mem_bytes,
+            disk_bytes: point.disk_bytes,
+        };
+        Ok(reply.points.into_iter().map(seen).collect())
     }
 
     /// Runs a command and collects its output. Giving up on the call ends the command.

@@ -6,10 +6,8 @@ use bytes::Bytes;
 use connectrpc::ErrorCode;
 use connectrpc::client::{CallOptions, ClientConfig, ServiceTransport, full_body};
 use http::{Method, Request};
-use http_body_util::{BodyExt, Limited};
 use model::SandboxId;
 use proto::filesystem as pb;
-use serde::Deserialize;
 
 use super::files::{accept, in_time};
 use super::process::from_guest;
@@ -56,9 +54,6 @@ pub enum EntryKind {
     /// A link, wherever it leads.
     Symlink,
 }
-
-/// A dozen numbers.
-const MAX_METRICS: usize = 16 << 10;
 
 type Client = pb::FilesystemClient<ServiceTransport<StreamClient>>;
 
@@ -108,37 +103,6 @@ impl HostAgent {
         let answer = in_time(self.streams.request(request)).await?;
         accept(answer.map_err(HostError::stream)?).await?;
         Ok(())
-    }
-}
-
-/// What a guest says that it uses.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub struct GuestMetrics {
-    /// Of all its processors together, in percent.
-    #[serde(rename = "cpu_used_pct")]
-    pub cpu_pct: f64,
-    /// Bytes of memory.
-    #[serde(rename = "mem_used")]
-    pub memory_bytes: u64,
-    /// Bytes of the root disk.
-    #[serde(rename = "disk_used")]
-    pub disk_bytes: u64,
-}
-
-impl HostAgent {
-    /// What a guest uses now, by its own account.
-    pub async fn guest_metrics(&self, id: &SandboxId) -> Result<GuestMetrics, HostError> {
-        let request = Request::builder()
-            .method(Method::GET)
-            .uri(self.guest_uri(id, "/metrics")?)
-            .body(full_body(Bytes::new()))
-            .map_err(HostError::address)?;
-        let answer = in_time(self.streams.request(request)).await?;
-        let answer = accept(answer.map_err(HostError::stream)?).await?;
-        let body = in_time(Limited::new(answer.into_body(), MAX_METRICS).collect()).await?;
-        let body = body.map_err(HostError::stream)?.to_bytes();
-        serde_json::from_slice(&body)
-            .map_err(|error| HostError::answered(ErrorCode::Internal, &format!("the guest's metrics: {error}")))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::config::HostAgentAddress;
 use crate::metrics::Metrics;
 use connection::{Connector, Protocol};
 
-pub use calls::{Collected, Command, HostSandbox, RunLimit};
+pub use calls::{Collected, Command, HostSandbox, RunLimit, Series, Use};
 pub use directory::{Entry, EntryKind};
 pub use error::HostError;
 pub use files::file_body;

@@ -162,10 +162,14 @@ async fn what_runs_is_counted() {
 async fn metrics_and_templates_are_those_of_the_host() {
     let server = Fixture::start().await;
     let id = server.create().await;
-    let (_, metrics) = server.get(&format!("/v1/capsules/{id}/metrics?range=2h")).await;
-    assert_eq!((&metrics["sandbox_id"], &metrics["range"]), (&json!(id), &json!("2h")));
-    let point = &metrics["points"][0];
-    assert_eq!((&point["cpu_pct"], &point["mem_bytes"], &point["disk_bytes"]), (&json!(12.5), &json!(7), &json!(9)));
+    for (range, series, points) in [("5m", 10, 1), ("10m", 10, 1), ("1h", 120, 1), ("2h", 120, 1), ("6h", 1440, 2)] {
+        let (_, metrics) = server.get(&format!("/v1/capsules/{id}/metrics?range={range}")).await;
+        assert_eq!((&metrics["sandbox_id"], &metrics["range"]), (&json!(id), &json!(range)));
+        assert_eq!(metrics["points"].as_array().unwrap().len(), points, "{range}");
+        let point = &metrics["points"][0];
+        let seen = (&point["cpu_pct"], &point["mem_bytes"], &point["disk_bytes"]);
+        assert_eq!(seen, (&json!(12.5), &json!(series), &json!(9)), "{range}");
+    }
     assert_eq!(server.get(&format!("/v1/capsules/{id}/metrics?range=1y")).await.0, 400);
     server.delete(&id).await;
     let (status, body) = server.get(&format!("/v1/capsules/{id}/metrics")).await;

@@ -45,7 +45,6 @@ pub fn routes(host: Arc<FakeHost>) -> Router {
     };
     Router::new()
         .route("/sandboxes/{id}/guest/files", get(read_file).post(write_file))
-        .route("/sandboxes/{id}/guest/metrics", get(async || r#"{"cpu_used_pct":12.5,"mem_used":7,"disk_used":9}"#))
         .route("/sandboxes/{id}/guest/health", get(async || StatusCode::NO_CONTENT))
         .route("/sandboxes/{id}/guest/process.Process/{method}", any(process))
         .route("/sandboxes/{id}/guest/filesystem.Filesystem/{method}", any(filesystem))

@@ -260,9 +260,25 @@ impl HostAgentService for FakeHost {
     async fn get_sandbox_metrics(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::GetSandboxMetricsRequest>,
+        request: ServiceRequest<'_, pb::GetSandboxMetricsRequest>,
     ) -> ServiceResult<pb::GetSandboxMetricsResponse> {
-        Err(ConnectError::unimplemented("not called"))
+        // One point of two and a half hours ago, and one of now; which series it is, is in its memory.
+        let now = jiff::Timestamp::now().as_second();
+        let mem_bytes = match request.range {
+            "10m" => 10,
+            "2h" => 120,
+            "24h" => 1440,
+            other => return Err(ConnectError::invalid_argument(other)),
+        };
+        let point = |timestamp_unix| pb::MetricPoint {
+            timestamp_unix,
+            cpu_pct: 12.5,
+            mem_bytes,
+            disk_bytes: 9,
+            ..Default::default()
+        };
+        let points = vec![point(now - 9000), point(now)];
+        Response::ok(pb::GetSandboxMetricsResponse { points, ..Default::default() })
     }
 
     async fn flush_sandbox_metrics(
