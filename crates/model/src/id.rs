@@ -103,6 +103,11 @@ id! {
 }
 
 id! {
+    /// A snapshot of a sandbox: `sn` and 20 random characters. People call it by a name, which is not this.
+    SnapshotId, "snapshot id", "1 to 63 of a-z, 0-9 and inner dashes", is_label
+}
+
+id! {
     /// One installation (data directory) on a machine. It is part of every name made there, so it is short.
     InstanceId, "instance id", "6 of a-z and 0-9",
     |text| text.len() == 6 && text.bytes().all(is_lower_alphanumeric)
@@ -122,6 +127,13 @@ impl SandboxId {
     /// A new, unguessable id (103 bits).
     pub fn random() -> Self {
         Self(format!("sb{}", random_text(20)))
+    }
+}
+
+impl SnapshotId {
+    /// A new, unguessable id (103 bits).
+    pub fn random() -> Self {
+        Self(format!("sn{}", random_text(20)))
     }
 }
 

@@ -12,7 +12,7 @@ mod shape;
 mod status;
 mod template;
 
-pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId};
+pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId, SnapshotId};
 pub use lifetime::{Lifetime, OnExpiry};
 pub use metadata::{InvalidMetadata, Metadata};
 pub use plan::{Desired, Observed, OnHost, Patience, Step, plan};

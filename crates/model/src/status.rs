@@ -63,6 +63,10 @@ pub enum Event {
     Paused,
     /// Someone asked for a resume.
     ResumeRequested,
+    /// Someone asked for a snapshot or a fork of a running sandbox. A paused one stays what it is.
+    SnapshotRequested,
+    /// The snapshot is complete, and the sandbox goes on.
+    Captured,
     /// What was under way did not work, and the sandbox is as it was before.
     RolledBack,
     /// The VM could not be made, or is gone.
@@ -96,6 +100,8 @@ pub fn transition(from: Status, event: Event) -> Result<Status, IllegalTransitio
         (S::Running, Event::PauseRequested) => S::Pausing,
         (S::Pausing, Event::Paused) => S::Paused,
         (S::Paused, Event::ResumeRequested) => S::Resuming,
+        (S::Running, Event::SnapshotRequested) => S::Snapshotting,
+        (S::Snapshotting, Event::Captured | Event::RolledBack) => S::Running,
         (S::Pausing, Event::RolledBack) => S::Running,
         (S::Resuming, Event::RolledBack) => S::Paused,
         (S::Pending | S::Running | S::Pausing | S::Paused | S::Resuming | S::Snapshotting, Event::Failed) => S::Error,
@@ -143,6 +149,8 @@ impl Event {
             Self::PauseRequested => "pausing",
             Self::Paused => "having been paused",
             Self::ResumeRequested => "resuming",
+            Self::SnapshotRequested => "taking a snapshot",
+            Self::Captured => "having been captured",
             Self::RolledBack => "rolling back",
             Self::Failed => "failing",
             Self::DeleteRequested => "deleting",
@@ -177,11 +185,13 @@ impl FromStr for Status {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 8] = [
+    const EVENTS: [Event; 10] = [
         Event::Ready,
         Event::PauseRequested,
         Event::Paused,
         Event::ResumeRequested,
+        Event::SnapshotRequested,
+        Event::Captured,
         Event::RolledBack,
         Event::Failed,
         Event::DeleteRequested,
@@ -209,11 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn running_is_reached_only_through_a_guest_that_answers_or_a_pause_undone() {
+    fn running_is_reached_only_through_a_guest_that_answers_or_that_was_running_just_before() {
         for status in Status::ALL {
             for event in EVENTS {
                 if transition(status, event) == Ok(Status::Running) {
-                    assert!(event == Event::Ready || (status, event) == (Status::Pausing, Event::RolledBack));
+                    let ran = matches!(status, Status::Pausing | Status::Snapshotting);
+                    assert!(event == Event::Ready || ran && matches!(event, Event::RolledBack | Event::Captured));
                 }
             }
         }

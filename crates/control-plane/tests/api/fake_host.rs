@@ -151,6 +151,54 @@ impl HostService for FakeHost {
         let count = if request.count == 0 { 20 } else { request.count };
         Response::ok(pb::BenchmarkSpawnResponse { count, median_us: 900, min_us: 800, ..Default::default() })
     }
+
+    async fn create_snapshot(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::CreateSnapshotRequest>,
+    ) -> ServiceResult<pb::CreateSnapshotResponse> {
+        Err(ConnectError::unimplemented("CreateSnapshot"))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::DeleteSnapshotRequest>,
+    ) -> ServiceResult<pb::DeleteSnapshotResponse> {
+        Err(ConnectError::unimplemented("DeleteSnapshot"))
+    }
+
+    async fn list_snapshots(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::ListSnapshotsRequest>,
+    ) -> ServiceResult<pb::ListSnapshotsResponse> {
+        Err(ConnectError::unimplemented("ListSnapshots"))
+    }
+
+    async fn get_disk_usage(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::GetDiskUsageRequest>,
+    ) -> ServiceResult<pb::GetDiskUsageResponse> {
+        Err(ConnectError::unimplemented("GetDiskUsage"))
+    }
+
+    async fn prune(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::PruneRequest>,
+    ) -> ServiceResult<pb::PruneResponse> {
+        Err(ConnectError::unimplemented("Prune"))
+    }
+
+    async fn watch_sandboxes(
+        &self,
+        _: RequestContext,
+        _: ServiceRequest<'_, pb::WatchSandboxesRequest>,
+    ) -> ServiceResult<connectrpc::ServiceStream<pb::WatchSandboxesResponse>> {
+        Err(ConnectError::unimplemented("WatchSandboxes"))
+    }
 }
 
 impl HostAgentService for FakeHost {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
+use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use proto::hostagent::v1::{
-    BenchmarkSpawnRequest, BenchmarkSpawnResponse, GetHostRequest, GetHostResponse, HostService as Service,
+    BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
+    DeleteSnapshotRequest, DeleteSnapshotResponse, GetDiskUsageRequest, GetDiskUsageResponse, GetHostRequest,
+    GetHostResponse, HostService as Service, ListSnapshotsRequest, ListSnapshotsResponse, PruneRequest, PruneResponse,
+    WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
 
@@ -76,5 +79,53 @@ impl Service for HostService {
             min_us: timing.min_us,
             ..Default::default()
         })
+    }
+
+    async fn create_snapshot(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, CreateSnapshotRequest>,
+    ) -> ServiceResult<CreateSnapshotResponse> {
+        Err(ConnectError::unimplemented("CreateSnapshot"))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, DeleteSnapshotRequest>,
+    ) -> ServiceResult<DeleteSnapshotResponse> {
+        Err(ConnectError::unimplemented("DeleteSnapshot"))
+    }
+
+    async fn list_snapshots(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, ListSnapshotsRequest>,
+    ) -> ServiceResult<ListSnapshotsResponse> {
+        Err(ConnectError::unimplemented("ListSnapshots"))
+    }
+
+    async fn get_disk_usage(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, GetDiskUsageRequest>,
+    ) -> ServiceResult<GetDiskUsageResponse> {
+        Err(ConnectError::unimplemented("GetDiskUsage"))
+    }
+
+    async fn prune(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, PruneRequest>,
+    ) -> ServiceResult<PruneResponse> {
+        Err(ConnectError::unimplemented("Prune"))
+    }
+
+    async fn watch_sandboxes(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, WatchSandboxesRequest>,
+    ) -> ServiceResult<ServiceStream<WatchSandboxesResponse>> {
+        Err(ConnectError::unimplemented("WatchSandboxes"))
     }
 }
