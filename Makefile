@@ -31,7 +31,8 @@ fmt: ## Format the code
 	cargo fmt --all
 
 openapi: ## Write openapi/sandpiper.yaml from the handlers
-	cargo run --release --quiet --package control-plane --example openapi >openapi/sandpiper.yaml.new
+	cargo build --release --quiet --locked --workspace --example openapi
+	$(CARGO_TARGET_DIR)/release/examples/openapi >openapi/sandpiper.yaml.new
 	mv openapi/sandpiper.yaml.new openapi/sandpiper.yaml
 
 compatibility: build ## Write docs/compatibility.md from a run of the published SDKs

@@ -10,7 +10,7 @@ use futures::TryFutureExt;
 use http::HeaderValue;
 use http::StatusCode;
 use jiff::Timestamp;
-use model::{DiskMb, MemoryMb, Metadata, OwnerId, SandboxId, Shape, ShapeRequest, Status, VcpuCount};
+use model::{DiskMb, MemoryMb, Metadata, OwnerId, SandboxId, ShapeRequest, Status, VcpuCount};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::openapi::{RefOr, Schema};
@@ -73,8 +73,8 @@ fn memory() -> RefOr<Schema> {
 }
 
 fn disk() -> RefOr<Schema> {
-    let only = json!({"type": "integer", "enum": [DiskMb::DEFAULT.get()]});
-    quantity("MiB of the root disk; only the default for now", DiskMb::DEFAULT.get(), only)
+    let range = json!({"type": "integer", "minimum": DiskMb::MIN, "maximum": DiskMb::MAX});
+    quantity("MiB of the root disk, not less than the template's", DiskMb::DEFAULT.get(), range)
 }
 
 fn metadata() -> RefOr<Schema> {
@@ -228,7 +228,7 @@ pub async fn create(
         owner,
         host: api.host_id.clone(),
         template: template.parse().map_err(|error: model::InvalidTemplateName| invalid(&error))?,
-        shape: available(shape.try_into().map_err(|error: model::InvalidShape| invalid(&error))?)?,
+        shape: shape.try_into().map_err(|error: model::InvalidShape| invalid(&error))?,
         lifetime: surface.lifetime(idle_seconds(request.timeout_sec.unwrap_or(surface.timeout()))?),
         on_expiry: surface.on_expiry(),
         metadata: request
@@ -244,17 +244,6 @@ pub async fn create(
 
 fn invalid(error: &dyn std::error::Error) -> ApiError {
     ApiError::invalid_request(error.to_string())
-}
-
-/// Hosts cannot be asked for another disk than the default one yet: better said than ignored.
-fn available(shape: Shape) -> Result<Shape, ApiError> {
-    match shape.disk {
-        DiskMb::DEFAULT => Ok(shape),
-        other => Err(ApiError::invalid_request(format!(
-            "disk_mb can only be {}, or 0 for the default; got {other}",
-            DiskMb::DEFAULT
-        ))),
-    }
 }
 
 /// 0 is never.

@@ -139,6 +139,7 @@ impl HostAgent {
             template: sandbox.template.to_string(),
             vcpus: int32(sandbox.shape.vcpus.get()),
             memory_mb: int32(sandbox.shape.memory.get()),
+            disk_mb: int32(sandbox.shape.disk.get()),
             timeout_sec: int32(sandbox.lifetime.idle_seconds()),
             on_expiry: match sandbox.on_expiry {
                 OnExpiry::Destroy => pb::OnExpiry::ON_EXPIRY_DESTROY.into(),

@@ -3,6 +3,7 @@
 
 pub mod clock;
 mod devices;
+mod disk;
 pub mod entropy;
 pub mod freeze;
 pub mod identity;
@@ -70,6 +71,7 @@ pub fn prepare() -> Result<(), InitError> {
     devices::wait_for_root_disk()?;
     mounts::switch_to_root_disk()?;
     mounts::mount_run_time_file_systems()?;
+    best_effort("let the root file system fill its disk", disk::fill());
     best_effort("raise the limit of open files", raise_file_limit());
     best_effort("keep clear of the OOM killer", std::fs::write("/proc/self/oom_score_adj", "-1000"));
     best_effort("set the host name", rustix::system::sethostname(HOSTNAME.as_bytes()).map_err(Into::into));

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use vmm::{Memory, RestoreSpec, Vm};
 
 use super::parts::{
-    FROZEN_OVERLAY_FILE, Lineage, MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, identity, make_overlay,
+    FROZEN_OVERLAY_FILE, Lineage, MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, disk_of, file_error, identity,
+    make_overlay,
 };
 use super::{CreateError, SandboxSpec};
 use crate::host::Host;
@@ -176,7 +177,7 @@ impl Parts {
         vm.pause().await.map_err(CreateError::Capture)?;
         save_state(&*vm, &stage.join(STATE)).await?;
         vm.kill().await;
-        make_overlay(&stage.join(EMPTY_OVERLAY), template).await?;
+        make_overlay(&stage.join(EMPTY_OVERLAY), disk_of(spec, template)).await?;
         let (directory, stage) = (self.directory().to_owned(), stage.to_owned());
         let origin = Origin::new(template, spec.shape, host.vmm.platform());
         let freeze = tokio::task::spawn_blocking(move || freeze_files(&directory, &stage, origin));

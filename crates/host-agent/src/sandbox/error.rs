@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::{IllegalTransition, SandboxId, Status};
+use model::{DiskMb, IllegalTransition, SandboxId, Status, TemplateName};
 
 use crate::guest::{GuestError, ReadyError};
 use crate::net;
@@ -26,6 +26,16 @@ pub enum CreateError {
     /// Its template cannot be used.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// Its disk would be smaller than what is on it.
+    #[error("disk_mb must be at least {least} for the template {template}, or 0 for the default; got {wanted}")]
+    DiskTooSmall {
+        /// What it boots from.
+        template: TemplateName,
+        /// Of the template's image.
+        least: DiskMb,
+        /// Of the shape.
+        wanted: DiskMb,
+    },
     /// The host's disk is too full.
     #[error(
         "no disk space: {free_mb} MB are free in {}, {wanted_mb} MB are wanted, and {reserve_mb} MB are kept in reserve",

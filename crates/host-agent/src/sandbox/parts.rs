@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::DiskMb;
 use tokio_util::sync::CancellationToken;
 use vmm::{BootSpec, Machine, Memory, Vm};
 
@@ -80,6 +81,7 @@ impl Parts {
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
         let template = host.templates.get(&spec.template)?;
+        check_disk_size(spec, &template)?;
         admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
         self.make_directory(host, spec)?;
         let mut network = host.network.create(&spec.id).await?;
@@ -118,7 +120,7 @@ impl Parts {
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
         let directory = self.directory();
-        make_overlay(&directory.join(OVERLAY_FILE), template).await?;
+        make_overlay(&directory.join(OVERLAY_FILE), disk_of(spec, template)).await?;
         make_memory(&directory.join(MEMORY_FILE), spec, room)?;
         (self.lineage, self.memory) = (Lineage::Booted, MemoryOwner::Sandbox);
         let guest = self.boot(host, spec, template, cancel).await?;
@@ -335,14 +337,27 @@ fn make_memory(path: &Path, spec: &SandboxSpec, room: Room) -> Result<(), Create
 /// How long `qemu-img` may take for a file of a few hundred kilobytes.
 const OVERLAY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// An empty overlay as large as the template's image. It names no backing file: the monitor is told which it is, so
+/// A disk cannot be smaller than what is on it. Who asks for none in particular gets at least that.
+fn check_disk_size(spec: &SandboxSpec, template: &Template) -> Result<(), CreateError> {
+    let (least, wanted) = (template.manifest.disk_mb, spec.shape.disk);
+    if wanted >= least || wanted == DiskMb::DEFAULT {
+        return Ok(());
+    }
+    Err(CreateError::DiskTooSmall { template: spec.template.clone(), least, wanted })
+}
+
+/// How large a sandbox's disk is. What it has more than its template's image its guest agent takes into use.
+pub(super) fn disk_of(spec: &SandboxSpec, template: &Template) -> DiskMb {
+    spec.shape.disk.max(template.manifest.disk_mb)
+}
+
+/// An empty overlay, a disk of that size over the template's image. It names no backing file: the monitor is told which it is, so
 /// that a header that a guest has tampered with leads nowhere.
-pub(super) async fn make_overlay(path: &Path, template: &Template) -> Result<(), CreateError> {
-    let size = fs::metadata(&template.image).map_err(file_error("measure", &template.image))?.len();
+pub(super) async fn make_overlay(path: &Path, disk: DiskMb) -> Result<(), CreateError> {
     let output = tokio::process::Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=off,extended_l2=off"])
         .arg(path)
-        .arg(size.to_string())
+        .arg(format!("{disk}M"))
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(OVERLAY_DEADLINE, output).await;

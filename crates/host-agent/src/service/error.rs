@@ -65,6 +65,7 @@ impl IntoConnect for std::sync::Arc<CreateError> {
 impl IntoConnect for CreateError {
     fn code(&self) -> ErrorCode {
         match self {
+            CreateError::DiskTooSmall { .. } => ErrorCode::InvalidArgument,
             CreateError::NoDiskSpace { .. } => ErrorCode::ResourceExhausted,
             CreateError::NoMemory { .. } => ErrorCode::Unavailable,
             CreateError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {

@@ -49,7 +49,11 @@ fn spec_of(request: CreateSandboxRequest) -> Result<SandboxSpec, ConnectError> {
     let id = if request.sandbox_id.is_empty() { SandboxId::random() } else { parse_id(&request.sandbox_id)? };
     let template = if request.template.is_empty() { DEFAULT_TEMPLATE } else { &request.template };
     let template = template.parse().map_err(|error: model::InvalidTemplateName| error.into_connect())?;
-    let shape = ShapeRequest { vcpus: request.vcpus.into(), memory_mb: request.memory_mb.into(), disk_mb: 0 };
+    let shape = ShapeRequest {
+        vcpus: request.vcpus.into(),
+        memory_mb: request.memory_mb.into(),
+        disk_mb: request.disk_mb.into(),
+    };
     let shape = shape.try_into().map_err(|error: model::InvalidShape| error.into_connect())?;
     let seconds = u32::try_from(request.timeout_sec);
     let seconds = seconds.map_err(|_| ConnectError::invalid_argument("timeout_sec must not be negative"))?;
@@ -262,6 +266,7 @@ mod tests {
         };
         check(CreateSandboxRequest { vcpus: -1, ..Default::default() }, "vcpus");
         check(CreateSandboxRequest { memory_mb: 1, ..Default::default() }, "memory_mb");
+        check(CreateSandboxRequest { disk_mb: 1, ..Default::default() }, "disk_mb");
         check(CreateSandboxRequest { timeout_sec: -5, ..Default::default() }, "timeout_sec");
         check(CreateSandboxRequest { template: "../x".into(), ..Default::default() }, "template name");
         check(CreateSandboxRequest { sandbox_id: "a/b".into(), ..Default::default() }, "sandbox id");

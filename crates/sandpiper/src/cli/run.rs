@@ -37,6 +37,9 @@ pub struct ShapeArgs {
     /// Memory in MiB (default: the server's, 512)
     #[arg(long, value_name = "MIB")]
     pub memory_mb: Option<u32>,
+    /// Root disk in MiB, not less than the template's (default: the server's, 5120)
+    #[arg(long, value_name = "MIB")]
+    pub disk_mb: Option<u32>,
 }
 
 /// Runs the command and ends as it ended.
@@ -55,6 +58,7 @@ async fn follow_in_new_sandbox(args: RunArgs) -> anyhow::Result<Ended<ExitCode>>
         template: args.template,
         vcpus: args.shape.vcpus,
         memory_mb: args.shape.memory_mb,
+        disk_mb: args.shape.disk_mb,
         ..CreateSandbox::default()
     };
     let start = args.command.into_start();

@@ -116,6 +116,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
         template: args.template,
         vcpus: args.shape.vcpus,
         memory_mb: args.shape.memory_mb,
+        disk_mb: args.shape.disk_mb,
         timeout_sec: args.timeout,
         metadata: args.metadata.into_iter().collect(),
         ..CreateSandbox::default()

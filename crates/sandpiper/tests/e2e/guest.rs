@@ -44,6 +44,21 @@ async fn commands_run_as_a_named_user_in_a_directory_with_an_environment() {
 }
 
 #[tokio::test]
+async fn a_disk_is_as_large_as_asked_for_and_no_larger() {
+    let server = server(&[]).await;
+    let id = server.create(json!({ "disk_mb": 8192 })).await;
+    let (_, size) = server.shell(&id, "df -BM --output=size / | tail -1").await;
+    let size: u32 = size.trim().trim_end_matches('M').parse().unwrap();
+    assert!((7700..=8192).contains(&size), "{size} MiB");
+    assert_eq!(server.shell(&id, "fallocate -l 6G /within && rm /within").await.0, 0);
+    assert_ne!(server.shell(&id, "fallocate -l 9G /beyond").await.0, 0);
+
+    let small = server.call("POST", "/v1/sandboxes", json!({ "disk_mb": 300 })).await;
+    assert_eq!(small.status, 400, "{small:?}");
+    assert!(small.body["error"]["message"].as_str().unwrap().contains("at least 5120"), "{small:?}");
+}
+
+#[tokio::test]
 async fn files_go_in_and_come_out_byte_by_byte() {
     let server = server(&[]).await;
     let id = server.create(json!({})).await;
