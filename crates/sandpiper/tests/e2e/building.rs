@@ -11,6 +11,16 @@ use testkit::wait_for;
 use super::binary;
 use super::rpc::Role;
 
+const RECIPE: &str = r#"
+description = "never built"
+suite = "bookworm"
+packages = ["bash"]
+
+[defaults]
+user = "root"
+workdir = "/root"
+"#;
+
 /// A server that builds `slow`, with programs of the test's own in the place of the real ones.
 struct Building {
     child: Child,
@@ -26,7 +36,7 @@ impl Building {
         let programs = data_dir.path().join("programs");
         fs::create_dir(&programs).unwrap();
         fs::create_dir(data_dir.path().join("recipes")).unwrap();
-        fs::write(data_dir.path().join("recipes/slow.toml"), "description = \"slow\"\nsuite = \"bookworm\"\n").unwrap();
+        fs::write(data_dir.path().join("recipes/slow.toml"), RECIPE).unwrap();
         let go = data_dir.path().join("go");
         let script =
             format!("#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.05; done\necho no mirror >&2\nexit 1\n", go.display());
@@ -42,8 +52,9 @@ impl Building {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let server = Self { child, data_dir, url: format!("http://{address}"), http: reqwest::Client::new() };
+        let mut server = Self { child, data_dir, url: format!("http://{address}"), http: reqwest::Client::new() };
         wait_for("the server to say what it builds", async || {
+            assert!(server.child.try_wait().unwrap().is_none(), "it goes on");
             let answer = server.call("GET", "/health", Value::Null).await?;
             let message = answer.1["error"]["message"].as_str()?.to_owned();
             assert_eq!((answer.0, &answer.1["error"]["code"]), (503, &json!("starting")));
