@@ -52,6 +52,8 @@ pub struct ClientPatience {
     /// Between two requests on one connection. Longer than proxies keep theirs, so that none of them sends into a
     /// connection that is being closed.
     pub idle: Duration,
+    /// Between two signs of life to the client of a WebSocket.
+    pub ping: Duration,
 }
 
 impl Default for ClientPatience {
@@ -61,6 +63,7 @@ impl Default for ClientPatience {
             body: Duration::from_secs(30),
             answer: Duration::from_secs(60),
             idle: Duration::from_secs(75),
+            ping: Duration::from_secs(30),
         }
     }
 }

@@ -117,7 +117,12 @@ where
     match call(within(deadline)).await.map_err(HostError::from) {
         Err(HostError::Unreachable(error)) => {
             tracing::debug!(%error, "the host agent is called again");
-            Ok(call(within(until.saturating_duration_since(Instant::now()))).await?)
+            let left = until.saturating_duration_since(Instant::now());
+            match call(within(left)).await.map_err(HostError::from) {
+                // What was left of the time may have been too little for anything.
+                Err(again) if again.is_timeout() => Err(HostError::Unreachable(error)),
+                settled => settled,
+            }
         }
         answered => answered,
     }

@@ -71,7 +71,7 @@ mod tests {
         assert!(matches!(announced.check(&one), Err(TemplateError::Building { name }) if name == one));
         announced.remove(&one);
         assert!(announced.check(&one).is_ok());
-        assert_eq!(announced.names(), [two.clone()]);
+        assert_eq!(announced.names().as_slice(), std::slice::from_ref(&two));
         announced.give_up("the mirror is down".to_owned());
         assert_eq!(announced.names(), []);
         let error = announced.check(&two).unwrap_err().to_string();

@@ -118,6 +118,9 @@ async fn a_sandbox_expires_when_it_is_idle_and_not_before() {
     let id = server.create(json!({ "timeout_sec": 3 })).await;
     // A command longer than the timeout: the sandbox is in use.
     assert_eq!(server.shell(&id, "sleep 5; echo done").await, (0, "done\n".to_owned()));
+    // Nor while bytes flow through a guest stream, by which commands with a place of their own come.
+    let stream = json!({ "cmd": "sleep", "args": ["5"], "cwd": "/" });
+    assert_eq!(server.call("POST", &format!("/v1/sandboxes/{id}/exec"), stream).await.body["exit_code"], 0);
     wait_for("the idle sandbox to be gone", async || server.inventory().beyond(&before).is_empty().then_some(())).await;
     let gone = Instant::now();
     let row = wait_for("its record to say so", async || {

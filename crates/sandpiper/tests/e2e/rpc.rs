@@ -156,9 +156,11 @@ async fn all_eight(url: &str, protocol: Protocol) {
         timeout_sec: 300,
         ..Default::default()
     };
-    let created = client.create_sandbox(request).await.unwrap().into_owned();
+    let created = client.create_sandbox(request.clone()).await.unwrap().into_owned();
     let sandbox_id = created.sandbox_id.clone();
     assert_eq!(created.status, "running");
+    let again = CreateSandboxRequest { sandbox_id: sandbox_id.clone(), ..request };
+    assert_eq!(client.create_sandbox(again).await.unwrap().into_owned(), created, "the same id is the same sandbox");
     let info = list().await.remove(0);
     assert_eq!((info.sandbox_id.as_str(), info.memory_mb, info.timeout_sec), (sandbox_id.as_str(), 256, 300));
     assert_eq!(info.host_ip, created.host_ip);
