@@ -82,10 +82,8 @@ impl Lifecycle {
     /// Keeps what a paused sandbox has used, which its host may forget now. A pause is none the worse without.
     pub async fn keep_metrics(&self, id: &SandboxId) {
         let kept = async {
-            for (series, points) in self.host.flush_metrics(id).await.map_err(LifecycleError::Host)? {
-                self.store.keep_metrics(id, series, points).await?;
-            }
-            Ok::<_, LifecycleError>(())
+            let history = self.host.flush_metrics(id).await.map_err(LifecycleError::Host)?;
+            Ok::<_, LifecycleError>(self.store.keep_metrics(id, history).await?)
         };
         if let Err(error) = kept.await {
             tracing::warn!(sandbox = %id, error = &error as &dyn std::error::Error, "its metrics are not kept");

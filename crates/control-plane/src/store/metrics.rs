@@ -70,31 +70,49 @@ impl Store {
         Ok(points.into_iter().map(used).collect())
     }
 
-    /// Keeps more of a sandbox beside what is kept already, as far back as the series reaches. Of one that is stopped
+    /// Keeps more of a sandbox beside what is kept already, as far back as each series reaches. Of one that is stopped
     /// nothing is kept.
-    pub async fn keep_metrics(&self, id: &SandboxId, series: Series, more: Vec<Use>) -> Result<(), StoreError> {
-        let length = i64::try_from(series.length().as_secs()).unwrap_or(i64::MAX);
-        let oldest = Timestamp::now().as_second() - length;
-        let mut points = self.metrics(id, series).await?;
-        points.extend(more);
-        let points: Vec<Row> = points
-            .into_iter()
-            .filter(|point| point.at >= oldest)
-            .map(|point| (point.at, point.cpu_pct, point.memory_bytes, point.disk_bytes))
-            .collect();
-        sqlx::query(
-            "insert into sandbox_metrics (sandbox_id, series, points) \
-             select id, $1, $2 from sandboxes where id = $3 and status <> 'stopped' \
-             on conflict (sandbox_id, series) do update set points = excluded.points",
-        )
-        .bind(series.as_str())
-        .bind(serde_json::to_string(&points).expect("numbers are JSON"))
-        .bind(id.as_str())
-        .execute(&self.pool)
-        .await
-        .map_err(failed("keep the sandbox's metrics"))?;
-        Ok(())
+    pub async fn keep_metrics(
+        &self,
+        id: &SandboxId,
+        more: impl IntoIterator<Item = (Series, Vec<Use>)>,
+    ) -> Result<(), StoreError> {
+        let mut grown = Vec::new();
+        for (series, more) in more {
+            let mut points = self.metrics(id, series).await?;
+            points.extend(more);
+            grown.push((series, text(series, &points)));
+        }
+        let keep = async {
+            let mut transaction = self.pool.begin().await?;
+            for (series, points) in grown {
+                sqlx::query(
+                    "insert into sandbox_metrics (sandbox_id, series, points) \
+                     select id, $1, $2 from sandboxes where id = $3 and status <> 'stopped' \
+                     on conflict (sandbox_id, series) do update set points = excluded.points",
+                )
+                .bind(series.as_str())
+                .bind(points)
+                .bind(id.as_str())
+                .execute(&mut *transaction)
+                .await?;
+            }
+            transaction.commit().await
+        };
+        keep.await.map_err(failed("keep the sandbox's metrics"))
     }
+}
+
+/// The points that its series reaches back to, as they are kept.
+fn text(series: Series, points: &[Use]) -> String {
+    let length = i64::try_from(series.length().as_secs()).unwrap_or(i64::MAX);
+    let oldest = Timestamp::now().as_second() - length;
+    let points: Vec<Row> = points
+        .iter()
+        .filter(|point| point.at >= oldest)
+        .map(|point| (point.at, point.cpu_pct, point.memory_bytes, point.disk_bytes))
+        .collect();
+    serde_json::to_string(&points).expect("numbers are JSON")
 }
 
 #[cfg(test)]
@@ -133,9 +151,9 @@ mod tests {
         let id = running(&store).await.id;
         assert_eq!(store.metrics(&id, Series::Seconds).await.unwrap(), []);
         let now = Timestamp::now().as_second();
-        store.keep_metrics(&id, Series::Seconds, vec![point(now - 3000), point(now - 60)]).await.unwrap();
-        store.keep_metrics(&id, Series::Seconds, vec![point(now)]).await.unwrap();
-        store.keep_metrics(&id, Series::HalfMinutes, vec![point(now - 3000)]).await.unwrap();
+        store.keep_metrics(&id, [(Series::Seconds, vec![point(now - 3000), point(now - 60)])]).await.unwrap();
+        store.keep_metrics(&id, [(Series::Seconds, vec![point(now)])]).await.unwrap();
+        store.keep_metrics(&id, [(Series::HalfMinutes, vec![point(now - 3000)])]).await.unwrap();
         assert_eq!(store.metrics(&id, Series::Seconds).await.unwrap(), [point(now - 60), point(now)]);
         assert_eq!(store.metrics(&id, Series::HalfMinutes).await.unwrap(), [point(now - 3000)]);
         assert_eq!(store.metrics(&id, Series::FiveMinutes).await.unwrap(), []);
@@ -145,12 +163,12 @@ mod tests {
         let store = database.open().await;
         let sandbox = running(&store).await;
         let now = Timestamp::now().as_second();
-        store.keep_metrics(&sandbox.id, Series::Seconds, vec![point(now)]).await.unwrap();
+        store.keep_metrics(&sandbox.id, [(Series::Seconds, vec![point(now)])]).await.unwrap();
         let stopping = store.update(&sandbox, Change::to(Status::Stopping)).await.unwrap().unwrap();
         assert_eq!(store.metrics(&sandbox.id, Series::Seconds).await.unwrap().len(), 1);
         store.update(&stopping, Change::to(Status::Stopped)).await.unwrap().unwrap();
         assert_eq!(store.metrics(&sandbox.id, Series::Seconds).await.unwrap(), []);
-        store.keep_metrics(&sandbox.id, Series::Seconds, vec![point(now)]).await.unwrap();
+        store.keep_metrics(&sandbox.id, [(Series::Seconds, vec![point(now)])]).await.unwrap();
         assert_eq!(store.metrics(&sandbox.id, Series::Seconds).await.unwrap(), [], "too late");
     }
 }
