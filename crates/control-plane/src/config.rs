@@ -26,7 +26,7 @@ pub struct Config {
     /// How long requests and lifecycle work under way may go on after a shutdown was asked for.
     pub drain: Duration,
     /// How long clients may take.
-    pub patience: Patience,
+    pub patience: ClientPatience,
 }
 
 /// Where the host agent listens.
@@ -42,7 +42,7 @@ pub enum HostAgentAddress {
 
 /// How long clients may take for their part.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct ClientPatience {
     /// For the header of a request, from the connection's or the header's own beginning.
     pub header: Duration,
     /// Between two pieces of a request's body.
@@ -52,15 +52,18 @@ pub struct Patience {
     /// Between two requests on one connection. Longer than proxies keep theirs, so that none of them sends into a
     /// connection that is being closed.
     pub idle: Duration,
+    /// Between two signs of life to the client of a WebSocket.
+    pub ping: Duration,
 }
 
-impl Default for Patience {
+impl Default for ClientPatience {
     fn default() -> Self {
         Self {
             header: Duration::from_secs(10),
             body: Duration::from_secs(30),
             answer: Duration::from_secs(60),
             idle: Duration::from_secs(75),
+            ping: Duration::from_secs(30),
         }
     }
 }
@@ -96,7 +99,7 @@ impl Config {
             orphan_grace: Duration::from_secs(60),
             missing_after: Duration::from_secs(90),
             drain: Duration::from_secs(30),
-            patience: Patience::default(),
+            patience: ClientPatience::default(),
         }
     }
 }

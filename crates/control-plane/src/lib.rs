@@ -20,7 +20,7 @@ mod store_url;
 mod tls;
 
 pub use api::openapi_yaml;
-pub use config::{Config, HostAgentAddress, Limits, Patience};
+pub use config::{ClientPatience, Config, HostAgentAddress, Limits};
 pub use keys::Keys;
 pub use server::{ControlPlane, RunError};
 pub use simulation::{Passes, SimulatedHost, Simulation, SimulationError};

@@ -22,6 +22,9 @@ use crate::store::{Action, Change, EventKind, Sandbox, Seat, Store, StoreError};
 const SOON: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_secs(1);
 
+/// Of the time, passes that follow a nudge take at most one part in so many.
+const SHARE: u32 = 10;
+
 /// Compares the records of one host with it.
 pub struct Reconciler {
     /// Whose records.
@@ -139,9 +142,14 @@ impl Reconciler {
     /// Passes at every tick of `every`, and soon after a nudge or a failure. The first was made by the caller.
     pub async fn watch(mut self, mut seat: Seat, every: Duration, nudge: Arc<Notify>) {
         loop {
-            let (leads, has_failed) = {
+            let (leads, has_failed, took) = {
                 let report = self.report.borrow();
-                (report.leads, report.last.as_ref().is_some_and(|last| last.error.is_some()))
+                let last = report.last.as_ref();
+                (
+                    report.leads,
+                    last.is_some_and(|last| last.error.is_some()),
+                    last.map_or(Duration::ZERO, |last| last.took),
+                )
             };
             // Whoever leads may be gone at any time.
             let pause = if has_failed || !leads { every.min(SOON) } else { every };
@@ -149,7 +157,9 @@ impl Reconciler {
                 () = tokio::time::sleep(pause) => {}
                 // What failed together is looked at together. What a pass that failed could not do nudges too; that
                 // must not become a loop without a pause.
-                () = nudge.notified(), if leads && !has_failed => tokio::time::sleep(every.min(AT_ONCE)).await,
+                () = nudge.notified(), if leads && !has_failed => {
+                    tokio::time::sleep((SHARE * took).max(AT_ONCE).min(every)).await;
+                }
             }
             self.turn(&mut seat).await;
         }
@@ -264,6 +274,9 @@ impl Reconciler {
                         None => Change::because(other, reason),
                     },
                 };
+                if status == Status::Paused {
+                    self.lifecycle.keep_metrics(&id).await;
+                }
                 // Losing this means that somebody knows better by now.
                 counts.corrected += usize::from(self.store.update(&seen.records[&id], change).await?.is_some());
             }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::{Api, Drain, KnownHosts, service};
 use crate::config::Config;
-use crate::host::HostAgent;
+use crate::host::{HostAgent, HostError};
 use crate::lifecycle::Lifecycle;
 use crate::listen;
 use crate::metrics::Metrics;
@@ -29,6 +29,10 @@ const GIVEN_UP: Duration = Duration::from_secs(300);
 
 /// How often what is running is looked at.
 const SAMPLE: Duration = Duration::from_secs(10);
+
+/// How soon a host that is not heard any more is listened to again: at first, and at last.
+const LISTEN_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
 /// For those that are told to end because the time to drain is over.
 const CUT: Duration = Duration::from_secs(3);
 
@@ -98,7 +102,7 @@ impl ControlPlane {
         let drain = Drain { asked: shutdown.clone(), over: CancellationToken::new(), tasks: self.tasks.clone() };
         let api = Api {
             store: self.store.clone(),
-            host: self.host,
+            host: self.host.clone(),
             host_id: self.host_id,
             lifecycle: self.lifecycle,
             reconciler: self.reconciler.report.subscribe(),
@@ -113,7 +117,8 @@ impl ControlPlane {
         let closed = CancellationToken::new();
         let serving = tokio::spawn(listen::serve(listener, service, self.config.patience, closed.clone()));
         let background = [
-            tokio::spawn(self.reconciler.watch(self.seat, self.config.reconcile_interval, self.nudge)),
+            tokio::spawn(self.reconciler.watch(self.seat, self.config.reconcile_interval, self.nudge.clone())),
+            tokio::spawn(listen_for_changes(self.host, self.nudge)),
             tokio::spawn(self.metrics.keep_up()),
             tokio::spawn(sample(self.store.clone())),
         ];
@@ -125,6 +130,27 @@ impl ControlPlane {
         background.iter().for_each(tokio::task::JoinHandle::abort);
         self.store.close().await;
         served.map_err(RunError::Serve)
+    }
+}
+
+/// Nudges whenever the host says that something has changed there, for as long as the server runs.
+async fn listen_for_changes(host: HostAgent, nudge: Arc<Notify>) {
+    let (first, last) = LISTEN_AGAIN;
+    let mut pause = first;
+    loop {
+        let heard = async {
+            let mut changes = host.watch().await?;
+            while changes.next().await? {
+                pause = first;
+                nudge.notify_one();
+            }
+            Ok::<_, HostError>(())
+        };
+        if let Err(error) = heard.await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the host is not heard");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(last);
     }
 }
 

@@ -1,12 +1,11 @@
-//! What the REST API's address answers before there is a control plane: templates may take minutes to build, and whoever
-//! asks meanwhile should neither hang nor believe that nobody is there.
+//! What the REST API's address answers before there is a control plane: a host and a database take a moment to open, and
+//! whoever asks meanwhile should neither hang nor believe that nobody is there.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
@@ -47,10 +46,7 @@ impl Starting {
 }
 
 async fn unavailable() -> Response {
-    let message = "the server is starting; its log says what it is waiting for";
-    let mut response = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "starting", message).into_response();
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
+    ApiError::starting("the server is starting; its log says what it is waiting for").into_response()
 }
 
 #[cfg(test)]

@@ -13,6 +13,11 @@ use crate::console::output;
 use crate::console::progress::BuildProgress;
 use crate::console::{Ended, Signals};
 
+/// Announces those of `names` that cannot be used yet: who asks for one is told that it is being built.
+pub fn announce_missing(store: &TemplateStore, names: &[TemplateName]) {
+    store.announce(names.iter().filter(|name| store.get(name).is_err()).cloned());
+}
+
 /// Builds those of `names` that cannot be used yet. What is there is taken as it is, also when its recipe is older.
 pub async fn build_missing(
     store: &TemplateStore,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
@@ -13,9 +12,9 @@ use utoipa::openapi::{RefOr, Schema};
 
 use super::Api;
 use super::error::ApiError;
-use super::files::check_path;
+use super::on_path::{NamesPath, OnPath};
 use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
-use super::request::{Caller, InPath, json as json_answer, read_json, whole};
+use super::request::{json as json_answer, whole};
 use crate::host::{Entry, EntryKind};
 
 /// Directories below one another that a list shows.
@@ -24,7 +23,7 @@ const MAX_DEPTH: u32 = 100;
 /// Which directory to list.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = ListDirRequest)]
-struct ListRequest {
+pub struct ListRequest {
     /// A relative path starts at the home of the template's default user.
     #[serde(default)]
     #[schema(required, min_length = 1, max_length = 4096, pattern = "^[^\\u0000]+$")]
@@ -38,11 +37,23 @@ struct ListRequest {
 /// Which path to make or remove.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = PathRequest)]
-struct PathRequest {
+pub struct PathRequest {
     /// A relative path starts at the home of the template's default user.
     #[serde(default)]
     #[schema(required, min_length = 1, max_length = 4096, pattern = "^[^\\u0000]+$")]
     path: String,
+}
+
+impl NamesPath for ListRequest {
+    fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl NamesPath for PathRequest {
+    fn path(&self) -> &str {
+        &self.path
+    }
 }
 
 /// Something in a directory.
@@ -116,18 +127,9 @@ impl From<Entry> for EntryView {
     request_body = ListRequest,
     responses((status = 200, description = "What is in it", body = EntryList), JsonErrors, HostErrors)
 )]
-pub async fn list(
-    State(api): State<Arc<Api>>,
-    Caller(owner): Caller,
-    InPath(id): InPath,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let sandbox = api.running(&owner, &id).await?;
-    let request: ListRequest = read_json(body, api.limits.json_body).await?;
-    check_path(&request.path)?;
-    let depth = depth(request.depth)?;
-    api.touch(&sandbox).await;
-    let entries = api.host.list_directory(&id, &request.path, depth).await?;
+pub async fn list(State(api): State<Arc<Api>>, OnPath { id, body }: OnPath<ListRequest>) -> Result<Response, ApiError> {
+    let depth = depth(body.depth)?;
+    let entries = api.host.list_directory(&id, &body.path, depth).await?;
     Ok(json_answer(StatusCode::OK, &EntryList { entries: entries.into_iter().map(EntryView::from).collect() }))
 }
 
@@ -150,17 +152,8 @@ fn depth(asked: Option<i64>) -> Result<u32, ApiError> {
     request_body = PathRequest,
     responses((status = 200, description = "It is there now", body = Made), JsonErrors, HostErrors)
 )]
-pub async fn make(
-    State(api): State<Arc<Api>>,
-    Caller(owner): Caller,
-    InPath(id): InPath,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let sandbox = api.running(&owner, &id).await?;
-    let request: PathRequest = read_json(body, api.limits.json_body).await?;
-    check_path(&request.path)?;
-    api.touch(&sandbox).await;
-    let entry = api.host.make_directory(&id, &request.path).await?.into();
+pub async fn make(State(api): State<Arc<Api>>, OnPath { id, body }: OnPath<PathRequest>) -> Result<Response, ApiError> {
+    let entry = api.host.make_directory(&id, &body.path).await?.into();
     Ok(json_answer(StatusCode::OK, &Made { entry }))
 }
 
@@ -178,14 +171,8 @@ pub async fn make(
 )]
 pub async fn remove(
     State(api): State<Arc<Api>>,
-    Caller(owner): Caller,
-    InPath(id): InPath,
-    body: Body,
+    OnPath { id, body }: OnPath<PathRequest>,
 ) -> Result<StatusCode, ApiError> {
-    let sandbox = api.running(&owner, &id).await?;
-    let request: PathRequest = read_json(body, api.limits.json_body).await?;
-    check_path(&request.path)?;
-    api.touch(&sandbox).await;
-    api.host.remove(&id, &request.path).await?;
+    api.host.remove(&id, &body.path).await?;
     Ok(StatusCode::NO_CONTENT)
 }

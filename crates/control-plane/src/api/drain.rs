@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONNECTION, RETRY_AFTER};
+use http::header::CONNECTION;
 use http::{HeaderValue, StatusCode, Version};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,7 +40,6 @@ pub async fn admit(State(drain): State<Drain>, request: Request, next: Next) -> 
 fn stopping(version: Version) -> Response {
     let message = "the server is shutting down";
     let mut response = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message).into_response();
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     if version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

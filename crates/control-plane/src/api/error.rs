@@ -4,7 +4,8 @@
 
 use axum::response::{IntoResponse, Response};
 use connectrpc::ErrorCode;
-use http::StatusCode;
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
 use model::{IllegalTransition, Status};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -90,6 +91,11 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "conflict", message)
     }
 
+    /// Not as long as the server is starting.
+    pub fn starting(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "starting", message)
+    }
+
     /// The request has more bytes than it may.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
@@ -133,6 +139,10 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            // Whatever it is, it passes.
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         response.extensions_mut().insert(self);
         response
     }
@@ -155,6 +165,9 @@ impl From<HostError> for ApiError {
             tracing::warn!(error = &error as &dyn std::error::Error, "host agent unreachable");
             return Self::new(StatusCode::SERVICE_UNAVAILABLE, "host_unavailable", message);
         };
+        if error.is_building() {
+            return Self::starting(message);
+        }
         let (status, code) = match code {
             ErrorCode::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             ErrorCode::AlreadyExists | ErrorCode::FailedPrecondition | ErrorCode::Aborted => {

@@ -18,7 +18,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tracing::Instrument;
 
 use super::Api;
@@ -34,7 +34,6 @@ use crate::store::Sandbox;
 
 /// How long a client may take to say what it wants.
 pub const FIRST_FRAME: Duration = Duration::from_secs(30);
-pub const PING: Duration = Duration::from_secs(30);
 /// How long a stopped process may take to end, and a client to take the last frames.
 const END: Duration = Duration::from_secs(10);
 
@@ -199,11 +198,12 @@ fn server_ends() -> Ended {
 /// Passes output on until the process ends or somebody wants it to. A process that was started for its follower dies
 /// with it.
 async fn follow(api: &Api, process: &mut GuestProcess, output: &mut Output, incoming: &mut Incoming) -> Ended {
+    let mut pings = pings(api.patience.ping);
     let is_stoppable = process.dies_with_follower();
     // What lives on can be joined again later; what dies with its follower gets its time.
     let end = if is_stoppable { &api.over } else { &api.shutdown };
     tokio::select! {
-        ended = pass_on(process, output) => return ended,
+        ended = pass_on(process, output, &mut pings) => return ended,
         stop = stopped(incoming, is_stoppable) => match stop {
             Stop::Asked => {}
             Stop::Closed => return Ended::Gone,
@@ -213,15 +213,20 @@ async fn follow(api: &Api, process: &mut GuestProcess, output: &mut Output, inco
     if let Err(error) = process.kill().await {
         return error_frame(error);
     }
-    match timeout(END, pass_on(process, output)).await {
+    match timeout(END, pass_on(process, output, &mut pings)).await {
         Ok(ended) => ended,
         Err(_) => error_frame(ApiError::conflict("the process was killed, but its end is not known")),
     }
 }
 
-async fn pass_on(process: &mut GuestProcess, output: &mut Output) -> Ended {
-    let mut pings = interval_at(Instant::now() + PING, PING);
+/// When the client of a WebSocket is told that its server is still there.
+pub fn pings(every: Duration) -> Interval {
+    let mut pings = interval_at(Instant::now() + every, every);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pings
+}
+
+async fn pass_on(process: &mut GuestProcess, output: &mut Output, pings: &mut Interval) -> Ended {
     loop {
         let event = tokio::select! {
             event = process.next() => event,

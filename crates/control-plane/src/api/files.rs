@@ -23,15 +23,13 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::error::ApiError;
+use super::on_path::{MAX_PATH, NamesPath, OnPath, check_path};
 use super::openapi::{FileBytes, HostErrors, JsonErrors, SandboxIdParam, UploadErrors};
-use super::request::{Caller, InPath, read_json, without_nul};
+use super::request::{Caller, InPath};
 use model::{OwnerId, SandboxId};
 
 use crate::host::file_body;
 use crate::store::Sandbox;
-
-/// The kernel's limit.
-const MAX_PATH: usize = 4096;
 
 /// Chunks of an upload on their way between the client and the host agent.
 const CHUNKS_UNDER_WAY: usize = 4;
@@ -43,11 +41,17 @@ const DISCARD: Duration = Duration::from_secs(10);
 /// Which file to read.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = ReadFileRequest)]
-struct ReadRequest {
+pub struct ReadRequest {
     /// A relative path starts at the home of the template's default user.
     #[serde(default)]
     #[schema(required, min_length = 1, max_length = 4096, pattern = "^[^\\u0000]+$")]
     path: String,
+}
+
+impl NamesPath for ReadRequest {
+    fn path(&self) -> &str {
+        &self.path
+    }
 }
 
 /// A file and where it goes; `path` first lets the file be streamed.
@@ -81,17 +85,8 @@ struct UploadForm {
         HostErrors
     )
 )]
-pub async fn read(
-    State(api): State<Arc<Api>>,
-    Caller(owner): Caller,
-    InPath(id): InPath,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let sandbox = api.running(&owner, &id).await?;
-    let request: ReadRequest = read_json(body, api.limits.json_body).await?;
-    check_path(&request.path)?;
-    api.touch(&sandbox).await;
-    let file = api.host.read_file(&id, &request.path).await?;
+pub async fn read(State(api): State<Arc<Api>>, OnPath { id, body }: OnPath<ReadRequest>) -> Result<Response, ApiError> {
+    let file = api.host.read_file(&id, &body.path).await?;
     let mut response = Response::builder().status(StatusCode::OK).header(CONTENT_TYPE, "application/octet-stream");
     if let Some(length) = file.headers().get(CONTENT_LENGTH) {
         response = response.header(CONTENT_LENGTH, length);
@@ -120,8 +115,8 @@ pub async fn read(
         HostErrors
     )
 )]
-pub async fn stream_read(api: State<Arc<Api>>, caller: Caller, id: InPath, body: Body) -> Result<Response, ApiError> {
-    read(api, caller, id, body).await
+pub async fn stream_read(api: State<Arc<Api>>, request: OnPath<ReadRequest>) -> Result<Response, ApiError> {
+    read(api, request).await
 }
 
 /// Write a file
@@ -210,16 +205,6 @@ async fn upload(api: &Api, sandbox: &Sandbox, form: &mut Multipart, limit: u64) 
 
 fn unreadable(error: axum::extract::multipart::MultipartError) -> ApiError {
     ApiError::invalid_request(format!("the multipart body is broken: {error}"))
-}
-
-pub fn check_path(path: &str) -> Result<(), ApiError> {
-    if path.is_empty() {
-        return Err(ApiError::invalid_request("path is required"));
-    }
-    if path.len() > MAX_PATH {
-        return Err(ApiError::invalid_request(format!("path is longer than {MAX_PATH} bytes")));
-    }
-    without_nul("path", path)
 }
 
 async fn read_path(mut field: Field<'_>) -> Result<String, ApiError> {

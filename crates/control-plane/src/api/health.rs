@@ -31,7 +31,7 @@ struct Health {
 
 /// Whether the server can do its work
 ///
-/// 200 when the store and the host agent answer, else 503 with the one that does not.
+/// 200 when the store and the host agent answer and the host's templates are built, else 503 with what is missing.
 #[utoipa::path(
     get,
     path = "/health",
@@ -54,6 +54,9 @@ pub async fn get(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
         .describe()
         .await
         .map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "host_unavailable", error.to_string()))?;
+    if !host.building_templates.is_empty() {
+        return Err(ApiError::starting(format!("templates are being built: {}", host.building_templates.join(", "))));
+    }
     let health = Health {
         status: "ok",
         version: env!("CARGO_PKG_VERSION"),

@@ -16,6 +16,7 @@ mod guard;
 mod health;
 mod list;
 mod metrics;
+mod on_path;
 mod openapi;
 mod ping;
 mod processes;
@@ -44,7 +45,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::{Limits, Patience};
+use crate::config::{ClientPatience, Limits};
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -73,7 +74,7 @@ pub struct Api {
     /// What one request may use.
     pub limits: Limits,
     /// How long clients may take.
-    pub patience: Patience,
+    pub patience: ClientPatience,
     /// What must be done before the server may end.
     pub tasks: TaskTracker,
     /// Set when the server begins to end: what would only wait ends at once.

@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::openapi::{HostErrors, SandboxIdParam};
 use super::request::{Caller, InPath, json as json_answer};
 use super::stats::{in_query, range_of, range_param};
-use crate::host::{Series, Use};
+use crate::store::{Series, Use};
 
 const RANGES: [(&str, u64); 7] =
     [("5m", 300), ("10m", 600), ("1h", 3600), ("2h", 7200), ("6h", 21_600), ("12h", 43_200), ("24h", 86_400)];
@@ -86,12 +86,16 @@ pub async fn get(
         601..=7200 => Series::HalfMinutes,
         _ => Series::FiveMinutes,
     };
-    let seen = match api.host.sandbox_metrics(&id, series).await {
-        Ok(seen) => seen,
-        // It is only on its way there.
-        Err(error) if error.is_not_found() && sandbox.status == Status::Pending => Vec::new(),
-        Err(error) => return Err(error.into()),
-    };
+    let mut seen = api.store.metrics(&id, series).await?;
+    // The host has what came after the last pause.
+    if sandbox.status != Status::Paused {
+        match api.host.sandbox_metrics(&id, series).await {
+            Ok(since) => seen.extend(since),
+            // It is only on its way there.
+            Err(error) if error.is_not_found() && sandbox.status == Status::Pending => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let from = Timestamp::now().as_second() - i64::try_from(length.as_secs()).unwrap_or(i64::MAX);
     let points = seen.into_iter().filter(|point| point.at >= from).map(MetricPoint::from).collect();
     Ok(json_answer(StatusCode::OK, &CapsuleMetrics { sandbox_id: id.as_str(), range, points }))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -23,6 +24,9 @@ use super::openapi::{HostErrors, JsonErrors, QueryErrors, RecordErrors, SandboxI
 use super::request::{Caller, InPath, json, read_json, whole};
 use super::surface::Surface;
 use crate::store::{NewSandbox, Sandbox};
+
+/// How long a host is asked for what somebody who asks for a record only might want to know.
+const DISK_USED: Duration = Duration::from_secs(2);
 
 /// Where a list in parts says how it goes on.
 const NEXT_TOKEN: &str = "x-next-token";
@@ -132,7 +136,7 @@ struct SandboxView<'a> {
     /// `disk_mb` under the name that capsules have it by.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_size_mb: Option<u32>,
-    /// Of a capsule that is asked for alone.
+    /// MiB that its own files take on its host. Of a capsule that is asked for alone, while its host can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     disk_used_mb: Option<u64>,
 }
@@ -238,7 +242,7 @@ pub async fn create(
             .map_err(|error: model::InvalidMetadata| invalid(&error))?,
     };
     let (owner, id) = (new.owner.clone(), new.id.clone());
-    let work = api.lifecycle.create(new).map_err(ApiError::from);
+    let work = api.lifecycle.create(new, surface.while_building()).map_err(ApiError::from);
     in_time(&api, surface, StatusCode::CREATED, (&owner, &id), work).await
 }
 
@@ -312,7 +316,18 @@ pub async fn get(
     Caller(owner): Caller,
     InPath(id): InPath,
 ) -> Result<Response, ApiError> {
-    Ok(view(StatusCode::OK, surface, &api.sandbox(&owner, &id).await?))
+    let sandbox = api.sandbox(&owner, &id).await?;
+    let mut shown = SandboxView::new(surface, &sandbox);
+    if surface == Surface::Capsules && matches!(sandbox.status, Status::Running | Status::Paused) {
+        shown.disk_used_mb = disk_used_mb(&api, &id).await;
+    }
+    Ok(json(StatusCode::OK, &shown))
+}
+
+/// What its host says. A record is worth showing without, and soon.
+async fn disk_used_mb(api: &Api, id: &SandboxId) -> Option<u64> {
+    let found = tokio::time::timeout(DISK_USED, api.host.find(id)).await.ok()?.ok()?;
+    found.map(|sandbox| sandbox.disk_bytes.div_ceil(1 << 20))
 }
 
 /// Delete a sandbox

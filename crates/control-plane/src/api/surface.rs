@@ -15,6 +15,7 @@ use utoipa_axum::router::UtoipaMethodRouter;
 use super::error::ApiError;
 use super::openapi::schema;
 use crate::host::RunLimit;
+use crate::lifecycle::WhileBuilding;
 
 /// The form in which a client speaks to the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,14 @@ impl Surface {
         match self {
             Self::Sandboxes => OnExpiry::Destroy,
             Self::Capsules => OnExpiry::Pause,
+        }
+    }
+
+    /// What a create does while its template is being built: clients of capsules look again by themselves.
+    pub fn while_building(self) -> WhileBuilding {
+        match self {
+            Self::Sandboxes => WhileBuilding::Refuse,
+            Self::Capsules => WhileBuilding::Wait,
         }
     }
 

@@ -18,12 +18,12 @@ use futures::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Interval, timeout};
 
 use super::Api;
 use super::error::ApiError;
 use super::exec::{check, random_tag};
-use super::exec_stream::{FIRST_FRAME, Incoming, PING, close, upgraded};
+use super::exec_stream::{FIRST_FRAME, Incoming, close, pings, upgraded};
 use super::openapi::{SandboxIdParam, SocketErrors};
 use super::request::{Caller, InPath, parse_json};
 use crate::host::{
@@ -163,7 +163,7 @@ async fn session(
     let typing = async { tokio::join!(hear(incoming, wishes), fulfil(&keyboard, queue)).1 };
     tokio::pin!(typing);
     tokio::select! {
-        shown = show(&mut process, sink) => match shown? {
+        shown = show(&mut process, sink, pings(api.patience.ping)) => match shown? {
             // The client has left, and what it said before that is still done: often it is to kill.
             None => timeout(LAST_WISHES, typing).await.unwrap_or(Ok(())).map(|()| None),
             last => Ok(last),
@@ -283,9 +283,7 @@ async fn type_in(keyboard: &TerminalInput, mut typed: Bytes) -> Result<(), HostE
 }
 
 /// Shows output until the program ends, and returns the last frame.
-async fn show(process: &mut GuestProcess, sink: &mut Sink) -> Result<Option<Value>, ApiError> {
-    let mut pings = interval_at(Instant::now() + PING, PING);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn show(process: &mut GuestProcess, sink: &mut Sink, mut pings: Interval) -> Result<Option<Value>, ApiError> {
     loop {
         let event = tokio::select! {
             event = process.next() => event?,

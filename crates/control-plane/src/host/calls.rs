@@ -1,16 +1,16 @@
 //! Unary calls.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use connectrpc::ErrorCode;
 use connectrpc::client::CallOptions;
+use connectrpc::{ConnectError, ErrorCode};
 use model::{OnExpiry, SandboxId, Status};
 use proto::hostagent::v1 as pb;
 
 use super::{HostAgent, HostError};
 use crate::metrics::ExecEnd;
-use crate::store::{HostFacts, Sandbox};
+use crate::store::{HostFacts, Sandbox, Series, Use};
 
 /// A first boot bakes nothing yet, but a busy host under emulation takes its time.
 const CREATE: Duration = Duration::from_secs(180);
@@ -85,31 +85,12 @@ pub struct HostSandbox {
     pub status: Status,
     /// How the host reaches it.
     pub host_ip: String,
+    /// Bytes of the host's disk that its own files take.
+    pub disk_bytes: u64,
 }
 
-/// A series of figures that a host keeps of each sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Series {
-    /// A point each second, of the last ten minutes.
-    Seconds,
-    /// A point each half minute, of the last two hours.
-    HalfMinutes,
-    /// A point each five minutes, of the last day.
-    FiveMinutes,
-}
-
-/// What a sandbox used at one time.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Use {
-    /// When, in seconds since 1970.
-    pub at: i64,
-    /// Of all its processors together, in percent.
-    pub cpu_pct: f64,
-    /// Bytes of memory that its guest has in use.
-    pub memory_bytes: i64,
-    /// Bytes of the host's disk that its writes take.
-    pub disk_bytes: i64,
-}
+/// Everything that a host has measured of a sandbox, each series oldest first.
+pub type History = [(Series, Vec<Use>); 3];
 
 /// How long a program takes inside a sandbox, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,13 +107,44 @@ fn within(deadline: Duration) -> CallOptions {
     CallOptions::default().with_timeout(deadline)
 }
 
+/// Makes a call that may as well be made twice, and makes it once more where the connection broke before there was an
+/// answer. The deadline is for both together.
+async fn repeatable<T, F>(deadline: Duration, call: impl Fn(CallOptions) -> F) -> Result<T, HostError>
+where
+    F: Future<Output = Result<T, ConnectError>>,
+{
+    let until = Instant::now() + deadline;
+    match call(within(deadline)).await.map_err(HostError::from) {
+        Err(HostError::Unreachable(error)) => {
+            tracing::debug!(%error, "the host agent is called again");
+            let left = until.saturating_duration_since(Instant::now());
+            match call(within(left)).await.map_err(HostError::from) {
+                // What was left of the time may have been too little for anything.
+                Err(again) if again.is_timeout() => Err(HostError::Unreachable(error)),
+                settled => settled,
+            }
+        }
+        answered => answered,
+    }
+}
+
+fn used(point: pb::MetricPoint) -> Use {
+    Use {
+        at: point.timestamp_unix,
+        cpu_pct: point.cpu_pct,
+        memory_bytes: point.mem_bytes,
+        disk_bytes: point.disk_bytes,
+    }
+}
+
 /// The shape's and lifetime's numbers are far below this; a protobuf `int32` is what the contract has.
 fn int32(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 impl HostAgent {
-    /// Boots a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it.
+    /// Boots a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it. The
+    /// same id means the same sandbox, so it may be asked for twice.
     pub async fn create(&self, sandbox: &Sandbox) -> Result<String, HostError> {
         let request = pb::CreateSandboxRequest {
             sandbox_id: sandbox.id.to_string(),
@@ -147,14 +159,14 @@ impl HostAgent {
             },
             ..Default::default()
         };
-        let reply = self.sandboxes.create_sandbox_with_options(request, within(CREATE)).await?.into_owned();
-        Ok(reply.host_ip)
+        let call = |options| self.sandboxes.create_sandbox_with_options(request.clone(), options);
+        Ok(repeatable(CREATE, call).await?.into_owned().host_ip)
     }
 
     /// Removes a sandbox and everything of it.
     pub async fn destroy(&self, id: &SandboxId) -> Result<(), HostError> {
         let request = pb::DestroySandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
-        self.sandboxes.destroy_sandbox_with_options(request, within(DESTROY)).await?;
+        repeatable(DESTROY, |options| self.sandboxes.destroy_sandbox_with_options(request.clone(), options)).await?;
         Ok(())
     }
 
@@ -172,23 +184,24 @@ impl HostAgent {
         Ok(())
     }
 
-    /// What a sandbox has used, oldest first. Of a paused one it is what was seen before the pause.
+    /// What a sandbox has used, oldest first, since it was last paused.
     pub async fn sandbox_metrics(&self, id: &SandboxId, series: Series) -> Result<Vec<Use>, HostError> {
-        let range = match series {
-            Series::Seconds => "10m",
-            Series::HalfMinutes => "2h",
-            Series::FiveMinutes => "24h",
-        };
-        let request =
-            pb::GetSandboxMetricsRequest { sandbox_id: id.to_string(), range: range.to_owned(), ..Default::default() };
-        let reply = self.sandboxes.get_sandbox_metrics_with_options(request, within(LIST)).await?.into_owned();
-        let seen = |point: pb::MetricPoint| Use {
-            at: point.timestamp_unix,
-            cpu_pct: point.cpu_pct,
-            memory_bytes: point.mem_bytes,
-            disk_bytes: point.disk_bytes,
-        };
-        Ok(reply.points.into_iter().map(seen).collect())
+        let (sandbox_id, range) = (id.to_string(), series.as_str().to_owned());
+        let request = pb::GetSandboxMetricsRequest { sandbox_id, range, ..Default::default() };
+        let call = |options| self.sandboxes.get_sandbox_metrics_with_options(request.clone(), options);
+        Ok(repeatable(LIST, call).await?.into_owned().points.into_iter().map(used).collect())
+    }
+
+    /// Takes everything that the host has measured of a sandbox; the host forgets it.
+    pub async fn flush_metrics(&self, id: &SandboxId) -> Result<History, HostError> {
+        let request = pb::FlushSandboxMetricsRequest { sandbox_id: id.to_string(), ..Default::default() };
+        let reply = self.sandboxes.flush_sandbox_metrics_with_options(request, within(LIST)).await?.into_owned();
+        let all = |points: Vec<pb::MetricPoint>| points.into_iter().map(used).collect();
+        Ok([
+            (Series::Seconds, all(reply.points_10m)),
+            (Series::HalfMinutes, all(reply.points_2h)),
+            (Series::FiveMinutes, all(reply.points_24h)),
+        ])
     }
 
     /// Runs a command and collects its output. Giving up on the call ends the command.
@@ -235,19 +248,31 @@ impl HostAgent {
 
     /// Every sandbox that the host has.
     pub async fn list(&self) -> Result<Vec<HostSandbox>, HostError> {
-        let reply = self.sandboxes.list_sandboxes_with_options(Default::default(), within(LIST)).await?.into_owned();
-        reply.sandboxes.into_iter().map(host_sandbox).collect()
+        self.list_those(pb::ListSandboxesRequest::default()).await
+    }
+
+    /// One sandbox, if the host has it.
+    pub async fn find(&self, id: &SandboxId) -> Result<Option<HostSandbox>, HostError> {
+        let request = pb::ListSandboxesRequest { sandbox_id: id.to_string(), ..Default::default() };
+        Ok(self.list_those(request).await?.into_iter().find(|sandbox| sandbox.id == *id))
+    }
+
+    async fn list_those(&self, request: pb::ListSandboxesRequest) -> Result<Vec<HostSandbox>, HostError> {
+        let call = |options| self.sandboxes.list_sandboxes_with_options(request.clone(), options);
+        repeatable(LIST, call).await?.into_owned().sandboxes.into_iter().map(host_sandbox).collect()
     }
 
     /// What the host says of itself.
     pub async fn describe(&self) -> Result<HostFacts, HostError> {
-        let reply = self.host.get_host_with_options(Default::default(), within(DESCRIBE)).await?.into_owned();
+        let call = |options| self.host.get_host_with_options(Default::default(), options);
+        let reply = repeatable(DESCRIBE, call).await?.into_owned();
         Ok(HostFacts {
             instance_id: reply.instance_id,
             version: reply.version,
             accelerator: reply.accelerator,
             vmm_version: reply.vmm_version,
             templates: reply.templates,
+            building_templates: reply.building_templates,
         })
     }
 }
@@ -260,5 +285,6 @@ fn host_sandbox(info: pb::SandboxInfo) -> Result<HostSandbox, HostError> {
         id: info.sandbox_id.parse().map_err(|error| unreadable(&error))?,
         status: info.status.parse().map_err(|error| unreadable(&error))?,
         host_ip: info.host_ip,
+        disk_bytes: u64::try_from(info.disk_bytes).unwrap_or_default(),
     })
 }

@@ -5,12 +5,18 @@ use connectrpc::{ConnectError, ErrorCode};
 /// A guest can put what it likes into a message; nobody reads more than this of one.
 const MAX_MESSAGE: usize = 4000;
 
+/// The detail of an error that says so.
+const TEMPLATE_BUILDING: &str = "hostagent.v1.TemplateBuilding";
+
 /// A call to the host agent that did not succeed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HostError {
     /// It could not be reached, or the connection broke: what it did is unknown.
     #[error("the host agent does not answer")]
     Unreachable(#[source] ConnectError),
+    /// It will be able to do it once the template is built that it is building.
+    #[error("{0}")]
+    Building(String),
     /// It answered with an error, or not in time.
     #[error("{}: {message}", code.as_str())]
     Answered {
@@ -24,7 +30,7 @@ pub enum HostError {
 impl HostError {
     /// An error of `code`; the text is cut to what a person reads.
     pub fn answered(code: ErrorCode, message: &str) -> Self {
-        Self::Answered { code, message: message.chars().take(MAX_MESSAGE).collect() }
+        Self::Answered { code, message: bounded(message) }
     }
 
     /// A stream to the host agent that could not be opened or broke.
@@ -41,6 +47,7 @@ impl HostError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Unreachable(_) => None,
+            Self::Building(_) => Some(ErrorCode::Unavailable),
             Self::Answered { code, .. } => Some(*code),
         }
     }
@@ -53,6 +60,11 @@ impl HostError {
     /// Whether the host agent said that it has no such thing.
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(ErrorCode::NotFound)
+    }
+
+    /// Whether the template is still being built.
+    pub fn is_building(&self) -> bool {
+        matches!(self, Self::Building(_))
     }
 
     /// Whether it took too long, by the host agent's clock or by ours.
@@ -80,14 +92,21 @@ impl HostError {
     }
 }
 
+fn bounded(message: &str) -> String {
+    message.chars().take(MAX_MESSAGE).collect()
+}
+
 impl From<ConnectError> for HostError {
     fn from(error: ConnectError) -> Self {
         // Only what the transport itself says carries a source; an answer from the other side is code and text.
         let is_transport = error.code == ErrorCode::Unavailable && error.source_arc().is_some();
         if is_transport {
-            Self::Unreachable(error)
-        } else {
-            Self::answered(error.code, error.message.as_deref().unwrap_or("no message"))
+            return Self::Unreachable(error);
         }
+        let message = error.message.as_deref().unwrap_or("no message");
+        if error.details.iter().any(|detail| detail.type_url == TEMPLATE_BUILDING) {
+            return Self::Building(bounded(message));
+        }
+        Self::answered(error.code, message)
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod process;
 mod processes;
+mod watch;
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::config::HostAgentAddress;
 use crate::metrics::Metrics;
 use connection::{Connector, Protocol};
 
-pub use calls::{Collected, Command, HostSandbox, RunLimit, Series, Use};
+pub use calls::{Collected, Command, HostSandbox, RunLimit};
 pub use directory::{Entry, EntryKind};
 pub use error::HostError;
 pub use files::file_body;

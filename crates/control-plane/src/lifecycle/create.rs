@@ -1,26 +1,57 @@
 //! Creating a sandbox.
 
+use std::time::Duration;
+
 use model::{Event, transition};
 
 use super::{Lifecycle, LifecycleError};
 use crate::host::HostError;
 use crate::store::{Action, Change, EventKind, NewSandbox, Sandbox};
 
+/// How often the host is asked whether a template is built.
+const BUILT_YET: Duration = Duration::from_secs(1);
+
+/// What is done while a template is being built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhileBuilding {
+    /// The create is refused.
+    Refuse,
+    /// The create waits, as long as that takes.
+    Wait,
+}
+
+/// What is left of a sandbox that a host did not make and has nothing of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trace {
+    /// Nothing: nobody but the caller knows of it, and the caller is told.
+    None,
+    /// Its record in error: the caller may have stopped waiting, and will ask what became of it.
+    Record,
+}
+
 impl Lifecycle {
     /// Records the sandbox, has it booted, and answers when its guest agent does.
-    pub async fn create(&self, new: NewSandbox) -> Result<Sandbox, LifecycleError> {
+    pub async fn create(&self, new: NewSandbox, building: WhileBuilding) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("create", async move { this.create_now(new).await }).await
+        self.detached("create", async move { this.create_now(new, building).await }).await
     }
 
-    async fn create_now(&self, new: NewSandbox) -> Result<Sandbox, LifecycleError> {
+    async fn create_now(&self, new: NewSandbox, building: WhileBuilding) -> Result<Sandbox, LifecycleError> {
         let pending = self.store.insert(&new).await?;
         // From here on the log of the host, which knows no requests, speaks of the sandbox.
         tracing::info!(sandbox = %pending.id, template = %pending.template, "creating");
         transition(pending.status, Event::Ready)?;
-        match self.host.create(&pending).await {
-            Ok(host_ip) => self.created(pending, host_ip).await,
-            Err(error) => Err(self.not_created(pending, error).await?),
+        let mut trace = Trace::None;
+        loop {
+            match self.host.create(&pending).await {
+                Ok(host_ip) => return self.created(pending, host_ip).await,
+                Err(error) if error.is_building() && building == WhileBuilding::Wait => trace = Trace::Record,
+                Err(error) => return Err(self.not_created(pending, error, trace).await?),
+            }
+            tokio::time::sleep(BUILT_YET).await;
+            if !self.store.still_pending(&pending).await? {
+                return Err(LifecycleError::Deleted);
+            }
         }
     }
 
@@ -43,14 +74,19 @@ impl Lifecycle {
     }
 
     /// Settles the record of a sandbox that the host did not make, and returns what to tell the caller.
-    async fn not_created(&self, pending: Sandbox, error: HostError) -> Result<LifecycleError, LifecycleError> {
+    async fn not_created(
+        &self,
+        pending: Sandbox,
+        error: HostError,
+        trace: Trace,
+    ) -> Result<LifecycleError, LifecycleError> {
         // Without an answer, or after a late one, the sandbox may be there all the same.
         if !error.is_refusal() {
             self.nudge.notify_one();
         }
         let is_gone = error.is_refusal() || (self.clean_up(&pending).await && error.is_timeout());
         let action = Action::failed(EventKind::Create, error.to_string());
-        let settled = if is_gone {
+        let settled = if is_gone && trace == Trace::None {
             self.store.forget(&pending, action).await?
         } else {
             let failed = transition(pending.status, Event::Failed)?;

@@ -11,7 +11,7 @@ mod pause;
 
 use std::sync::Arc;
 
-use model::Status;
+use model::{SandboxId, Status};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -21,6 +21,7 @@ use crate::host::HostAgent;
 use crate::metrics::Metrics;
 use crate::store::{Sandbox, Store, StoreError};
 
+pub use create::WhileBuilding;
 pub use error::LifecycleError;
 
 /// The lifecycle of every sandbox; cheap to clone.
@@ -75,6 +76,17 @@ impl Lifecycle {
                 tracing::error!(sandbox = %sandbox.id, error, "the host may still have a sandbox that nobody wants");
                 false
             }
+        }
+    }
+
+    /// Keeps what a paused sandbox has used, which its host may forget now. A pause is none the worse without.
+    pub async fn keep_metrics(&self, id: &SandboxId) {
+        let kept = async {
+            let history = self.host.flush_metrics(id).await.map_err(LifecycleError::Host)?;
+            Ok::<_, LifecycleError>(self.store.keep_metrics(id, history).await?)
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!(sandbox = %id, error = &error as &dyn std::error::Error, "its metrics are not kept");
         }
     }
 

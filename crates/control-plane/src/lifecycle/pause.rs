@@ -57,6 +57,10 @@ impl Lifecycle {
         };
         match asked {
             Ok(()) => {
+                if let Direction::Pause = direction {
+                    // Before anybody sees it paused, and looks for them.
+                    self.keep_metrics(&id).await;
+                }
                 let change = match transition(changing.status, direction.done())? {
                     Status::Running => Change::running(),
                     other => Change::to(other),

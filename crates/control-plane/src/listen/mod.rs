@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
-use crate::config::Patience;
+use crate::config::ClientPatience;
 use watched::{Progress, Watched};
 
 /// What the header of one request may have; more is answered 431.
@@ -35,7 +35,7 @@ const FLUSH: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Answers with `service` until `closed`, then sends out what is under way.
-pub async fn serve<S>(listener: TcpListener, service: S, patience: Patience, closed: CancellationToken)
+pub async fn serve<S>(listener: TcpListener, service: S, patience: ClientPatience, closed: CancellationToken)
 where
     S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -64,8 +64,12 @@ where
 }
 
 /// Answers the requests of one connection.
-async fn answer<S>(stream: TcpStream, service: S, patience: Patience, watcher: hyper_util::server::graceful::Watcher)
-where
+async fn answer<S>(
+    stream: TcpStream,
+    service: S,
+    patience: ClientPatience,
+    watcher: hyper_util::server::graceful::Watcher,
+) where
     S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::config::Patience;
+use crate::config::ClientPatience;
 
 /// How an HTTP/2 connection begins: what it carries while nothing is asked is not the beginning of a request.
 const HTTP2_PREFACE: &[u8] = b"PRI ";
@@ -67,7 +67,7 @@ impl Drop for UnderWay {
 #[derive(Debug)]
 pub struct Watched<S> {
     inner: S,
-    patience: Patience,
+    patience: ClientPatience,
     progress: Progress,
     /// Until when a header must be there, and how many had arrived when it was set.
     header: Alarm,
@@ -81,7 +81,7 @@ pub struct Watched<S> {
 
 impl<S> Watched<S> {
     /// Of a client from whom nothing has come yet.
-    pub fn new(inner: S, patience: Patience, progress: Progress) -> Self {
+    pub fn new(inner: S, patience: ClientPatience, progress: Progress) -> Self {
         let mut header = Alarm::default();
         header.set(patience.header);
         Self {

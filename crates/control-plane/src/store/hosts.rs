@@ -18,6 +18,8 @@ pub struct HostFacts {
     pub vmm_version: String,
     /// The templates that are built there.
     pub templates: Vec<String>,
+    /// Those that will be there soon.
+    pub building_templates: Vec<String>,
 }
 
 impl Store {

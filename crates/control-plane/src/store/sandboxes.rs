@@ -155,6 +155,12 @@ impl Store {
             .fetch_optional(&mut *transaction)
             .await?;
             let Some(updated) = updated else { return Ok(None) };
+            if updated.status == Status::Stopped {
+                sqlx::query("delete from sandbox_metrics where sandbox_id = $1")
+                    .bind(updated.id.as_str())
+                    .execute(&mut *transaction)
+                    .await?;
+            }
             let last = append_change(&mut transaction, seen.status, &updated, change.action).await?;
             transaction.commit().await?;
             Ok(Some((updated, last)))
@@ -178,6 +184,22 @@ impl Store {
             .await
             .map_err(failed("record the sandbox's use"))?;
         Ok(())
+    }
+
+    /// Says that a pending sandbox is still being worked on; false when it is not pending any more.
+    pub async fn still_pending(&self, seen: &Sandbox) -> Result<bool, StoreError> {
+        let done = sqlx::query(
+            "update sandboxes set last_updated = $1 \
+             where id = $2 and owner_id = $3 and status = 'pending' and generation = $4",
+        )
+        .bind(Timestamp::now().as_millisecond())
+        .bind(seen.id.as_str())
+        .bind(seen.owner.as_str())
+        .bind(seen.generation)
+        .execute(&self.pool)
+        .await
+        .map_err(failed("renew the sandbox's record"))?;
+        Ok(done.rows_affected() > 0)
     }
 
     /// Removes the record of a sandbox that was refused, if nobody changed it since `seen` was read, and records the

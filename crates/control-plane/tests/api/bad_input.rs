@@ -138,7 +138,8 @@ async fn ids_of_no_sandbox_are_404_on_every_route() {
             }
         }
     }
-    assert!(server.host.state().calls.iter().all(|call| call == "describe " || call == "list "));
+    let of_the_reconciler = ["describe ", "list ", "watch "];
+    assert!(server.host.state().calls.iter().all(|call| of_the_reconciler.contains(&call.as_str())));
 }
 
 #[tokio::test]

@@ -69,6 +69,30 @@ async fn every_member_of_every_body_has_its_type() {
 }
 
 #[tokio::test]
+async fn every_path_is_checked_before_the_guest_is_asked() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let (_, document) = server.get("/openapi.json").await;
+    let with_path =
+        with_json_body(&document).into_iter().filter(|(_, schema)| schema["properties"]["path"].is_object());
+    let mut tried = 0;
+    for (route, _) in with_path {
+        let route = route.replace("{id}", &id);
+        let long = "a".repeat(4097);
+        for (path, message) in [("", "path is required"), ("/a\0b", "NUL"), ("\0", "NUL"), (&long, "longer than 4096")]
+        {
+            let (status, answered) = server.post(&route, json!({"path": path})).await;
+            assert_eq!((status.as_u16(), code(&answered)), (400, "invalid_request"), "{route} {path:.20}");
+            assert!(answered["error"]["message"].as_str().unwrap().contains(message), "{route}: {answered}");
+            tried += 1;
+        }
+    }
+    assert!(tried >= 40, "{tried}");
+    let of_the_guest = ["read", "list_dir", "make_dir", "remove"];
+    assert!(of_the_guest.iter().all(|call| server.host.calls(call) == 0));
+}
+
+#[tokio::test]
 async fn every_operation_on_a_sandbox_knows_no_sandbox_by_a_strange_id() {
     let server = Fixture::start().await;
     let (_, document) = server.get("/openapi.json").await;
@@ -83,6 +107,28 @@ async fn every_operation_on_a_sandbox_knows_no_sandbox_by_a_strange_id() {
         }
     }
     assert!(tried >= 90, "{tried}");
+}
+
+#[tokio::test]
+async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_resumes_or_deletes() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    server.post(&format!("/v1/sandboxes/{id}/pause"), json!(null)).await;
+    let (_, document) = server.get("/openapi.json").await;
+    let mut refused = 0;
+    for (method, path, operation) in operations(&document).into_iter().filter(|(_, path, _)| path.contains("{id}")) {
+        let name = operation["operationId"].as_str().unwrap();
+        if ["get", "resume", "destroy"].iter().any(|verb| name.starts_with(verb)) && name != "getBenchmark" {
+            continue;
+        }
+        let body = json!({"cmd": "echo", "path": "/x"});
+        let (status, answered) = server.send(method.parse().unwrap(), &path.replace("{id}", &id), Some(body)).await;
+        assert_eq!((status.as_u16(), code(&answered)), (409, "invalid_state"), "{method} {path}");
+        assert!(operation["responses"]["409"].is_object(), "{method} {path} 409 is documented");
+        refused += 1;
+    }
+    assert!(refused >= 30, "{refused}");
+    assert_eq!(server.status(&id).await, "paused");
 }
 
 #[tokio::test]

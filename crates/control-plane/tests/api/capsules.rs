@@ -37,7 +37,10 @@ async fn both_surfaces_show_the_same_sandbox() {
     let (_, sandbox) = server.get(&format!("/v1/sandboxes/{id}")).await;
     let (_, mut capsule) = server.get(&format!("/v1/capsules/{id}")).await;
     capsule.as_object_mut().unwrap().remove("disk_size_mb").unwrap();
+    let disk_used = capsule.as_object_mut().unwrap().remove("disk_used_mb").unwrap();
+    assert_eq!(disk_used, 6, "what its host says, rounded up");
     assert_eq!(capsule, sandbox);
+    assert!(server.get("/v1/capsules").await.1[0].get("disk_used_mb").is_none(), "a list asks no host");
     for (action, becomes) in [("pause", "paused"), ("resume", "running")] {
         let (status, capsule) = server.post(&format!("/v1/capsules/{id}/{action}"), json!({})).await;
         assert_eq!((status.as_u16(), &capsule["status"]), (200, &json!(becomes)));
@@ -46,6 +49,16 @@ async fn both_surfaces_show_the_same_sandbox() {
     assert_eq!(server.get(&format!("/v1/capsules/{id}")).await.1["status"], "stopped");
     assert_eq!(server.get("/v1/capsules").await.1, json!([]), "what is gone is not listed");
     assert_eq!(server.get("/v1/capsules?status=stopped").await.1[0]["id"], json!(id));
+}
+
+#[tokio::test]
+async fn a_capsule_is_shown_without_its_disk_while_its_host_does_not_answer() {
+    let mut server = Fixture::start().await;
+    let id = capsule(&server).await;
+    server.stop_host();
+    let (status, capsule) = server.get(&format!("/v1/capsules/{id}")).await;
+    assert_eq!(status, 200);
+    assert!(capsule.get("disk_used_mb").is_none(), "{capsule}");
 }
 
 #[tokio::test]

@@ -159,6 +159,33 @@ async fn what_runs_is_counted() {
 }
 
 #[tokio::test]
+async fn metrics_of_a_paused_sandbox_are_kept_and_go_on_after_its_resume() {
+    let mut server = Fixture::start().await;
+    let id = server.create().await;
+    let one = format!("/v1/capsules/{id}");
+    let memory = async |server: &Fixture, range: &str| {
+        let (status, metrics) = server.get(&format!("{one}/metrics?range={range}")).await;
+        assert_eq!(status, 200, "{metrics}");
+        let points = metrics["points"].as_array().unwrap().clone();
+        points.iter().map(|point| point["mem_bytes"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(server.post(&format!("{one}/pause"), json!(null)).await.0, 200);
+    server.stop_host();
+    for (range, kept) in [("5m", 11), ("1h", 121), ("24h", 1441)] {
+        assert_eq!(memory(&server, range).await, [kept], "{range}");
+    }
+    server.start_host();
+    server.restart().await;
+    assert_eq!(memory(&server, "10m").await, [11], "it outlives the server too");
+    assert_eq!(server.post(&format!("{one}/resume"), json!(null)).await.0, 200);
+    assert_eq!(memory(&server, "10m").await, [11, 10], "before the pause and after it");
+    // A pause is none the worse for metrics that cannot be kept.
+    server.host.fail("flush", ErrorCode::Internal, "no");
+    assert_eq!(server.post(&format!("{one}/pause"), json!(null)).await.0, 200);
+    assert_eq!(memory(&server, "10m").await, [11]);
+}
+
+#[tokio::test]
 async fn metrics_and_templates_are_those_of_the_host() {
     let server = Fixture::start().await;
     let id = server.create().await;

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
 use bytes::Bytes;
-use connectrpc::{ConnectError, ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult};
+use connectrpc::{ConnectError, ErrorCode, ErrorDetail, RequestContext, Response, ServiceRequest, ServiceResult};
 use proto::hostagent::v1 as pb;
 use proto::hostagent::v1::{HostAgentService, HostAgentServiceExt, HostService, HostServiceExt};
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// What the test decides and what the fake has seen.
 #[derive(Default)]
@@ -35,6 +35,8 @@ pub struct State {
     pub downloads_ended: usize,
     /// Chunks of the endless output that somebody took.
     pub flooded: usize,
+    /// Templates that are being built.
+    pub building: Vec<String>,
     failures: HashMap<&'static str, ConnectError>,
     gates: HashMap<&'static str, Arc<Semaphore>>,
 }
@@ -43,6 +45,8 @@ pub struct State {
 pub struct FakeHost {
     state: Mutex<State>,
     pub changed: Notify,
+    /// What watchers are told by.
+    news: watch::Sender<()>,
 }
 
 impl FakeHost {
@@ -54,6 +58,16 @@ impl FakeHost {
         let result = change(&mut self.state());
         self.changed.notify_waiters();
         result
+    }
+
+    /// Tells those who watch that something changed.
+    pub fn tell(&self) {
+        self.news.send_replace(());
+    }
+
+    /// How often a method was called.
+    pub fn calls(&self, method: &str) -> usize {
+        self.state().calls.iter().filter(|call| call.split(' ').next() == Some(method)).count()
     }
 
     /// The next call of `method` fails.
@@ -138,6 +152,7 @@ impl HostService for FakeHost {
             accelerator: "tcg".into(),
             vmm_version: "10.0.2".into(),
             templates: vec!["minimal".into()],
+            building_templates: self.state().building.clone(),
             ..Default::default()
         })
     }
@@ -197,7 +212,13 @@ impl HostService for FakeHost {
         _: RequestContext,
         _: ServiceRequest<'_, pb::WatchSandboxesRequest>,
     ) -> ServiceResult<connectrpc::ServiceStream<pb::WatchSandboxesResponse>> {
-        Err(ConnectError::unimplemented("WatchSandboxes"))
+        self.enter("watch", "").await?;
+        let mut news = self.news.subscribe();
+        news.mark_changed();
+        Response::stream_ok(futures::stream::unfold(news, async |mut news| {
+            news.changed().await.ok()?;
+            Some((Ok(pb::WatchSandboxesResponse::default()), news))
+        }))
     }
 }
 
@@ -213,6 +234,11 @@ impl HostAgentService for FakeHost {
             return Err(ConnectError::not_found(format!("template {:?} is not built here", request.template)));
         }
         self.enter("create", &id).await?;
+        if self.state().building.contains(&request.template) {
+            let detail = pb::TemplateBuilding { template: request.template, ..Default::default() };
+            let error = ConnectError::unavailable("the template is being built");
+            return Err(error.with_detail(ErrorDetail::from_message("hostagent.v1.TemplateBuilding", &detail)));
+        }
         let on_expiry = if request.on_expiry == pb::OnExpiry::ON_EXPIRY_PAUSE { "pause" } else { "destroy" };
         self.update(|state| {
             state.on_expiry.insert(id.clone(), on_expiry);
@@ -284,16 +310,19 @@ impl HostAgentService for FakeHost {
     async fn list_sandboxes(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::ListSandboxesRequest>,
+        request: ServiceRequest<'_, pb::ListSandboxesRequest>,
     ) -> ServiceResult<pb::ListSandboxesResponse> {
-        self.enter("list", "").await?;
+        let wanted = request.sandbox_id;
+        self.enter("list", wanted).await?;
         let info = |(id, status): (&String, &String)| pb::SandboxInfo {
             sandbox_id: id.clone(),
             status: status.clone(),
             host_ip: "10.11.0.9".into(),
+            disk_bytes: (5 << 20) + 1,
             ..Default::default()
         };
-        let sandboxes = self.state().sandboxes.iter().map(info).collect();
+        let is_wanted = |(id, _): &(&String, &String)| wanted.is_empty() || *id == wanted;
+        let sandboxes = self.state().sandboxes.iter().filter(is_wanted).map(info).collect();
         Response::ok(pb::ListSandboxesResponse { sandboxes, ..Default::default() })
     }
 
@@ -310,6 +339,7 @@ impl HostAgentService for FakeHost {
         _: RequestContext,
         request: ServiceRequest<'_, pb::GetSandboxMetricsRequest>,
     ) -> ServiceResult<pb::GetSandboxMetricsResponse> {
+        self.enter("metrics", request.sandbox_id).await?;
         // One point of two and a half hours ago, and one of now; which series it is, is in its memory.
         let now = jiff::Timestamp::now().as_second();
         let mem_bytes = match request.range {
@@ -332,9 +362,23 @@ impl HostAgentService for FakeHost {
     async fn flush_sandbox_metrics(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::FlushSandboxMetricsRequest>,
+        request: ServiceRequest<'_, pb::FlushSandboxMetricsRequest>,
     ) -> ServiceResult<pb::FlushSandboxMetricsResponse> {
-        Err(ConnectError::unimplemented("not called"))
+        self.enter("flush", request.sandbox_id).await?;
+        let now = jiff::Timestamp::now().as_second();
+        let point = |mem_bytes| pb::MetricPoint {
+            timestamp_unix: now - 1,
+            cpu_pct: 50.0,
+            mem_bytes,
+            disk_bytes: 9,
+            ..Default::default()
+        };
+        Response::ok(pb::FlushSandboxMetricsResponse {
+            points_10m: vec![point(11)],
+            points_2h: vec![point(121)],
+            points_24h: vec![point(1441)],
+            ..Default::default()
+        })
     }
 
     async fn read_file(

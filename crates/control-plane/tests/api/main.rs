@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bad_input_table;
+mod building;
 mod capsules;
 mod database;
 mod drain;
@@ -24,6 +25,7 @@ mod openapi;
 mod reconciler;
 mod request_id;
 mod restart;
+mod retries;
 mod schemathesis;
 mod several;
 mod slow_clients;

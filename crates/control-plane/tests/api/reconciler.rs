@@ -107,5 +107,31 @@ async fn a_failure_is_looked_at_without_waiting_for_the_next_tick() {
     let id = server.create().await;
     server.host.fail("pause", connectrpc::ErrorCode::Internal, "broken");
     assert_eq!(server.post(&format!("/v1/sandboxes/{id}/pause"), json!(null)).await.0, 502);
-    until(&server, |report| report["passes"] == 2).await;
+    until(&server, |report| report["passes"].as_u64().unwrap() >= 2).await;
+}
+
+#[tokio::test]
+async fn what_a_host_does_by_itself_is_recorded_soon_after_it_says_so() {
+    let mut server = Fixture::with(|config| config.reconcile_interval = Duration::from_secs(3600)).await;
+    let (expired, crashed) = (server.create().await, server.create().await);
+    server.host.update(|state| state.sandboxes.insert(expired.clone(), "paused".into()));
+    server.host.tell();
+    server.until_status(&expired, "paused").await;
+    // What happens while nobody listens is heard of afterwards.
+    server.stop_host();
+    server.host.update(|state| state.sandboxes.insert(crashed.clone(), "error".into()));
+    server.start_host();
+    server.until_status(&crashed, "error").await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_its_host_paused_keeps_its_metrics() {
+    let mut server = Fixture::with(impatient).await;
+    let id = server.create().await;
+    server.host.update(|state| state.sandboxes.insert(id.clone(), "paused".into()));
+    server.until_status(&id, "paused").await;
+    assert_eq!(server.host.calls("flush"), 1);
+    server.stop_host();
+    let (_, metrics) = server.get(&format!("/v1/sandboxes/{id}/metrics")).await;
+    assert_eq!(metrics["points"][0]["mem_bytes"], 11, "{metrics}");
 }

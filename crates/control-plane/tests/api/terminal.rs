@@ -73,6 +73,27 @@ async fn a_terminal_takes_bytes_and_shows_bytes_and_is_joined_again_by_its_tag()
 }
 
 #[tokio::test]
+async fn who_waits_hears_again_and_again_that_the_server_is_there() {
+    let server = Fixture::with(|config| config.patience.ping = Duration::from_millis(20)).await;
+    let id = server.create().await;
+    let mut terminal = open(&server, &format!("/v1/capsules/{id}/pty")).await;
+    say(&mut terminal, json!({"type": "start", "cmd": "shell"})).await;
+    assert_eq!(hear(&mut terminal).await.unwrap()["type"], "started");
+    for _ in 0..3 {
+        assert_eq!(hear(&mut terminal).await.unwrap(), json!({"type": "ping"}));
+    }
+    let mut followed = open(&server, &format!("/v1/capsules/{id}/exec/stream")).await;
+    say(&mut followed, json!({"type": "start", "cmd": "sleep"})).await;
+    let pinged = async {
+        let mut pings = 0;
+        while pings < 3 {
+            pings += usize::from(matches!(followed.next().await.unwrap().unwrap(), Message::Ping(_)));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), pinged).await.expect("three pings in time");
+}
+
+#[tokio::test]
 async fn a_kill_just_before_the_end_of_the_socket_is_obeyed() {
     let server = Fixture::start().await;
     let id = server.create().await;

@@ -7,6 +7,7 @@ mod activity;
 mod admission;
 mod attend;
 mod bake;
+mod disk;
 mod error;
 pub mod metrics;
 mod owner;
@@ -110,6 +111,8 @@ pub struct GuestUse {
 pub struct Sandboxes {
     host: Arc<Host>,
     table: Arc<Mutex<Table>>,
+    /// Whoever waits is woken when any sandbox's state has changed.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -122,12 +125,14 @@ struct Table {
 impl Sandboxes {
     /// None yet.
     pub fn new(host: Arc<Host>) -> Self {
-        Self { host, table: Arc::default() }
+        Self { host, table: Arc::default(), changes: watch::Sender::new(()) }
     }
 
     /// Makes a sandbox and returns when its guest answers. The same request again means the same sandbox. Goes on when
     /// the caller does not wait; can be ended by [`Self::destroy`] at any time.
     pub async fn create(&self, spec: SandboxSpec) -> Result<SandboxInfo, Arc<CreateError>> {
+        // Nothing is begun that can only be asked for again.
+        self.host.templates.check_announced(&spec.template).map_err(|error| Arc::new(error.into()))?;
         let mut handle = self.register(spec)?;
         let settled = handle.view.wait_for(|view| view.status != Status::Pending || view.failure.is_some()).await;
         let view = settled.map_err(|_| Arc::new(CreateError::Deleted))?.clone();
@@ -152,6 +157,7 @@ impl Sandboxes {
         let (handle, owner) = owner::new(self.host.clone(), spec);
         table.handles.insert(id.clone(), handle.clone());
         drop(table);
+        tokio::spawn(pass_on(handle.view.clone(), self.changes.clone()));
         let sandboxes = self.clone();
         tokio::spawn(async move {
             let farewell = owner.run().await;
@@ -218,6 +224,18 @@ impl Sandboxes {
         Ok(handle.metrics)
     }
 
+    /// What one sandbox's own files take on this host's disk.
+    pub async fn disk_bytes(&self, id: &SandboxId) -> u64 {
+        let directory = self.host.sandboxes_dir().join(id.as_str());
+        // Only a panic has no answer.
+        tokio::task::spawn_blocking(move || disk::own_bytes(&directory)).await.unwrap_or(0)
+    }
+
+    /// Changes when a sandbox's state does. Of many changes at once one may be all that is seen.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
     /// Every sandbox, oldest first.
     pub fn list(&self) -> Vec<SandboxInfo> {
         let mut list: Vec<_> = self.table().handles.values().map(Handle::info).collect();
@@ -244,6 +262,15 @@ impl Sandboxes {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Tells of every change of one sandbox, its end too, to those who look at all.
+async fn pass_on(mut view: watch::Receiver<View>, changes: watch::Sender<()>) {
+    changes.send_replace(());
+    while view.changed().await.is_ok() {
+        changes.send_replace(());
+    }
+    changes.send_replace(());
 }
 
 impl Handle {

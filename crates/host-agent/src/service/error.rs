@@ -2,8 +2,9 @@
 
 use std::error::Error;
 
-use connectrpc::{ConnectError, ErrorCode};
+use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use model::{InvalidId, InvalidShape, InvalidTemplateName};
+use proto::hostagent::v1::TemplateBuilding;
 
 use crate::guest::{ExecError, FileError, GuestError};
 use crate::net;
@@ -60,6 +61,17 @@ impl IntoConnect for std::sync::Arc<CreateError> {
             error => error.code(),
         }
     }
+
+    fn into_connect(self) -> ConnectError {
+        let error = ConnectError::new(self.code(), chain(&self));
+        match &*self {
+            CreateError::Template(TemplateError::Building { name }) => {
+                let detail = TemplateBuilding { template: name.to_string(), ..Default::default() };
+                error.with_detail(ErrorDetail::from_message("hostagent.v1.TemplateBuilding", &detail))
+            }
+            _ => error,
+        }
+    }
 }
 
 impl IntoConnect for CreateError {
@@ -96,6 +108,7 @@ impl IntoConnect for TemplateError {
     fn code(&self) -> ErrorCode {
         match self {
             TemplateError::NotBuilt { .. } | TemplateError::Recipe(RecipeError::Unknown { .. }) => ErrorCode::NotFound,
+            TemplateError::Building { .. } => ErrorCode::Unavailable,
             TemplateError::Damaged { .. } => ErrorCode::FailedPrecondition,
             _ => ErrorCode::Internal,
         }
@@ -182,8 +195,18 @@ mod tests {
         check(TemplateError::NotBuilt { name: name.clone() }.into(), ErrorCode::NotFound);
         let reason = "its image is empty".to_owned();
         check(TemplateError::Damaged { name, reason }.into(), ErrorCode::FailedPrecondition);
+        check(TemplateError::Building { name: "minimal".parse().unwrap() }.into(), ErrorCode::Unavailable);
         check(CreateError::Deleted, ErrorCode::Aborted);
         check(CreateError::Ended { last_words: String::new() }, ErrorCode::Internal);
+    }
+
+    #[test]
+    fn a_template_that_is_being_built_is_told_from_all_else_that_is_unavailable() {
+        let building = TemplateError::Building { name: "minimal".parse().unwrap() };
+        let error = Arc::new(CreateError::Template(building)).into_connect();
+        assert_eq!(error.details[0].type_url, "hostagent.v1.TemplateBuilding");
+        let full = CreateError::NoMemory { wanted_mb: 2, available_mb: 1 };
+        assert!(Arc::new(full).into_connect().details.is_empty());
     }
 
     #[test]

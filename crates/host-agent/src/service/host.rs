@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use futures::StreamExt;
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
     DeleteSnapshotRequest, DeleteSnapshotResponse, GetDiskUsageRequest, GetDiskUsageResponse, GetHostRequest,
@@ -10,6 +11,7 @@ use proto::hostagent::v1::{
     WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 
 use super::error::IntoConnect;
 use crate::HostAgent;
@@ -19,11 +21,13 @@ const DEFAULT_RUNS: u32 = 20;
 
 pub(super) struct HostService {
     agent: Arc<HostAgent>,
+    /// Set when the port ends.
+    ending: CancellationToken,
 }
 
 impl HostService {
-    pub fn new(agent: Arc<HostAgent>) -> Self {
-        Self { agent }
+    pub fn new(agent: Arc<HostAgent>, ending: CancellationToken) -> Self {
+        Self { agent, ending }
     }
 }
 
@@ -54,6 +58,7 @@ impl Service for HostService {
                 .filter(|listed| listed.template.is_ok())
                 .map(|listed| listed.name.to_string())
                 .collect(),
+            building_templates: host.templates.announced().iter().map(ToString::to_string).collect(),
             ..Default::default()
         })
     }
@@ -126,6 +131,12 @@ impl Service for HostService {
         _context: RequestContext,
         _request: ServiceRequest<'_, WatchSandboxesRequest>,
     ) -> ServiceResult<ServiceStream<WatchSandboxesResponse>> {
-        Err(ConnectError::unimplemented("WatchSandboxes"))
+        let mut changes = self.agent.sandboxes.changes();
+        changes.mark_changed();
+        let messages = futures::stream::unfold(changes, async |mut changes| {
+            changes.changed().await.ok()?;
+            Some((Ok(WatchSandboxesResponse::default()), changes))
+        });
+        Response::stream_ok(messages.take_until(self.ending.clone().cancelled_owned()))
     }
 }

@@ -2,6 +2,7 @@
 //! HTTP. The only place that knows wire types; it converts and calls.
 #![allow(refining_impl_trait_internal, reason = "the generated traits leave the concrete types to us")]
 
+mod drain;
 mod error;
 mod guard;
 mod host;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::HostAgent;
 use crate::guest::READ_LIMIT;
+pub use drain::Drain;
 use guard::KnownHosts;
 use tls::TlsListener;
 pub use tls::{Tls, TlsError};
@@ -39,10 +41,15 @@ pub enum Listener {
 /// Requests that carry a file's content need more than the usual 4 MiB.
 const WRITE_LIMIT: usize = READ_LIMIT + 64 * 1024;
 
-/// Answers requests until `shutdown`, and then only those that have begun.
-pub async fn serve(agent: Arc<HostAgent>, listener: Listener, shutdown: CancellationToken) -> io::Result<()> {
+/// Answers requests until `drain` is asked to finish, then refuses them, and ends at `shutdown`.
+pub async fn serve(
+    agent: Arc<HostAgent>,
+    listener: Listener,
+    drain: Drain,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let stop = shutdown.cancelled_owned();
-    let router = router(agent);
+    let router = router(agent, &drain).layer(from_fn_with_state(drain, drain::admit));
     match listener {
         Listener::Tcp(listener) => {
             let router = guarded(router, KnownHosts::new(listener.local_addr()?, None));
@@ -67,11 +74,11 @@ fn guarded(router: Router, hosts: KnownHosts) -> Router {
     router.layer(from_fn_with_state(Arc::new(hosts), guard::refuse_pages))
 }
 
-fn router(agent: Arc<HostAgent>) -> Router {
+fn router(agent: Arc<HostAgent>, drain: &Drain) -> Router {
     let large = Limits::default().with_max_request_body_size(WRITE_LIMIT).with_max_message_size(WRITE_LIMIT);
     let rpc = connectrpc::Router::new()
         .add_service(Arc::new(sandboxes::SandboxService::new(agent.clone())))
-        .add_service(Arc::new(host::HostService::new(agent.clone())))
+        .add_service(Arc::new(host::HostService::new(agent.clone(), drain.asked())))
         .with_route_limits("hostagent.v1.HostAgentService/WriteFile", large);
     streams::router(agent).fallback_service(rpc.into_axum_service())
 }

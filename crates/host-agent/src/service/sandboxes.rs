@@ -97,8 +97,11 @@ fn wire_info(info: &SandboxInfo) -> WireInfo {
     }
 }
 
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 fn wire_points(points: &[Point]) -> Vec<MetricPoint> {
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let wire = |point: &Point| MetricPoint {
         timestamp_unix: point.timestamp,
         cpu_pct: point.cpu_percent,
@@ -189,9 +192,18 @@ impl HostAgentService for SandboxService {
     async fn list_sandboxes(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, ListSandboxesRequest>,
+        request: ServiceRequest<'_, ListSandboxesRequest>,
     ) -> ServiceResult<ListSandboxesResponse> {
-        let sandboxes = self.agent.sandboxes.list().iter().map(wire_info).collect();
+        let mut list = self.agent.sandboxes.list();
+        if !request.sandbox_id.is_empty() {
+            let id = parse_id(request.sandbox_id)?;
+            list.retain(|info| info.spec.id == id);
+        }
+        let mut sandboxes = Vec::with_capacity(list.len());
+        for info in &list {
+            let disk_bytes = signed(self.agent.sandboxes.disk_bytes(&info.spec.id).await);
+            sandboxes.push(WireInfo { disk_bytes, ..wire_info(info) });
+        }
         Response::ok(ListSandboxesResponse { sandboxes, ..Default::default() })
     }
 

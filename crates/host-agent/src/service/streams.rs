@@ -4,23 +4,19 @@
 //! Only routes that are meant for callers pass. The guest agent's control routes (`/init` and the like) are the host
 //! agent's own; a path that merely looks like an allowed one after decoding is not one.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use bytes::Bytes;
 use connectrpc::ConnectError;
 use http::{HeaderMap, HeaderName, Uri, Version, header};
-use http_body::{Frame, SizeHint};
 
+use super::drain::Holding;
 use super::error::IntoConnect;
 use crate::HostAgent;
-use crate::sandbox::Busy;
 
 /// Routes of the guest agent that callers may use, besides the two services.
 const ROUTES: [&str; 5] = ["/files", "/files/compose", "/envs", "/metrics", "/health"];
@@ -51,7 +47,8 @@ async fn forward(
     let answer = using.guest.forward(Request::from_parts(parts, body)).await;
     let mut answer = answer.map_err(|error| Refusal(error.into_connect()))?;
     remove_hop_by_hop(answer.headers_mut());
-    Ok(answer.map(|body| Body::new(Counted { body, _busy: using.busy })))
+    // As long as it is being sent the sandbox is in use.
+    Ok(answer.map(|body| Body::new(Holding::new(body, using.busy))))
 }
 
 /// The guest agent's path and query, if callers may ask for it. Compared as sent, so that nothing hides in an encoding.
@@ -77,32 +74,6 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let json = [(header::CONTENT_TYPE, "application/json")];
         (self.0.http_status(), json, self.0.to_json()).into_response()
-    }
-}
-
-/// A body during which the sandbox counts as in use.
-struct Counted {
-    body: Body,
-    _busy: Busy,
-}
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

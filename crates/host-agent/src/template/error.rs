@@ -75,6 +75,20 @@ pub enum TemplateError {
         /// The template.
         name: TemplateName,
     },
+    /// It is on its way.
+    #[error("template {name} is being built")]
+    Building {
+        /// The template.
+        name: TemplateName,
+    },
+    /// It was on its way, and will not come.
+    #[error("template {name} was not built: {reason}")]
+    GivenUp {
+        /// The template.
+        name: TemplateName,
+        /// Why.
+        reason: String,
+    },
     /// Its files are not what a build leaves.
     #[error("template {name} is damaged, {reason}: `sandpiper template build {name}` makes it anew")]
     Damaged {

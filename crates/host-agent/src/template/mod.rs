@@ -14,6 +14,7 @@
 //! A build is complete or absent, also after a power cut, and replaces its predecessor by renaming one link. Knows
 //! nothing of sandboxes: who uses which build is told to [`TemplateStore::prune`].
 
+mod announced;
 mod bootstrap;
 mod build;
 mod cpio;

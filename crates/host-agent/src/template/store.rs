@@ -9,6 +9,7 @@ use std::sync::Arc;
 use model::TemplateName;
 use tokio_util::sync::CancellationToken;
 
+use super::announced::Announced;
 use super::build::{self, Force};
 use super::durable;
 use super::error::{BuildError, FileError, RecipeError, TemplateError};
@@ -61,6 +62,7 @@ pub(super) struct Shared {
     pub layout: Layout,
     pub tools: ToolPath,
     agent: Agent,
+    announced: Announced,
 }
 
 impl TemplateStore {
@@ -78,7 +80,8 @@ impl TemplateStore {
             durable::make_directory(&directory)?;
         }
         staging::sweep(&layout)?;
-        Ok(Self(Arc::new(Shared { layout, tools, agent: Agent::new(guest_agent) })))
+        let (agent, announced) = (Agent::new(guest_agent), Announced::default());
+        Ok(Self(Arc::new(Shared { layout, tools, agent, announced })))
     }
 
     /// The names of all templates that can be built, sorted.
@@ -110,6 +113,26 @@ impl TemplateStore {
         self.0.open_build(name, &build)
     }
 
+    /// Says that these will be built: until then, who asks for one is told so.
+    pub fn announce(&self, names: impl IntoIterator<Item = TemplateName>) {
+        self.0.announced.add(names);
+    }
+
+    /// Says that what was announced and is not built will not be.
+    pub fn give_up_announced(&self, reason: String) {
+        self.0.announced.give_up(reason);
+    }
+
+    /// Those that were announced and are not built yet.
+    pub fn announced(&self) -> Vec<TemplateName> {
+        self.0.announced.names()
+    }
+
+    /// Refuses a template that was announced and is not built. Looks at no files.
+    pub fn check_announced(&self, name: &TemplateName) -> Result<(), TemplateError> {
+        self.0.announced.check(name)
+    }
+
     /// Makes a template and makes it current. With [`Force::No`] it answers the current build where that is of the
     /// same recipe. When cancelled, and when this future is dropped, all programs are ended and all traces removed.
     pub async fn build(
@@ -123,7 +146,13 @@ impl TemplateStore {
         let cancel = cancel.child_token();
         let _cancelled_with_the_caller = cancel.clone().drop_guard();
         let (store, name) = (self.clone(), name.clone());
-        let task = tokio::spawn(async move { build::build(&store, &name, force, &*progress, &cancel).await });
+        let task = tokio::spawn(async move {
+            let built = build::build(&store, &name, force, &*progress, &cancel).await;
+            if built.is_ok() {
+                store.0.announced.remove(&name);
+            }
+            built
+        });
         match task.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -9,7 +9,7 @@ use host_agent::HostConfig;
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
-use super::{ConfigArgs, DatabaseArgs, HostListen, LogArgs, ReconcileArgs, ServiceArgs, TlsArgs};
+use super::{ConfigArgs, DatabaseArgs, DrainArgs, HostListen, LogArgs, ReconcileArgs, ServiceArgs, TlsArgs};
 
 /// Where templates, sandboxes and the database are kept, unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/sandpiper";
@@ -54,6 +54,8 @@ pub struct HostAgentArgs {
     pub tls: TlsArgs,
     #[command(flatten)]
     pub host: HostArgs,
+    #[command(flatten)]
+    pub drain: DrainArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -104,7 +106,7 @@ pub struct HostArgs {
     /// What guests execute on: auto, kvm or tcg. Auto is KVM where it works, else QEMU's own emulation
     #[arg(long, env = "SANDPIPER_ACCEL", value_name = "MODE", default_value = "auto")]
     pub accel: AcceleratorMode,
-    /// Templates to build if they are missing, before the server is ready; separated by commas
+    /// Templates to build if they are missing; the server is ready when they are there. Separated by commas
     #[arg(long, env = "SANDPIPER_TEMPLATES", value_name = "LIST", value_delimiter = ',', default_value = "minimal")]
     pub templates: Vec<TemplateName>,
     /// What the server's end does to its sandboxes. To keep them running waits for a host agent that can adopt them

@@ -1,66 +1,93 @@
-//! `sandpiper host-agent`, and its start and end as a part of `up`.
+//! `sandpiper host-agent`, and its start, its work and its end as a part of `up`.
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use host_agent::HostAgent;
-use host_agent::service::serve;
+use host_agent::service::{Drain, serve};
+use model::TemplateName;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::{HostAgentArgs, HostArgs, HostListen, listen};
 use crate::console::output;
 use crate::console::{Ended, Signals};
-use crate::templates::build_missing;
+use crate::templates::{announce_missing, build_missing};
 
 /// Runs the host agent until a signal.
 pub async fn host_agent(args: &HostAgentArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let tls = args.tls.host_agent(&args.listen)?;
     let (listener, address) = listen::host_agent(&args.listen, tls).await?;
-    let agent = match start(&args.host, &mut signals).await? {
-        Ended::Done(agent) => agent,
-        Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
+    let agent = start(&args.host).await?;
+    let (drain, shutdown) = (Drain::default(), CancellationToken::new());
+    let mut serving = tokio::spawn(serve(agent.clone(), listener, drain.clone(), shutdown.clone()));
+    let ready = || output::note(format_args!("the host agent is ready at {address}"));
+    let ended = tokio::select! {
+        ended = work(&agent, &args.host.templates, &mut signals, ready) => ended,
+        ended = &mut serving => ended_by_itself(ended),
     };
-    let shutdown = CancellationToken::new();
-    let mut serving = tokio::spawn(serve(agent.clone(), listener, shutdown.clone()));
-    output::note(format_args!("the host agent is ready at {address}"));
-    tokio::select! {
-        ended = &mut serving => {
-            stop(&agent).await?;
-            ended.context("the host agent's service ended")??;
-            bail!("the host agent's service ended");
+    output::note(format_args!(
+        "stopping: requests have {} seconds to end, then sandboxes are deleted (once more to stop at once)",
+        args.drain.drain_sec
+    ));
+    let down = async {
+        // Requests first: a command that is under way needs its sandbox.
+        drain.finish(args.drain.patience()).await;
+        let stopped = stop(&agent).await;
+        shutdown.cancel();
+        if let HostListen::Unix(path) = &args.listen {
+            // Nobody listens there any more; a leftover would only be replaced by the next start.
+            let _ = std::fs::remove_file(path);
         }
-        _ = signals.next() => {}
-    }
-    output::note(format_args!("stopping: sandboxes are deleted"));
+        stopped
+    };
     tokio::select! {
-        stopped = stop(&agent) => stopped?,
+        stopped = down => stopped?,
         interrupt = signals.next() => return Ok(interrupt.exit_code()),
     }
-    shutdown.cancel();
-    if let HostListen::Unix(path) = &args.listen {
-        // Nobody listens there any more; a leftover would only be replaced by the next start.
-        let _ = std::fs::remove_file(path);
+    ended
+}
+
+/// Opens the host. From here on it can be asked for what it has.
+pub async fn start(args: &HostArgs) -> anyhow::Result<Arc<HostAgent>> {
+    let agent = HostAgent::start(args.config()).await.context("the host agent cannot start")?;
+    // Before anybody can ask for one of them.
+    announce_missing(&agent.host.templates, &args.templates);
+    Ok(Arc::new(agent))
+}
+
+/// Builds the templates that are missing while requests are answered, tells when all are there, and waits for a signal.
+/// Returns how the process is to end.
+pub async fn work(
+    agent: &HostAgent,
+    templates: &[TemplateName],
+    signals: &mut Signals,
+    ready: impl FnOnce(),
+) -> anyhow::Result<ExitCode> {
+    let store = &agent.host.templates;
+    match build_missing(store, templates, signals).await {
+        Ok(Ended::Done(())) => {}
+        Ok(Ended::Interrupted(interrupt)) => {
+            store.give_up_announced("the server was told to end".to_owned());
+            return Ok(interrupt.exit_code());
+        }
+        Err(error) => {
+            store.give_up_announced(format!("{error:#}"));
+            return Err(error);
+        }
     }
+    ready();
+    signals.next().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the host and builds the templates that are missing.
-pub async fn start(args: &HostArgs, signals: &mut Signals) -> anyhow::Result<Ended<Arc<HostAgent>>> {
-    let agent = HostAgent::start(args.config()).await.context("the host agent cannot start")?;
-    let built = build_missing(&agent.host.templates, &args.templates, signals).await;
-    match built {
-        Ok(Ended::Done(())) => Ok(Ended::Done(Arc::new(agent))),
-        Ok(Ended::Interrupted(interrupt)) => {
-            stop(&agent).await?;
-            Ok(Ended::Interrupted(interrupt))
-        }
-        Err(error) => {
-            stop(&agent).await?;
-            Err(error)
-        }
-    }
+/// What became of a service that nobody told to end.
+pub fn ended_by_itself(ended: Result<io::Result<()>, JoinError>) -> anyhow::Result<ExitCode> {
+    ended.context("the host agent's service ended")?.context("the host agent's service ended")?;
+    bail!("the host agent's service ended");
 }
 
 /// Deletes all sandboxes.

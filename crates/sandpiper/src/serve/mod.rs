@@ -16,6 +16,6 @@ pub use control_plane::control_plane;
 pub use database::DatabaseArgs;
 pub use host_agent::host_agent;
 pub use reconcile::ReconcileArgs;
-pub use service::{ConfigArgs, LogArgs, ServiceArgs};
+pub use service::{ConfigArgs, DrainArgs, LogArgs, ServiceArgs};
 pub use tls::{HostListen, TlsArgs};
 pub use up::up;

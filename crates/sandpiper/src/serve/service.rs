@@ -42,10 +42,24 @@ pub struct ServiceArgs {
     #[arg(long, env = "SANDPIPER_UPLOAD_LIMIT_MB", value_name = "MB", default_value_t = 100,
           value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     upload_limit_mb: u64,
+    #[command(flatten)]
+    pub drain: DrainArgs,
+}
+
+/// How a role ends.
+#[derive(Debug, Clone, Args)]
+pub struct DrainArgs {
     /// Seconds that requests under way have when the server ends
     #[arg(long, env = "SANDPIPER_DRAIN_SEC", value_name = "SECONDS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub drain_sec: u64,
+}
+
+impl DrainArgs {
+    /// The same as a time.
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.drain_sec)
+    }
 }
 
 impl ServiceArgs {
@@ -53,7 +67,7 @@ impl ServiceArgs {
     pub fn apply(&self, config: &mut Config) {
         config.allowed_hosts = self.allowed_hosts.clone();
         config.limits.upload = self.upload_limit_mb << 20;
-        config.drain = Duration::from_secs(self.drain_sec);
+        config.drain = self.drain.patience();
     }
 }
 

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ::control_plane::{ControlPlane, HostAgentAddress, Starting, StoreUrl};
+use ::control_plane::{ControlPlane, HostAgentAddress, RunError, Starting, StoreUrl};
 use ::host_agent::HostAgent;
-use ::host_agent::service::{Listener, serve};
-use anyhow::Context;
-use tokio::task::JoinHandle;
+use ::host_agent::service::{Drain, Listener, serve};
+use anyhow::{Context, bail};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{UpArgs, control_plane, host_agent, listen};
+use crate::console::Signals;
 use crate::console::output;
-use crate::console::{Ended, Signals};
 
 /// Runs both until a signal.
 pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
@@ -23,10 +23,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
     let starting = Starting::answer(&listener).context("cannot answer while starting")?;
-    let agent = match host_agent::start(&args.host, &mut signals).await? {
-        Ended::Done(agent) => agent,
-        Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
-    };
+    let agent = host_agent::start(&args.host).await?;
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
     let Parts { plane, mut serving_host, path } = match connect(args, store, &agent, &stop_host).await {
         Ok(parts) => parts,
@@ -37,17 +34,17 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     };
     starting.stop().await;
     let mut serving_api = tokio::spawn(plane.run(listener, stop_api.clone()));
-
     let vmm = agent.host.vmm.info();
-    output::note(format_args!("sandpiper is ready at http://{address} ({}, {})", vmm.version, vmm.accelerator));
+    let ready =
+        || output::note(format_args!("sandpiper is ready at http://{address} ({}, {})", vmm.version, vmm.accelerator));
     let ended = tokio::select! {
-        _ = signals.next() => Ok(()),
-        ended = &mut serving_api => ended.context("the REST API ended")?.context("the REST API ended"),
-        ended = &mut serving_host => ended.context("the host agent's service ended")?.context("the host agent ended"),
+        ended = host_agent::work(&agent, &args.host.templates, &mut signals, ready) => ended,
+        ended = &mut serving_api => api_ended_by_itself(ended),
+        ended = &mut serving_host => host_agent::ended_by_itself(ended),
     };
     output::note(format_args!(
         "stopping: requests have {} seconds to end, then sandboxes are deleted (once more to stop at once)",
-        args.service.drain_sec
+        args.service.drain.drain_sec
     ));
     let down = async {
         stop_api.cancel();
@@ -65,7 +62,12 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         stopped = down => stopped?,
         interrupt = signals.next() => return Ok(interrupt.exit_code()),
     }
-    ended.map(|()| ExitCode::SUCCESS)
+    ended
+}
+
+fn api_ended_by_itself(ended: Result<Result<(), RunError>, JoinError>) -> anyhow::Result<ExitCode> {
+    ended.context("the REST API ended")?.context("the REST API ended")?;
+    bail!("the REST API ended");
 }
 
 /// Both halves, able to speak to each other.
@@ -83,7 +85,7 @@ async fn connect(
     stop: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     let (socket, path) = listen::unix(&args.host.data_dir)?;
-    let serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), stop.clone()));
+    let serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), Drain::default(), stop.clone()));
     let plane =
         control_plane::open(store, HostAgentAddress::Unix(path.clone()), &args.reconcile, &args.service).await?;
     Ok(Parts { plane, serving_host, path })

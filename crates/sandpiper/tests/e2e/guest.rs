@@ -75,6 +75,19 @@ async fn files_go_in_and_come_out_byte_by_byte() {
     let (_, size) = server.shell(&id, "stat -c %s /srv/new/place/data.bin").await;
     assert_eq!(size.trim(), "9000000");
 
+    // A relative path begins at home, and links lead where they lead.
+    let form = Form::new().text("path", "notes/today").part("file", Part::text("soon"));
+    assert_eq!(http.post(format!("{url}/write")).multipart(form).send().await.unwrap().status().as_u16(), 204);
+    let (_, text) =
+        server.shell(&id, "cat /root/notes/today; ln -s notes/today /root/link; ln -s loop /root/loop").await;
+    assert_eq!(text, "soon");
+    for (path, status) in
+        [("link", 200), ("notes/../link", 200), ("loop", 400), ("../../etc/hostname", 200), ("/dev/null", 400)]
+    {
+        let answer = http.post(format!("{url}/read")).json(&json!({ "path": path })).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path}: {}", answer.text().await.unwrap());
+    }
+
     let missing = server.call("POST", &format!("/v1/sandboxes/{id}/files/read"), json!({ "path": "/nope" })).await;
     assert_eq!((missing.status, &missing.body["error"]["code"]), (404, &json!("not_found")));
     let directory = server.call("POST", &format!("/v1/sandboxes/{id}/files/read"), json!({ "path": "/etc" })).await;

@@ -1,5 +1,7 @@
 //! The life of a sandbox, from its creation to nothing being left.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use testkit::wait_for;
 
@@ -43,8 +45,19 @@ async fn a_paused_sandbox_does_nothing_until_it_is_resumed() {
     let ticks = async || server.shell(&id, count).await.1.trim().parse::<u64>().ok();
     wait_for("the background process to tick", async || ticks().await.filter(|ticks| *ticks > 2)).await;
 
+    let capsule = format!("/v1/capsules/{id}");
+    let points = async || {
+        let metrics = server.call("GET", &format!("{capsule}/metrics"), Value::Null).await;
+        assert_eq!(metrics.status, 200, "{metrics:?}");
+        metrics.body["points"].as_array().unwrap().len()
+    };
+    wait_for("it to be measured", async || (points().await > 0).then_some(())).await;
+
     let paused = server.call("POST", &path("pause"), Value::Null).await;
     assert_eq!((paused.status, &paused.body["status"]), (200, &json!("paused")));
+    assert!(points().await > 0, "what it used is kept");
+    let used = server.call("GET", &capsule, Value::Null).await.body["disk_used_mb"].as_u64().unwrap();
+    assert!((50..2000).contains(&used), "its memory is on the disk: {used} MB");
     let refused = server.call("POST", &path("exec"), json!({ "cmd": "true" })).await;
     assert_eq!((refused.status, &refused.body["error"]["code"]), (409, &json!("invalid_state")));
     assert_eq!(server.call("POST", &path("pause"), Value::Null).await.status, 409, "a second pause");
@@ -100,12 +113,23 @@ async fn a_client_that_hangs_up_during_create_leaves_a_sandbox_that_can_be_found
 
 #[tokio::test]
 async fn a_sandbox_expires_when_it_is_idle_and_not_before() {
-    let server = server(&[]).await;
+    let server = server(&["--reconcile-interval-sec", "3600"]).await;
     let before = server.inventory();
     let id = server.create(json!({ "timeout_sec": 3 })).await;
     // A command longer than the timeout: the sandbox is in use.
     assert_eq!(server.shell(&id, "sleep 5; echo done").await, (0, "done\n".to_owned()));
+    // Nor while bytes flow through a guest stream, by which commands with a place of their own come.
+    let stream = json!({ "cmd": "sleep", "args": ["5"], "cwd": "/" });
+    assert_eq!(server.call("POST", &format!("/v1/sandboxes/{id}/exec"), stream).await.body["exit_code"], 0);
     wait_for("the idle sandbox to be gone", async || server.inventory().beyond(&before).is_empty().then_some(())).await;
+    let gone = Instant::now();
+    let row = wait_for("its record to say so", async || {
+        let row = server.call("GET", &format!("/v1/sandboxes/{id}"), Value::Null).await.body;
+        (row["status"] == "stopped").then_some(row)
+    })
+    .await;
+    assert!(gone.elapsed() < Duration::from_secs(10), "the host tells, and nobody waits for the next pass");
+    assert_eq!(row["status_reason"], "it expired after 3 s without activity");
     let answer = server.call("POST", &format!("/v1/sandboxes/{id}/exec"), json!({ "cmd": "true" })).await;
     assert!([404, 409].contains(&answer.status), "{answer:?}");
 }

@@ -1,14 +1,17 @@
 //! The host agent's own port: the seed's eight RPCs, over Connect and over gRPC.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
-use connectrpc::client::{ClientConfig, Http2Connection};
+use connectrpc::client::{ClientConfig, Http2Connection, HttpClient};
 use connectrpc::{ErrorCode, Protocol};
 use proto::hostagent::v1::{
-    CreateSandboxRequest, DestroySandboxRequest, ExecRequest, HostAgentServiceClient, ListSandboxesRequest, OnExpiry,
-    PauseSandboxRequest, ReadFileRequest, ResumeSandboxRequest, WriteFileRequest,
+    CreateSandboxRequest, DestroySandboxRequest, ExecRequest, HostAgentServiceClient, HostServiceClient,
+    ListSandboxesRequest, OnExpiry, PauseSandboxRequest, ReadFileRequest, ResumeSandboxRequest, WatchSandboxesRequest,
+    WriteFileRequest,
 };
+
+use testkit::Inventory;
 
 use super::binary;
 
@@ -49,12 +52,26 @@ impl Role {
         std::thread::spawn(move || lines.for_each(drop));
         Self { child, url, data_dir }
     }
+
+    /// Tells it to end.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        testkit::wait_for("the role to end", async || child.try_wait().unwrap()).await
+    }
 }
 
 impl Drop for Role {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
+        if let Ok(None) = self.child.try_wait() {
+            self.terminate();
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -79,6 +96,51 @@ async fn a_sandbox_that_is_to_be_paused_is_paused_when_it_expires_and_can_be_use
     assert_eq!(client.exec(exec).await.unwrap().into_owned().exit_code, 0);
 }
 
+#[tokio::test]
+async fn a_host_agent_that_ends_finishes_what_has_begun_and_refuses_the_rest() {
+    let mut agent = Role::host_agent(&["--listen", "127.0.0.1:0"]);
+    let uri: http::Uri = agent.url.parse().unwrap();
+    let client = HostAgentServiceClient::new(HttpClient::plaintext(), ClientConfig::new(uri.clone()));
+    let sandbox_id = client.create_sandbox(CreateSandboxRequest::default()).await.unwrap().into_owned().sandbox_id;
+    let host = HostServiceClient::new(HttpClient::plaintext(), ClientConfig::new(uri));
+    let mut changes = host.watch_sandboxes(WatchSandboxesRequest::default()).await.unwrap();
+    assert!(changes.message().await.unwrap().is_some(), "at once");
+
+    let read = ReadFileRequest { sandbox_id: sandbox_id.clone(), path: "/tmp/begun".into(), ..Default::default() };
+    let script = "touch /tmp/begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo done";
+    let exec = ExecRequest {
+        sandbox_id: sandbox_id.clone(),
+        cmd: "sh".into(),
+        args: vec!["-c".into(), script.into()],
+        ..Default::default()
+    };
+    // What has begun also has the file that ends it: nothing else is let in any more.
+    let (chunks, go) = futures::channel::mpsc::unbounded::<Result<Vec<u8>, std::io::Error>>();
+    let upload = reqwest::Client::new()
+        .post(format!("{}/sandboxes/{sandbox_id}/guest/files?path=/tmp/go", agent.url))
+        .header("content-type", "application/octet-stream")
+        .body(reqwest::Body::wrap_stream(go));
+    let upload = tokio::spawn(upload.send());
+    let exec = tokio::spawn({
+        let client = client.clone();
+        async move { client.exec(exec).await }
+    });
+    testkit::wait_for("the command to begin", async || client.read_file(read.clone()).await.ok()).await;
+    chunks.unbounded_send(Ok(b"go".to_vec())).unwrap();
+    agent.terminate();
+    testkit::wait_for("new requests to be refused", async || {
+        let refused = client.list_sandboxes(ListSandboxesRequest::default()).await.err()?;
+        (refused.code == ErrorCode::Unavailable).then_some(())
+    })
+    .await;
+    while changes.message().await.unwrap().is_some() {}
+    drop(chunks);
+    assert_eq!(upload.await.unwrap().unwrap().status().as_u16(), 200);
+    assert_eq!(exec.await.unwrap().unwrap().into_owned().stdout, b"done\n");
+    assert!(agent.ended().await.success());
+    assert_eq!(Inventory::take(agent.data_dir.path()).beyond(&Inventory::default()), Vec::<String>::new());
+}
+
 async fn all_eight(url: &str, protocol: Protocol) {
     let uri: http::Uri = url.parse().unwrap();
     let connection = Http2Connection::connect_plaintext(uri.clone()).await.unwrap().shared(16);
@@ -94,9 +156,11 @@ async fn all_eight(url: &str, protocol: Protocol) {
         timeout_sec: 300,
         ..Default::default()
     };
-    let created = client.create_sandbox(request).await.unwrap().into_owned();
+    let created = client.create_sandbox(request.clone()).await.unwrap().into_owned();
     let sandbox_id = created.sandbox_id.clone();
     assert_eq!(created.status, "running");
+    let again = CreateSandboxRequest { sandbox_id: sandbox_id.clone(), ..request };
+    assert_eq!(client.create_sandbox(again).await.unwrap().into_owned(), created, "the same id is the same sandbox");
     let info = list().await.remove(0);
     assert_eq!((info.sandbox_id.as_str(), info.memory_mb, info.timeout_sec), (sandbox_id.as_str(), 256, 300));
     assert_eq!(info.host_ip, created.host_ip);
