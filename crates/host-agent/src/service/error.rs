@@ -8,7 +8,7 @@ use model::{InvalidId, InvalidShape, InvalidTemplateName};
 use crate::guest::{ExecError, FileError, GuestError};
 use crate::net;
 use crate::sandbox::metrics::InvalidRange;
-use crate::sandbox::{CreateError, DestroyError, TransitionError, UseError};
+use crate::sandbox::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
 use crate::snapshot::SnapshotError;
 use crate::template::{RecipeError, TemplateError};
 
@@ -71,6 +71,7 @@ impl IntoConnect for CreateError {
                 ErrorCode::ResourceExhausted
             }
             CreateError::Snapshot(error) => error.code(),
+            CreateError::Template(error) => error.code(),
             CreateError::Freeze(GuestError::Silent) | CreateError::Introduce(GuestError::Silent) => {
                 ErrorCode::DeadlineExceeded
             }
@@ -86,6 +87,7 @@ impl IntoConnect for SnapshotError {
                 ErrorCode::ResourceExhausted
             }
             SnapshotError::File { .. } => ErrorCode::Internal,
+            SnapshotError::NotFound(_) => ErrorCode::NotFound,
             _ => ErrorCode::FailedPrecondition,
         }
     }
@@ -105,6 +107,7 @@ impl IntoConnect for DestroyError {
     fn code(&self) -> ErrorCode {
         match self {
             DestroyError::NotFound(_) => ErrorCode::NotFound,
+            DestroyError::Closing => ErrorCode::Unavailable,
             DestroyError::Left { .. } | DestroyError::Abandoned(_) => ErrorCode::Internal,
         }
     }
@@ -114,8 +117,21 @@ impl IntoConnect for TransitionError {
     fn code(&self) -> ErrorCode {
         match self {
             TransitionError::NotFound(_) => ErrorCode::NotFound,
+            TransitionError::Closing => ErrorCode::Unavailable,
             TransitionError::Illegal(_) => ErrorCode::FailedPrecondition,
             TransitionError::Failed { source, .. } => source.code(),
+        }
+    }
+}
+
+impl IntoConnect for CaptureError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            CaptureError::NotFound(_) => ErrorCode::NotFound,
+            CaptureError::Closing => ErrorCode::Unavailable,
+            CaptureError::AlreadyExists(_) => ErrorCode::AlreadyExists,
+            CaptureError::Illegal(_) => ErrorCode::FailedPrecondition,
+            CaptureError::Failed(source) => source.code(),
         }
     }
 }

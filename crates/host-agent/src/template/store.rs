@@ -110,6 +110,11 @@ impl TemplateStore {
         self.0.open_build(name, &build)
     }
 
+    /// A certain build of a template, current or not: what something that was captured needs.
+    pub fn get_build(&self, name: &TemplateName, build: &BuildId) -> Result<Template, TemplateError> {
+        self.0.open_build(name, build)
+    }
+
     /// Makes a template and makes it current. With [`Force::No`] it answers the current build where that is of the
     /// same recipe. When cancelled, and when this future is dropped, all programs are ended and all traces removed.
     pub async fn build(

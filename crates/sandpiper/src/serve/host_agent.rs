@@ -8,7 +8,7 @@ use host_agent::HostAgent;
 use host_agent::service::serve;
 use tokio_util::sync::CancellationToken;
 
-use super::{HostAgentArgs, HostArgs, HostListen, listen};
+use super::{HostAgentArgs, HostArgs, HostListen, OnExit, listen};
 use crate::console::output;
 use crate::console::{Ended, Signals};
 use crate::templates::build_missing;
@@ -27,15 +27,15 @@ pub async fn host_agent(args: &HostAgentArgs) -> anyhow::Result<ExitCode> {
     output::note(format_args!("the host agent is ready at {address}"));
     tokio::select! {
         ended = &mut serving => {
-            stop(&agent).await?;
+            stop(&agent, args.host.on_exit).await?;
             ended.context("the host agent's service ended")??;
             bail!("the host agent's service ended");
         }
         _ = signals.next() => {}
     }
-    output::note(format_args!("stopping: sandboxes are deleted"));
+    output::note(format_args!("stopping: {}", args.host.on_exit));
     tokio::select! {
-        stopped = stop(&agent) => stopped?,
+        stopped = stop(&agent, args.host.on_exit) => stopped?,
         interrupt = signals.next() => return Ok(interrupt.exit_code()),
     }
     shutdown.cancel();
@@ -53,19 +53,19 @@ pub async fn start(args: &HostArgs, signals: &mut Signals) -> anyhow::Result<End
     match built {
         Ok(Ended::Done(())) => Ok(Ended::Done(Arc::new(agent))),
         Ok(Ended::Interrupted(interrupt)) => {
-            stop(&agent).await?;
+            stop(&agent, args.on_exit).await?;
             Ok(Ended::Interrupted(interrupt))
         }
         Err(error) => {
-            stop(&agent).await?;
+            stop(&agent, args.on_exit).await?;
             Err(error)
         }
     }
 }
 
-/// Deletes all sandboxes.
-pub async fn stop(agent: &HostAgent) -> anyhow::Result<()> {
-    let left = agent.close().await;
+/// Ends all sandboxes, or puts them on disk.
+pub async fn stop(agent: &HostAgent, on_exit: OnExit) -> anyhow::Result<()> {
+    let left = agent.close(on_exit.on_close()).await;
     for (id, error) in &left {
         tracing::error!(sandbox = %id, error = error as &dyn std::error::Error, "something is left");
     }
