@@ -27,7 +27,8 @@ const OUTER: [&str; 9] = [
 ];
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // Asked now and not when this script was compiled: a target directory may have been filled from another checkout.
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../..");
     for input in INPUTS {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }

@@ -16,7 +16,8 @@ use vmm::{AcceleratorMode, ForcedKvmUnusable};
 
 use crate::files::write_durably;
 use crate::net::{self, Network, NetworkConfig, Slot};
-use crate::snapshot::{Bakes, SnapshotError};
+use crate::sandbox;
+use crate::snapshot::{Bakes, Manifest, Origin, SnapshotError, Snapshots};
 use crate::template::{TemplateError, TemplateStore};
 
 /// What baked images may take on the disk. One of an ordinary shape takes about 100 MB.
@@ -55,6 +56,8 @@ pub struct Host {
     pub templates: TemplateStore,
     /// What sandboxes are restored from instead of booting.
     pub bakes: Bakes,
+    /// What was captured of sandboxes.
+    pub snapshots: Snapshots,
     /// How long a guest may take to answer.
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
@@ -102,6 +105,9 @@ pub enum HostError {
     /// Baked images.
     #[error("open the baked images")]
     Bakes(#[from] SnapshotError),
+    /// Snapshots.
+    #[error("open the snapshots")]
+    Snapshots(#[source] SnapshotError),
     /// The process's own settings.
     #[error("become the parent of monitors that outlive their helper")]
     Subreaper(#[source] io::Error),
@@ -124,14 +130,12 @@ impl Host {
         let vmm = Arc::new(Qemu::open(data_dir, config.qemu.as_deref(), choice)?);
         let network = Network::open(NetworkConfig::new(instance.clone(), data_dir.clone())).await?;
         let templates = TemplateStore::open(data_dir, config.guest_agent)?;
-        // No sandbox runs yet, so only what is current is needed. A failure costs disk space and nothing else.
-        if let Err(error) = templates.prune(&HashSet::new()) {
-            tracing::warn!(error = &error as &dyn std::error::Error, "old templates are left");
-        }
         let bakes = Bakes::open(data_dir, BAKE_BUDGET_BYTES)?;
+        let snapshots = Snapshots::open(data_dir).map_err(HostError::Snapshots)?;
         Ok(Self {
             instance,
             bakes,
+            snapshots,
             vmm,
             network,
             templates,
@@ -147,6 +151,29 @@ impl Host {
     /// Where each sandbox has a directory.
     pub fn sandboxes_dir(&self) -> PathBuf {
         self.data_dir.join("sandboxes")
+    }
+
+    /// Removes template builds and copies of the monitor that neither new sandboxes nor anything captured needs. Only
+    /// before the first sandbox runs. What cannot be removed costs disk space and nothing else.
+    pub fn prune(&self) {
+        let captured = self.captured();
+        let builds: HashSet<_> = captured.iter().map(|origin| origin.build.clone()).collect();
+        if let Err(error) = self.templates.prune(&builds) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "old templates are left");
+        }
+        let platforms: Vec<_> = captured.into_iter().map(|origin| origin.platform).collect();
+        if let Err(error) = self.vmm.prune(&platforms) {
+            tracing::warn!(%error, "old copies of the monitor are left");
+        }
+    }
+
+    /// What paused sandboxes and snapshots were captured of.
+    fn captured(&self) -> Vec<Origin> {
+        let entries = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().flatten();
+        let paused = entries(self.sandboxes_dir()).map(|entry| sandbox::paused_dir(&entry.path()));
+        let snapshots = entries(self.data_dir.join("snapshots")).map(|entry| entry.path());
+        // What has no manifest needs nothing.
+        paused.chain(snapshots).filter_map(|path| Some(Manifest::read(&path).ok()?.origin)).collect()
     }
 
     /// The uid and gid of a slot's monitor: slots are claimed for the whole machine, so no two monitors share one.

@@ -17,7 +17,7 @@ pub mod template;
 use std::sync::Arc;
 
 pub use host::{Host, HostConfig, HostError};
-use sandbox::{DestroyError, Sandboxes, SweepError};
+use sandbox::{DestroyError, OnClose, Sandboxes, SweepError};
 
 /// One host's sandboxes and what they share.
 pub struct HostAgent {
@@ -40,16 +40,20 @@ pub enum StartError {
 }
 
 impl HostAgent {
-    /// Opens the host and removes what an earlier run left on it.
+    /// Opens the host, takes over paused sandboxes of an earlier run and removes what else it left.
     pub async fn start(config: HostConfig) -> Result<Self, StartError> {
         let host = Arc::new(Host::open(config).await?);
-        sandbox::sweep(&host).await?;
-        Ok(Self { sandboxes: Sandboxes::new(host.clone()), host })
+        let paused = sandbox::sweep(&host).await?;
+        host.prune();
+        let sandboxes = Sandboxes::new(host.clone());
+        sandboxes.adopt(paused);
+        Ok(Self { sandboxes, host })
     }
 
-    /// Removes every sandbox and what this installation made on the machine for all of them. Returns what is left.
-    pub async fn close(&self) -> Vec<(model::SandboxId, DestroyError)> {
-        let left = self.sandboxes.close().await;
+    /// Removes sandboxes, unless they are or can be on disk, and what this installation made on the machine for all of
+    /// them. Returns what is left.
+    pub async fn close(&self, on_close: OnClose) -> Vec<(model::SandboxId, DestroyError)> {
+        let left = self.sandboxes.close(on_close).await;
         if let Err(error) = self.host.network.close().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the host's firewall rules are left");
         }

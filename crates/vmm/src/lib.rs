@@ -46,6 +46,9 @@ pub trait Vmm: Send + Sync {
     /// What the next boot is on: a state that is saved there can be loaded only on the same.
     fn platform(&self) -> Platform;
 
+    /// Removes what is kept of earlier monitors that no state needs which was saved on one of these platforms.
+    fn prune(&self, needed: &[Platform]) -> std::io::Result<()>;
+
     /// Tells the driver that a guest has answered: what it runs on works.
     fn proven(&self);
 
@@ -71,6 +74,10 @@ pub trait Vm: Send + Sync {
     /// Writes the state of all devices and vCPUs, without memory and disk, and makes it durable. Legal while the vCPUs
     /// are stopped; changes nothing, so the virtual machine may go on afterwards.
     fn save_state(&self, to: OwnedFd) -> BoxFuture<'_, Result<(), VmError>>;
+
+    /// Copies into the overlay what the frozen layers under it hold, so that only the template's image is left under it.
+    /// Legal in every state; a guest that runs goes on meanwhile. After an error the layers are needed as before.
+    fn merge_layers(&self) -> BoxFuture<'_, Result<(), VmError>>;
 
     /// Ends the monitor at once and returns when its process is gone. Legal in every state, and idempotent. What the
     /// guest had not written to its disk is lost.

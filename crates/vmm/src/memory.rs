@@ -23,10 +23,9 @@ const SWAPPED: u64 = 1 << 62;
 /// The page belongs to a file, so the process has not changed it.
 const OF_FILE: u64 = 1 << 61;
 
-/// Writes to `to`, an empty file, the memory of a stopped process that maps `base` privately: the file as it is and
-/// over it all that the process has changed. Returns how many bytes those were. Nothing is made durable.
-pub fn capture(process: ProcessIdentity, base: &File, to: &File) -> io::Result<u64> {
-    copy(base, to)?;
+/// Writes over `to`, a copy of `base`, all that a stopped process has changed that maps `base` privately: then `to` is
+/// the memory of that process. Returns how many bytes those were. Nothing is made durable.
+pub fn write_changes(process: ProcessIdentity, base: &File, to: &File) -> io::Result<u64> {
     let memory = File::open(format!("/proc/{}/mem", process.pid))?;
     let pages = File::open(format!("/proc/{}/pagemap", process.pid))?;
     let maps = std::fs::read_to_string(format!("/proc/{}/maps", process.pid))?;
@@ -198,7 +197,19 @@ pub fn punch_zeros(file: &File) -> io::Result<u64> {
 }
 
 fn is_zero(page: &[u8]) -> bool {
-    page.iter().all(|byte| *byte == 0)
+    page == &[0; PAGE][..page.len()]
+}
+
+/// How much of a file holds something.
+pub fn data_bytes(file: &File) -> io::Result<u64> {
+    Ok(extents(file)?.into_iter().map(|(start, end)| end - start).sum())
+}
+
+/// How much memory a process has that is its alone, and so is not in any file.
+pub fn private_bytes(process: ProcessIdentity) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid))?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.split_whitespace().next()?.parse().ok());
+    kib.map(|kib: u64| kib << 10).ok_or_else(|| io::Error::other("the process does not say"))
 }
 
 /// The parts of a file that hold something, as start and end.
@@ -248,6 +259,7 @@ mod tests {
         from.set_len(64 << 20).unwrap();
         from.write_all_at(b"middle", 20 << 20).unwrap();
         copy(&from, &to).unwrap();
+        assert!((6..=1 << 20).contains(&data_bytes(&to).unwrap()));
         let mut found = [0; 6];
         to.read_exact_at(&mut found, 20 << 20).unwrap();
         assert_eq!(&found, b"middle");
@@ -305,8 +317,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (base, to) = (file(&directory, "base"), file(&directory, "to"));
         let own = ProcessIdentity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        assert_eq!(capture(own, &base, &to).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(write_changes(own, &base, &to).unwrap_err().kind(), io::ErrorKind::NotFound);
         let other = ProcessIdentity { start_ticks: own.start_ticks + 1, ..own };
-        assert!(capture(other, &base, &to).is_err());
+        assert!(write_changes(other, &base, &to).is_err());
+        assert!(private_bytes(own).unwrap() > 0);
     }
 }

@@ -1,6 +1,7 @@
 //! What PID 1 does before and after it serves: from the kernel's initramfs to a running system on the root disk, and
 //! back to power off. Knows nothing of what is served in between.
 
+pub mod boot_id;
 pub mod clock;
 mod devices;
 mod disk;

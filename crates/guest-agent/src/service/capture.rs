@@ -17,7 +17,7 @@ use super::control::InitRequest;
 use super::error::HttpError;
 use crate::Role;
 use crate::init::identity::{self, Identity};
-use crate::init::{entropy, freeze, machine_id};
+use crate::init::{boot_id, entropy, freeze, machine_id};
 use crate::settings::Update;
 
 /// The connection on which this is answered is not to be used again: its other end may be gone when the system goes on.
@@ -46,6 +46,8 @@ pub async fn freeze(State(agent): State<Arc<Agent>>) -> Result<impl IntoResponse
 struct RestoreRequest {
     /// Random bytes, base64.
     entropy: String,
+    /// In the place of the kernel's own, where a twin may have read that.
+    boot_id: Option<String>,
     #[serde(flatten)]
     identity: InitRequest,
 }
@@ -58,6 +60,10 @@ pub async fn restore(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Sta
     if random.is_empty() || random.len() > entropy::LIMIT {
         return Err(HttpError::bad_request(format!("entropy must have 1 to {} bytes", entropy::LIMIT)));
     }
+    if request.boot_id.as_deref().is_some_and(|id| !boot_id::is_valid(id)) {
+        return Err(HttpError::bad_request("bootId must be a UUID"));
+    }
+    let own_boot_id = request.boot_id;
     let InitRequest { hostname, nameservers, sandbox_id, timestamp, access_token, env_vars, .. } = request.identity;
     let identity = Identity::new(hostname, nameservers.unwrap_or_default()).map_err(|error| bad(&error))?;
     blocking(agent.role, move || {
@@ -66,6 +72,7 @@ pub async fn restore(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Sta
         }
         entropy::reseed(&random)?;
         identity::assume(&identity)?;
+        own_boot_id.map_or(Ok(()), |id| boot_id::assume(&id))?;
         sandbox_id.map_or(Ok(()), |id| machine_id::assume(&id))
     })
     .await?;

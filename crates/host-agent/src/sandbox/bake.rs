@@ -2,30 +2,21 @@
 //! same template and shape goes on from there, with memory and disk of its own over what they share.
 
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use model::{Lifetime, SandboxId};
 use tokio_util::sync::CancellationToken;
-use vmm::{Memory, RestoreSpec, Vm};
+use vmm::Vm;
 
-use super::parts::{
-    FROZEN_OVERLAY_FILE, Lineage, MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, disk_of, file_error, identity,
-    make_overlay,
-};
+use super::parts::{MEMORY_FILE, OVERLAY_FILE, Parts, file_error, make_overlay};
 use super::{CreateError, SandboxSpec};
 use crate::host::Host;
-use crate::snapshot::{Bake, BakeError, BakeKey, EMPTY_OVERLAY, MEMORY, Manifest, OVERLAY, Origin, STATE};
+use crate::snapshot::{
+    BakeError, BakeKey, EMPTY_OVERLAY, Frozen, MEMORY, Manifest, OVERLAY, Origin, STATE, SnapshotError, seal,
+};
 use crate::template::Template;
-
-/// The file in a sandbox's directory that is the memory it came from, as long as it has not been paused.
-pub(super) const FROZEN_MEMORY_FILE: &str = "frozen-memory";
-
-/// A restored guest answers in a tenth of a second; this is for a busy host, and still less than a boot takes there.
-const RESTORE_DEADLINE: Duration = Duration::from_secs(15);
 
 impl Parts {
     /// Makes the sandbox out of a baked image, which is baked first where there is none. False where that is not
@@ -47,7 +38,7 @@ impl Parts {
                 return Ok(false);
             }
         };
-        match self.restore_one(host, spec, template, &bake, cancel).await {
+        match self.restore(host, spec, &bake, None, cancel).await {
             Ok(()) => Ok(true),
             Err(CreateError::Deleted) => Err(CreateError::Deleted),
             Err(error) => {
@@ -64,46 +55,6 @@ impl Parts {
             }
         }
     }
-
-    async fn restore_one(
-        &mut self,
-        host: &Host,
-        spec: &SandboxSpec,
-        template: &Template,
-        bake: &Bake,
-        cancel: &CancellationToken,
-    ) -> Result<(), CreateError> {
-        let begun = Instant::now();
-        let directory = self.directory().to_owned();
-        let frozen_memory = directory.join(FROZEN_MEMORY_FILE);
-        link(&bake.memory(), &frozen_memory).map_err(file_error("link", &frozen_memory))?;
-        let layer = directory.join(FROZEN_OVERLAY_FILE);
-        link(&bake.overlay(), &layer).map_err(file_error("link", &layer))?;
-        let overlay = directory.join(OVERLAY_FILE);
-        fs::copy(bake.empty_overlay(), &overlay)
-            .and_then(|_| fs::set_permissions(&overlay, fs::Permissions::from_mode(0o600)))
-            .map_err(file_error("make", &overlay))?;
-        let state = bake.state();
-        let state = File::open(&state).map_err(file_error("open", &state))?.into();
-        (self.lineage, self.memory) = (Lineage::Baked, MemoryOwner::Shared);
-        let machine = self.machine(spec, template, Memory::Frozen(frozen_memory))?;
-        let restore = RestoreSpec { machine, state, platform: bake.manifest.origin.platform.clone() };
-        let vm = host.vmm.restore(restore, &self.jail(host)).await?;
-        self.vm = Some(vm.clone());
-        let loaded = begun.elapsed();
-        vm.resume().await.map_err(CreateError::Go)?;
-        let guest = self.guest_client();
-        tokio::select! {
-            restored = guest.restore(|| identity(host, spec, template), RESTORE_DEADLINE) => {
-                restored.map_err(CreateError::Introduce)?;
-            }
-            () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),
-            () = cancel.cancelled() => return Err(CreateError::Deleted),
-        }
-        tracing::debug!(sandbox = %spec.id, ?loaded, answered = ?begun.elapsed(), "restored from a baked image");
-        self.guest = Some(guest);
-        Ok(())
-    }
 }
 
 async fn find_or_bake(
@@ -112,7 +63,7 @@ async fn find_or_bake(
     template: &Template,
     key: &BakeKey,
     cancel: &CancellationToken,
-) -> Result<Bake, BakeError> {
+) -> Result<Frozen, BakeError> {
     let origin = Origin::new(template, spec.shape, host.vmm.platform());
     let hidden = SandboxSpec { id: SandboxId::random(), lifetime: Lifetime::Never, ..spec.clone() };
     let (making_host, making_template) = (host.clone(), template.clone());
@@ -136,7 +87,7 @@ async fn bake(
         parts.build_for_bake(host, spec, template, cancel).await?;
         let booted = begun.elapsed();
         tokio::select! {
-            captured = parts.capture_for_bake(host, spec, template, stage) => captured?,
+            captured = parts.capture_for_bake(stage) => captured?,
             () = cancel.cancelled() => return Err(CreateError::Deleted),
         }
         Ok(booted)
@@ -163,13 +114,7 @@ async fn bake(
 }
 
 impl Parts {
-    async fn capture_for_bake(
-        &mut self,
-        host: &Host,
-        spec: &SandboxSpec,
-        template: &Template,
-        stage: &Path,
-    ) -> Result<(), CreateError> {
+    async fn capture_for_bake(&mut self, stage: &Path) -> Result<(), CreateError> {
         let guest = self.guest.clone().expect("a sandbox that was made has a guest");
         let vm = self.vm.clone().expect("a sandbox that was made has a virtual machine");
         guest.warm_up().await.map_err(CreateError::Introduce)?;
@@ -177,9 +122,9 @@ impl Parts {
         vm.pause().await.map_err(CreateError::Capture)?;
         save_state(&*vm, &stage.join(STATE)).await?;
         vm.kill().await;
-        make_overlay(&stage.join(EMPTY_OVERLAY), disk_of(spec, template)).await?;
+        make_overlay(&stage.join(EMPTY_OVERLAY), self.disk()).await?;
         let (directory, stage) = (self.directory().to_owned(), stage.to_owned());
-        let origin = Origin::new(template, spec.shape, host.vmm.platform());
+        let origin = self.origin();
         let freeze = tokio::task::spawn_blocking(move || freeze_files(&directory, &stage, origin));
         freeze.await.map_err(|error| file_error("freeze", Path::new("files"))(error.into()))?
     }
@@ -205,25 +150,13 @@ fn freeze_files(directory: &Path, stage: &Path, origin: Origin) -> Result<(), Cr
     for path in [&memory, &overlay, &stage.join(EMPTY_OVERLAY)] {
         seal(path).map_err(file_error("freeze", path))?;
     }
-    Manifest::write(stage, origin)?;
+    write_manifest(stage, origin)?;
     Ok(())
 }
 
-/// Everyone may read it, nobody may write it, and it survives a power cut.
-fn seal(path: &Path) -> io::Result<()> {
-    std::os::unix::fs::chown(path, Some(0), Some(0))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444))?;
-    File::open(path)?.sync_all()
-}
-
-/// Another name for a file, so that it stays when the first name goes; a copy where names cannot be shared.
-fn link(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            let copy = File::options().read(true).write(true).create_new(true).open(to)?;
-            vmm::memory::copy(&File::open(from)?, &copy)?;
-            fs::set_permissions(to, fs::Permissions::from_mode(0o444))
-        }
-        result => result,
-    }
+/// The last file of an image.
+fn write_manifest(stage: &Path, origin: Origin) -> Result<(), SnapshotError> {
+    let mut manifest = Manifest::new(origin);
+    manifest.digest(stage, &[STATE, MEMORY, OVERLAY, EMPTY_OVERLAY])?;
+    manifest.write(stage)
 }

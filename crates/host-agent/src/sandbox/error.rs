@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::{DiskMb, IllegalTransition, SandboxId, Status, TemplateName};
+use model::{DiskMb, IllegalTransition, SandboxId, SnapshotId, Status, TemplateName};
 
 use crate::guest::{GuestError, ReadyError};
 use crate::net;
@@ -105,6 +105,9 @@ pub enum CreateError {
     /// The monitor would not give its state.
     #[error("capture the virtual machine")]
     Capture(#[source] vmm::VmError),
+    /// The layers of its disk are too many and would not become one.
+    #[error("merge the layers of the sandbox's disk")]
+    Merge(#[source] vmm::VmError),
     /// The monitor would not let its guest go on.
     #[error("let the virtual machine go on")]
     Go(#[source] vmm::VmError),
@@ -117,6 +120,9 @@ pub enum TransitionError {
     /// There is none of that id.
     #[error("sandbox not found: {0}")]
     NotFound(SandboxId),
+    /// The server ends.
+    #[error("the host agent is shutting down")]
+    Closing,
     /// Its state forbids it.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
@@ -131,6 +137,27 @@ pub enum TransitionError {
     },
 }
 
+/// Why a sandbox was not captured. It is as it was, unless it is in error, and nothing of a snapshot is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    /// There is no sandbox of that id.
+    #[error("sandbox not found: {0}")]
+    NotFound(SandboxId),
+    /// The server ends.
+    #[error("the host agent is shutting down")]
+    Closing,
+    /// The snapshot's id means one of another sandbox.
+    #[error("snapshot {0} exists already, of another sandbox")]
+    AlreadyExists(SnapshotId),
+    /// The sandbox's state forbids it.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
+    /// It did not work.
+    #[error("capture the sandbox")]
+    Failed(#[source] CreateError),
+}
+
 /// Why something of a sandbox is still there.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -138,6 +165,9 @@ pub enum DestroyError {
     /// There is none of that id.
     #[error("sandbox not found: {0}")]
     NotFound(SandboxId),
+    /// The server ends, and the sandbox stays on disk.
+    #[error("the host agent is shutting down")]
+    Closing,
     /// Its owner task broke down while it removed the sandbox.
     #[error("removing sandbox {0} broke down; the host agent's log says how, and its next start removes what is left")]
     Abandoned(SandboxId),

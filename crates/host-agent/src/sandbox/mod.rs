@@ -7,12 +7,15 @@ mod activity;
 mod admission;
 mod attend;
 mod bake;
+mod capture;
 mod disk;
 mod error;
 pub mod metrics;
 mod owner;
 mod parts;
 mod pause;
+mod record;
+mod restore;
 mod sweep;
 
 use std::collections::HashMap;
@@ -22,23 +25,27 @@ use std::time::SystemTime;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use model::{Lifetime, OnExpiry, SandboxId, Shape, Status, TemplateName};
+use model::{Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, Status, TemplateName};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::sandbox::metrics::Metrics;
+use crate::snapshot::{Frozen, Reservation, SnapshotError};
 use activity::Activity;
 pub use activity::Busy;
-pub use error::{CreateError, DestroyError, TransitionError, UseError};
-pub use sweep::{SweepError, sweep};
+pub use error::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
+use owner::Farewell;
+pub(crate) use pause::paused_dir;
+pub use sweep::{Found, SweepError, sweep};
 
 /// What a sandbox is to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// Chosen by the caller, so that a repeated call means the same sandbox.
     pub id: SandboxId,
-    /// What it boots from.
+    /// What is under its disk.
     pub template: TemplateName,
     /// What it is made of.
     pub shape: Shape,
@@ -46,6 +53,19 @@ pub struct SandboxSpec {
     pub lifetime: Lifetime,
     /// What expiry does to it.
     pub on_expiry: OnExpiry,
+    /// Whose it is.
+    pub owner: OwnerId,
+    /// What it goes on from, where that is a snapshot. Template and shape are then the snapshot's.
+    pub snapshot: Option<SnapshotId>,
+}
+
+/// What the end of the host agent does to a sandbox that runs. A paused one stays on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnClose {
+    /// It is deleted.
+    Destroy,
+    /// It is paused. One that cannot be is deleted.
+    Pause,
 }
 
 /// A sandbox as others see it.
@@ -76,8 +96,14 @@ struct View {
 enum Command {
     Pause(oneshot::Sender<Result<(), TransitionError>>),
     Resume(oneshot::Sender<Result<(), TransitionError>>),
+    Capture(Reservation, oneshot::Sender<Result<Captured, CaptureError>>),
     Destroy(oneshot::Sender<Result<(), DestroyError>>),
+    /// The host agent ends.
+    Close(OnClose, oneshot::Sender<Result<(), DestroyError>>),
 }
+
+/// A snapshot that was made.
+type Captured = (SnapshotId, Frozen);
 
 /// Room for callers that ask while the owner is busy; further ones wait.
 const QUEUE: usize = 16;
@@ -153,18 +179,38 @@ impl Sandboxes {
         if table.is_closing {
             return Err(Arc::new(CreateError::Closing));
         }
-        let id = spec.id.clone();
         let (handle, owner) = owner::new(self.host.clone(), spec);
-        table.handles.insert(id.clone(), handle.clone());
+        table.handles.insert(handle.spec.id.clone(), handle.clone());
         drop(table);
-        tokio::spawn(pass_on(handle.view.clone(), self.changes.clone()));
+        self.live(handle.view.clone(), handle.spec.id.clone(), owner.run());
+        Ok(handle)
+    }
+
+    /// Takes over paused sandboxes that an earlier host agent left. To be called before the first sandbox is made.
+    pub fn adopt(&self, found: Vec<Found>) {
+        for Found { directory, record } in found {
+            let (handle, owner) = owner::of_paused(self.host.clone(), directory, record);
+            let (id, view) = (handle.spec.id.clone(), handle.view.clone());
+            self.table().handles.insert(id.clone(), handle);
+            self.live(view, id, owner.run_paused());
+        }
+    }
+
+    /// Lets an owner task live, tells of what changes, and forgets the sandbox when nothing of it is left.
+    fn live(
+        &self,
+        view: watch::Receiver<View>,
+        id: SandboxId,
+        life: impl Future<Output = Option<Farewell>> + Send + 'static,
+    ) {
+        tokio::spawn(pass_on(view, self.changes.clone()));
         let sandboxes = self.clone();
         tokio::spawn(async move {
-            let farewell = owner.run().await;
+            // One that stays on disk stays in the list too: whoever asks must not take it for gone.
+            let Some(farewell) = life.await else { return };
             sandboxes.table().handles.remove(&id);
             farewell.say();
         });
-        Ok(handle)
     }
 
     /// Removes a sandbox, whatever it is doing, and returns when nothing of it is left.
@@ -175,6 +221,9 @@ impl Sandboxes {
             && let Ok(result) = receiver.await
         {
             return result;
+        }
+        if self.table().is_closing && handle.view.borrow().status == Status::Paused {
+            return Err(DestroyError::Closing);
         }
         // The owner task takes no commands any more: it is about to say that all is gone, unless it broke down.
         let said = handle.view.wait_for(|view| view.status == Status::Stopped || view.failure.is_some()).await;
@@ -196,17 +245,46 @@ impl Sandboxes {
         id: &SandboxId,
         command: impl FnOnce(oneshot::Sender<Result<(), TransitionError>>) -> Command,
     ) -> Result<(), TransitionError> {
-        let not_found = || TransitionError::NotFound(id.clone());
-        let handle = self.handle(id).ok_or_else(not_found)?;
+        let handle = self.handle(id).ok_or_else(|| TransitionError::NotFound(id.clone()))?;
         let (sender, receiver) = oneshot::channel();
-        handle.commands.send(command(sender)).await.map_err(|_| not_found())?;
-        receiver.await.map_err(|_| not_found())?
+        let ended = || match self.table().is_closing {
+            true => TransitionError::Closing,
+            false => TransitionError::NotFound(id.clone()),
+        };
+        handle.commands.send(command(sender)).await.map_err(|_| ended())?;
+        receiver.await.map_err(|_| ended())?
     }
 
-    /// A running sandbox's guest, to talk to.
-    pub fn use_guest(&self, id: &SandboxId) -> Result<GuestUse, UseError> {
-        let handle = self.handle(id).ok_or_else(|| UseError::NotFound(id.clone()))?;
-        let status = handle.view.borrow().status;
+    /// Captures a running or paused sandbox, which goes on as it was. The same id again means the same snapshot. Goes on
+    /// when the caller does not wait.
+    pub async fn capture(&self, id: &SandboxId, snapshot: SnapshotId) -> Result<Captured, CaptureError> {
+        let reservation = self.host.snapshots.reserve(snapshot).await;
+        match reservation.get() {
+            Ok(frozen) if frozen.manifest.sandbox.as_ref() == Some(id) => return Ok((reservation.id.clone(), frozen)),
+            Ok(_) => return Err(CaptureError::AlreadyExists(reservation.id.clone())),
+            Err(SnapshotError::NotFound(_)) => {}
+            Err(error) => return Err(CaptureError::Failed(error.into())),
+        }
+        let handle = self.handle(id).ok_or_else(|| CaptureError::NotFound(id.clone()))?;
+        let (sender, receiver) = oneshot::channel();
+        let ended = || match self.table().is_closing {
+            true => CaptureError::Closing,
+            false => CaptureError::NotFound(id.clone()),
+        };
+        handle.commands.send(Command::Capture(reservation, sender)).await.map_err(|_| ended())?;
+        receiver.await.map_err(|_| ended())?
+    }
+
+    /// What a sandbox was asked to be.
+    pub fn spec(&self, id: &SandboxId) -> Option<SandboxSpec> {
+        self.handle(id).map(|handle| handle.spec)
+    }
+
+    /// A running sandbox's guest, to talk to. Waits while the sandbox is captured: it goes on at once.
+    pub async fn use_guest(&self, id: &SandboxId) -> Result<GuestUse, UseError> {
+        let mut handle = self.handle(id).ok_or_else(|| UseError::NotFound(id.clone()))?;
+        let settled = handle.view.wait_for(|view| view.status != Status::Snapshotting).await;
+        let status = settled.map_err(|_| UseError::NotFound(id.clone()))?.status;
         let not_running = || UseError::NotRunning { id: id.clone(), status };
         let guest = handle.guest.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let guest = guest.filter(|_| status == Status::Running).ok_or_else(not_running)?;
@@ -243,16 +321,28 @@ impl Sandboxes {
         list
     }
 
-    /// Makes nothing new any more and removes every sandbox. Returns those that could not be removed.
-    pub async fn close(&self) -> Vec<(SandboxId, DestroyError)> {
-        let ids: Vec<_> = {
+    /// Makes nothing new any more. Leaves paused sandboxes on disk, does to running ones what `on_close` says, and
+    /// removes all others. Returns those that could not be removed.
+    pub async fn close(&self, on_close: OnClose) -> Vec<(SandboxId, DestroyError)> {
+        let handles: Vec<_> = {
             let mut table = self.table();
             table.is_closing = true;
-            table.handles.keys().cloned().collect()
+            table.handles.values().cloned().collect()
         };
-        let removals: FuturesUnordered<_> =
-            ids.into_iter().map(|id| async move { (id.clone(), self.destroy(&id).await) }).collect();
+        let close = |handle: Handle| async move { (handle.spec.id.clone(), self.close_one(&handle, on_close).await) };
+        let removals: FuturesUnordered<_> = handles.into_iter().map(close).collect();
         removals.filter_map(|(id, result)| async move { result.err().map(|error| (id, error)) }).collect().await
+    }
+
+    async fn close_one(&self, handle: &Handle, on_close: OnClose) -> Result<(), DestroyError> {
+        let (sender, receiver) = oneshot::channel();
+        if handle.commands.send(Command::Close(on_close, sender)).await.is_ok()
+            && let Ok(result) = receiver.await
+        {
+            return result;
+        }
+        // It is being deleted.
+        self.destroy(&handle.spec.id).await
     }
 
     fn handle(&self, id: &SandboxId) -> Option<Handle> {

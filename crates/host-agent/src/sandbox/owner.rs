@@ -2,6 +2,7 @@
 //! time, watches the virtual machine and the clock, and ends when nothing of the sandbox is left.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -14,11 +15,17 @@ use vmm::Vm;
 
 use super::activity::{Activity, Expiry};
 use super::attend::attend;
+use super::capture::Capture;
 use super::metrics::{Metrics, Subject};
 use super::parts::Parts;
 use super::pause::ResumeFailure;
-use super::{Command, CreateError, DestroyError, Handle, QUEUE, SandboxSpec, SharedGuest, TransitionError, View};
+use super::record::Record;
+use super::{
+    CaptureError, Captured, Command, CreateError, DestroyError, Handle, OnClose, QUEUE, SandboxSpec, SharedGuest,
+    TransitionError, View,
+};
 use crate::host::Host;
+use crate::snapshot::Reservation;
 
 /// Until a deletion that left something is tried again by itself.
 const RETRY_DELETE: Duration = Duration::from_secs(5);
@@ -29,6 +36,7 @@ type DestroyReply = oneshot::Sender<Result<(), DestroyError>>;
 pub(super) struct Owner {
     host: Arc<Host>,
     spec: SandboxSpec,
+    created_at: SystemTime,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<View>,
     activity: Arc<Activity>,
@@ -50,13 +58,23 @@ pub(super) struct Farewell {
 
 /// A sandbox that is pending, and its owner, to be run.
 pub(super) fn new(host: Arc<Host>, spec: SandboxSpec) -> (Handle, Owner) {
+    with(host, spec, SystemTime::now(), Parts::default(), Status::Pending)
+}
+
+/// A sandbox that an earlier host agent has paused, and its owner, to be run.
+pub(super) fn of_paused(host: Arc<Host>, directory: PathBuf, record: Record) -> (Handle, Owner) {
+    let (spec, created_at) = (record.spec.clone(), record.created_at());
+    with(host, spec, created_at, Parts::of_paused(directory, record), Status::Paused)
+}
+
+fn with(host: Arc<Host>, spec: SandboxSpec, created_at: SystemTime, parts: Parts, status: Status) -> (Handle, Owner) {
     let (sender, commands) = mpsc::channel(QUEUE);
-    let (view, receiver) = watch::channel(View { status: Status::Pending, host_ip: None, failure: None });
+    let (view, receiver) = watch::channel(View { status, host_ip: None, failure: None });
     let activity = Activity::new();
     let guest = SharedGuest::default();
     let handle = Handle {
         spec: spec.clone(),
-        created_at: SystemTime::now(),
+        created_at,
         commands: sender,
         view: receiver,
         activity: activity.clone(),
@@ -64,8 +82,8 @@ pub(super) fn new(host: Arc<Host>, spec: SandboxSpec) -> (Handle, Owner) {
         metrics: Arc::default(),
     };
     let metrics = handle.metrics.clone();
-    let (attendant, parts, failure) = (None, Parts::default(), None);
-    (handle, Owner { host, spec, commands, view, activity, guest, metrics, attendant, parts, failure })
+    let (attendant, failure) = (None, None);
+    (handle, Owner { host, spec, created_at, commands, view, activity, guest, metrics, attendant, parts, failure })
 }
 
 /// Why the time of taking commands is over.
@@ -74,41 +92,71 @@ enum Ending {
     Delete(Option<DestroyReply>),
     /// The virtual machine is gone.
     Lost,
+    /// The host agent ends, and the sandbox stays on disk.
+    Leave(DestroyReply),
+}
+
+/// What is then to be done.
+enum Last {
+    /// Nothing of it stays. These wait for that.
+    Delete(Vec<DestroyReply>),
+    /// It stays on disk.
+    Leave(DestroyReply),
 }
 
 impl Owner {
     /// The whole life of the sandbox, up to when nothing of it is left. A defect of ours that panics ends the life, not
-    /// the ownership: what the sandbox has is still removed by its owner.
-    pub async fn run(mut self) -> Farewell {
-        let waiting = match AssertUnwindSafe(self.live()).catch_unwind().await {
-            Ok(waiting) => waiting,
-            Err(_) => {
-                tracing::error!(sandbox = %self.spec.id, "the owner task panicked; its sandbox is given up");
-                self.mourn().await.into_iter().collect()
-            }
-        };
-        self.delete(waiting).await
+    /// the ownership: what the sandbox has is still removed by its owner. There is no farewell from one that stays.
+    pub async fn run(mut self) -> Option<Farewell> {
+        let last = AssertUnwindSafe(self.live()).catch_unwind().await;
+        self.end(last.ok()).await
     }
 
-    /// From the create to when it is to be removed. Returns those who wait for that.
-    async fn live(&mut self) -> Vec<DestroyReply> {
-        let mut waiting = self.create().await;
-        if self.status() == Status::Running {
-            match self.serve().await {
-                Ending::Delete(reply) => waiting.extend(reply),
-                Ending::Lost => waiting.extend(self.mourn().await),
+    /// As [`run`](Self::run), of a sandbox that is paused already.
+    pub async fn run_paused(mut self) -> Option<Farewell> {
+        let last = AssertUnwindSafe(self.live_on(Vec::new())).catch_unwind().await;
+        self.end(last.ok()).await
+    }
+
+    /// After its last command; none where our defect ended the taking of commands.
+    async fn end(mut self, last: Option<Last>) -> Option<Farewell> {
+        match last {
+            Some(Last::Leave(reply)) => {
+                answer(reply, self.parts.remove_network().await);
+                None
+            }
+            Some(Last::Delete(waiting)) => Some(self.delete(waiting).await),
+            None => {
+                tracing::error!(sandbox = %self.spec.id, "the owner task panicked; its sandbox is given up");
+                let waiting = self.mourn().await.into_iter().collect();
+                Some(self.delete(waiting).await)
             }
         }
-        waiting
+    }
+
+    /// From the create to when it is to end.
+    async fn live(&mut self) -> Last {
+        let waiting = self.create().await;
+        if self.status() == Status::Running { self.live_on(waiting).await } else { Last::Delete(waiting) }
+    }
+
+    /// While it runs or is paused.
+    async fn live_on(&mut self, mut waiting: Vec<DestroyReply>) -> Last {
+        match self.serve().await {
+            Ending::Leave(reply) => return Last::Leave(reply),
+            Ending::Delete(reply) => waiting.extend(reply),
+            Ending::Lost => waiting.extend(self.mourn().await),
+        }
+        Last::Delete(waiting)
     }
 
     /// Makes the sandbox while commands are heard: a delete cancels. Returns those who wait for the deletion.
     async fn create(&mut self) -> Vec<DestroyReply> {
         let cancel = CancellationToken::new();
         let mut waiting = Vec::new();
-        let Self { host, spec, parts, commands, .. } = self;
+        let Self { host, spec, created_at, parts, commands, .. } = self;
         let result = {
-            let build = parts.build(host, spec, &cancel);
+            let build = parts.build(host, spec, *created_at, &cancel);
             tokio::pin!(build);
             loop {
                 tokio::select! {
@@ -132,14 +180,14 @@ impl Owner {
 
     fn become_running(&mut self) {
         self.show_guest();
-        self.activity.touch();
-        let host_ip = self.parts.host_ip();
-        self.view.send_modify(|view| view.host_ip = host_ip);
+        self.activity.renew();
         self.publish(Event::Ready);
     }
 
     /// Lets callers talk to the guest that there is now, if any, and attends to it.
     fn show_guest(&mut self) {
+        let host_ip = self.parts.host_ip();
+        self.view.send_modify(|view| view.host_ip = host_ip);
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = self.parts.guest().cloned();
         let attend = |subject| tokio::spawn(attend(subject, self.view.subscribe(), self.metrics.clone()));
         self.attendant = self.subject().map(attend).map(AbortOnDropHandle::new);
@@ -166,7 +214,8 @@ impl Owner {
 
     /// Takes commands until the sandbox is to end.
     async fn serve(&mut self) -> Ending {
-        assert!(self.parts.vm().is_some(), "a running sandbox has a virtual machine");
+        let is_whole = self.parts.vm().is_some() || self.status() == Status::Paused;
+        assert!(is_whole, "a running sandbox has a virtual machine");
         let idle = match self.spec.lifetime {
             Lifetime::Never => None,
             Lifetime::Idle(idle) => Some(idle),
@@ -192,7 +241,12 @@ impl Owner {
                             return Ending::Lost;
                         }
                     },
+                    Some(Command::Capture(reservation, reply)) => match self.capture(reservation).await {
+                        Ok(capture) => publish_later(capture, reply),
+                        Err(error) => answer(reply, Err(error)),
+                    },
                     Some(Command::Destroy(reply)) => return Ending::Delete(Some(reply)),
+                    Some(Command::Close(on_close, reply)) => return self.close(on_close, reply).await,
                     None => return Ending::Delete(None),
                 },
                 () = ended(vm.as_deref()) => return Ending::Lost,
@@ -202,6 +256,9 @@ impl Owner {
     }
 
     async fn pause(&mut self) -> Result<(), TransitionError> {
+        transition(self.status(), Event::PauseRequested)?;
+        let shallow = self.parts.stay_shallow(&self.host).await;
+        shallow.map_err(|source| TransitionError::Failed { step: "pause", source })?;
         self.publish_legal(Event::PauseRequested)?;
         match self.parts.pause(&self.host, &self.spec).await {
             Ok(()) => {
@@ -215,6 +272,32 @@ impl Owner {
                 Err(TransitionError::Failed { step: "pause", source })
             }
         }
+    }
+
+    /// Captures the sandbox, which is then again what it was. What is left to do needs nothing of it.
+    async fn capture(&mut self, reservation: Reservation) -> Result<Capture, CaptureError> {
+        if self.status() == Status::Paused {
+            return self.parts.capture_paused(&self.host, reservation).await.map_err(CaptureError::Failed);
+        }
+        transition(self.status(), Event::SnapshotRequested)?;
+        self.parts.stay_shallow(&self.host).await.map_err(CaptureError::Failed)?;
+        self.publish(Event::SnapshotRequested);
+        let captured = self.parts.capture_running(&self.host, &self.spec, reservation).await;
+        self.activity.touch();
+        self.publish(if captured.is_ok() { Event::Captured } else { Event::RolledBack });
+        captured.map_err(CaptureError::Failed)
+    }
+
+    /// The host agent ends.
+    async fn close(&mut self, on_close: OnClose, reply: DestroyReply) -> Ending {
+        if self.status() == Status::Running
+            && on_close == OnClose::Pause
+            && let Err(error) = self.pause().await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(sandbox = %self.spec.id, error, "it could not be paused and is deleted");
+        }
+        if self.status() == Status::Paused { Ending::Leave(reply) } else { Ending::Delete(Some(reply)) }
     }
 
     /// Pauses what nobody uses. If that fails it runs on, and expires again.
@@ -234,13 +317,11 @@ impl Owner {
         let failed = |source| TransitionError::Failed { step: "resume", source };
         let source = match self.parts.resume(&self.host, &self.spec).await {
             Ok(()) => {
-                self.show_guest();
-                self.activity.renew();
-                self.publish(Event::Ready);
+                self.become_running();
                 return Ok(Ok(()));
             }
             Err(ResumeFailure::Paused(source)) => source,
-            Err(ResumeFailure::Unanswered(source)) => match self.parts.pause_again(&self.host, &self.spec).await {
+            Err(ResumeFailure::Unanswered(source)) => match self.parts.pause_again().await {
                 Ok(()) => source,
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
@@ -339,11 +420,23 @@ impl Farewell {
 fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply> {
     let refused = |event| transition(status, event).map(drop).map_err(TransitionError::from);
     match command {
-        Command::Destroy(reply) => return Some(reply),
+        Command::Destroy(reply) | Command::Close(_, reply) => return Some(reply),
+        Command::Capture(_, reply) => {
+            if let Err(error) = transition(status, Event::SnapshotRequested) {
+                answer(reply, Err(error.into()));
+            }
+        }
         Command::Pause(reply) => answer(reply, refused(Event::PauseRequested)),
         Command::Resume(reply) => answer(reply, refused(Event::ResumeRequested)),
     }
     None
+}
+
+/// Makes a capture durable beside whatever the sandbox does meanwhile.
+fn publish_later(capture: Capture, reply: oneshot::Sender<Result<Captured, CaptureError>>) {
+    tokio::task::spawn_blocking(move || {
+        answer(reply, capture.publish().map_err(|error| CaptureError::Failed(error.into())));
+    });
 }
 
 /// The one who asked may be gone; the answer is then for nobody.
@@ -392,6 +485,8 @@ mod tests {
             shape: model::Shape::default(),
             lifetime: Lifetime::Never,
             on_expiry: OnExpiry::Destroy,
+            owner: model::OwnerId::nobody(),
+            snapshot: None,
         };
         let (handle, owner) = new(host(data_dir).await, spec);
         owner.view.send_modify(|view| view.status = Status::Running);
@@ -406,7 +501,7 @@ mod tests {
         handle.view.wait_for(|view| view.status == Status::Error).await.unwrap();
         let (sender, receiver) = oneshot::channel();
         assert!(handle.commands.send(Command::Destroy(sender)).await.is_ok());
-        life.await.unwrap().say();
+        life.await.unwrap().unwrap().say();
         receiver.await.unwrap().unwrap();
     }
 }

@@ -7,17 +7,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use model::DiskMb;
 use tokio_util::sync::CancellationToken;
-use vmm::{BootSpec, Machine, Memory, Vm};
+use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 
+use super::record::{RECORD, Record};
 use super::{CreateError, DestroyError, SandboxSpec, admission};
 use crate::guest::{Guest, Identity};
 use crate::host::Host;
 use crate::jail::Jail;
 use crate::net::{self, SandboxNetwork};
+use crate::snapshot::{Layer, Origin};
 use crate::template::Template;
 
 /// The file in a sandbox's directory that says which process its monitor is.
@@ -25,9 +27,6 @@ pub(super) const IDENTITY_FILE: &str = "vmm.json";
 
 /// The file in a sandbox's directory that holds what its guest wrote.
 pub(super) const OVERLAY_FILE: &str = "overlay.qcow2";
-
-/// The file in a sandbox's directory that is under its overlay where it came from a baked image.
-pub(super) const FROZEN_OVERLAY_FILE: &str = "layer0.qcow2";
 
 /// The file in a sandbox's directory that is its guest's memory, or is to become it.
 pub(super) const MEMORY_FILE: &str = "memory";
@@ -43,23 +42,15 @@ pub(super) struct Parts {
     pub(super) network: Option<SandboxNetwork>,
     /// Kept for every start of a monitor after the first.
     pub(super) tap: Option<OwnedFd>,
-    /// What is under its overlay.
+    /// What is under all of its disk.
     pub(super) template: Option<Template>,
-    /// Whether it came from a baked image.
-    pub(super) lineage: Lineage,
+    /// What its directory says of it.
+    pub(super) record: Option<Record>,
     pub(super) memory: MemoryOwner,
+    /// What its virtual machine runs on, or last ran on.
+    pub(super) platform: Option<Platform>,
     pub(super) vm: Option<Arc<dyn Vm>>,
     pub(super) guest: Option<Guest>,
-}
-
-/// Where a sandbox's memory and disk come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Lineage {
-    /// It was booted.
-    #[default]
-    Booted,
-    /// It was restored from a baked image, of which it has copies under names of its own.
-    Baked,
 }
 
 /// Whose the file is that a running sandbox's memory is mapped from.
@@ -68,26 +59,35 @@ pub(super) enum MemoryOwner {
     /// The sandbox's: all that its guest writes is in there.
     #[default]
     Sandbox,
-    /// A baked image's: what its guest writes is in its monitor alone.
+    /// A frozen one, of an image or a snapshot: what its guest writes is in its monitor alone.
     Shared,
 }
 
 impl Parts {
+    /// Those of a paused sandbox that an earlier host agent left. It has no network.
+    pub fn of_paused(directory: PathBuf, record: Record) -> Self {
+        Self { directory: Some(directory), record: Some(record), ..Self::default() }
+    }
+
     /// Makes everything. After an error, or when cancelled, what was made is still here, to be removed.
     pub async fn build(
         &mut self,
         host: &Arc<Host>,
         spec: &SandboxSpec,
+        created_at: SystemTime,
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
+        if let Some(id) = &spec.snapshot {
+            let origin = host.snapshots.get(id)?.manifest.origin;
+            let template = host.templates.get_build(&origin.template, &origin.build)?;
+            admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
+            self.begin(host, spec, created_at, &template).await?;
+            return self.restore_snapshot(host, spec, id, cancel).await;
+        }
         let template = host.templates.get(&spec.template)?;
         check_disk_size(spec, &template)?;
         admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
-        self.make_directory(host, spec)?;
-        let mut network = host.network.create(&spec.id).await?;
-        self.tap = network.take_tap();
-        self.network = Some(network);
-        self.template = Some(template.clone());
+        self.begin(host, spec, created_at, &template).await?;
         if self.restore_from_bake(host, spec, &template, cancel).await? {
             return Ok(());
         }
@@ -103,12 +103,32 @@ impl Parts {
         template: &Template,
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
-        self.make_directory(host, spec)?;
-        let mut network = host.network.create(&spec.id).await?;
-        self.tap = network.take_tap();
-        self.network = Some(network);
-        self.template = Some(template.clone());
+        self.begin(host, spec, SystemTime::now(), template).await?;
         self.boot_anew(host, spec, template, Room::AsNeeded, cancel).await
+    }
+
+    /// Directory and network.
+    async fn begin(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        created_at: SystemTime,
+        template: &Template,
+    ) -> Result<(), CreateError> {
+        self.make_directory(host, spec)?;
+        self.record = Some(Record::new(spec.clone(), created_at, template.manifest.build.clone()));
+        self.template = Some(template.clone());
+        self.make_network(host, spec).await
+    }
+
+    /// Does nothing where there is one.
+    pub(super) async fn make_network(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        if self.network.is_none() {
+            let mut network = host.network.create(&spec.id).await?;
+            self.tap = network.take_tap();
+            self.network = Some(network);
+        }
+        Ok(())
     }
 
     async fn boot_anew(
@@ -120,9 +140,10 @@ impl Parts {
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
         let directory = self.directory();
-        make_overlay(&directory.join(OVERLAY_FILE), disk_of(spec, template)).await?;
+        make_overlay(&directory.join(OVERLAY_FILE), self.disk()).await?;
         make_memory(&directory.join(MEMORY_FILE), spec, room)?;
-        (self.lineage, self.memory) = (Lineage::Booted, MemoryOwner::Sandbox);
+        self.record_layers(Vec::new())?;
+        self.memory = MemoryOwner::Sandbox;
         let guest = self.boot(host, spec, template, cancel).await?;
         guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
         self.guest = Some(guest);
@@ -131,6 +152,44 @@ impl Parts {
 
     pub(super) fn directory(&self) -> &Path {
         self.directory.as_deref().expect("the directory is made first")
+    }
+
+    /// Looks for the build that the sandbox was made of, where that was done by an earlier host agent.
+    pub(super) fn find_template(&mut self, host: &Host) -> Result<(), CreateError> {
+        if self.template.is_none() {
+            let record = self.record();
+            self.template = Some(host.templates.get_build(&record.spec.template, &record.build)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn template(&self) -> &Template {
+        self.template.as_ref().expect("a sandbox that was made has a template")
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        self.record.as_ref().expect("a sandbox that was made has a record")
+    }
+
+    /// How large its disk is. What that has more than its template's image the guest agent takes into use.
+    pub(super) fn disk(&self) -> DiskMb {
+        self.record().spec.shape.disk.max(self.template().manifest.disk_mb)
+    }
+
+    /// Writes down what is between the template's image and the sandbox's overlay.
+    pub(super) fn record_layers(&mut self, layers: Vec<Layer>) -> Result<(), CreateError> {
+        let mut record = self.record().clone();
+        record.layers = layers;
+        let directory = self.directory();
+        record.write(directory).map_err(file_error("write the record in", directory))?;
+        self.record = Some(record);
+        Ok(())
+    }
+
+    /// What a capture of its virtual machine is of.
+    pub(super) fn origin(&self) -> Origin {
+        let platform = self.platform.clone().expect("a virtual machine that was started runs on something");
+        Origin::new(self.template(), self.record().spec.shape, platform)
     }
 
     /// The guest, once it knows who it is.
@@ -159,16 +218,24 @@ impl Parts {
         if let Some(vm) = self.vm.take() {
             vm.kill().await;
         }
-        self.tap = None;
-        if let Some(network) = &mut self.network {
-            network.delete().await.map_err(left("network"))?;
-            self.network = None;
-        }
+        self.remove_network().await?;
         if let Some(directory) = &self.directory {
+            // First what makes it a sandbox's: whatever is left then is not taken for one.
+            let _ = fs::remove_file(directory.join(RECORD));
             match fs::remove_dir_all(directory) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(left("directory")(error)),
                 _ => self.directory = None,
             }
+        }
+        Ok(())
+    }
+
+    /// Gives back what a paused sandbox has outside its directory.
+    pub async fn remove_network(&mut self) -> Result<(), DestroyError> {
+        self.tap = None;
+        if let Some(network) = &mut self.network {
+            network.delete().await.map_err(left("network"))?;
+            self.network = None;
         }
         Ok(())
     }
@@ -240,34 +307,28 @@ impl Parts {
         template: &Template,
     ) -> Result<Arc<dyn Vm>, CreateError> {
         let boot = BootSpec {
-            machine: self.machine(spec, template, Memory::Own(self.directory().join(MEMORY_FILE)))?,
+            machine: self.machine(spec, Memory::Own(self.directory().join(MEMORY_FILE)))?,
             kernel: template.kernel.image(),
             initramfs: template.initramfs.clone(),
         };
+        self.platform = Some(host.vmm.platform());
         let vm = host.vmm.boot(boot, &self.jail(host)).await?;
         self.vm = Some(vm.clone());
         Ok(vm)
     }
 
     /// What its virtual machine is made of, this time.
-    pub(super) fn machine(
-        &self,
-        spec: &SandboxSpec,
-        template: &Template,
-        memory: Memory,
-    ) -> Result<Machine, CreateError> {
+    pub(super) fn machine(&self, spec: &SandboxSpec, memory: Memory) -> Result<Machine, CreateError> {
         let directory = self.directory();
         let tap = self.tap.as_ref().expect("the network came with a tap");
         let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(file_error("open", path));
         let overlay = directory.join(OVERLAY_FILE);
+        let layers = self.record().layers.iter();
         Ok(Machine {
             shape: spec.shape,
             memory,
-            base_image: open(&template.image)?,
-            layers: match self.lineage {
-                Lineage::Booted => vec![],
-                Lineage::Baked => vec![open(&directory.join(FROZEN_OVERLAY_FILE))?],
-            },
+            base_image: open(&self.template().image)?,
+            layers: layers.map(|layer| open(&directory.join(&layer.name))).collect::<Result<_, _>>()?,
             overlay: OpenOptions::new()
                 .read(true)
                 .write(true)
@@ -310,6 +371,7 @@ pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> 
         default_workdir: Some(template.manifest.defaults.workdir.clone()).filter(|workdir| !workdir.is_empty()),
         nameservers: host.nameservers.clone(),
         timestamp: jiff::Timestamp::now().to_string(),
+        boot_id: None,
     }
 }
 
@@ -344,11 +406,6 @@ fn check_disk_size(spec: &SandboxSpec, template: &Template) -> Result<(), Create
         return Ok(());
     }
     Err(CreateError::DiskTooSmall { template: spec.template.clone(), least, wanted })
-}
-
-/// How large a sandbox's disk is. What it has more than its template's image its guest agent takes into use.
-pub(super) fn disk_of(spec: &SandboxSpec, template: &Template) -> DiskMb {
-    spec.shape.disk.max(template.manifest.disk_mb)
 }
 
 /// An empty overlay, a disk of that size over the template's image. It names no backing file: the monitor is told which it is, so

@@ -18,18 +18,24 @@ use std::time::{Duration, Instant};
 use vmm::{Memory, RestoreSpec, Vm};
 
 use super::admission;
-use super::bake::{FROZEN_MEMORY_FILE, save_state};
+use super::bake::save_state;
 use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
+use super::restore::FROZEN_MEMORY_FILE;
 use super::{CreateError, SandboxSpec};
 use crate::guest::Guest;
 use crate::host::Host;
-use crate::snapshot::{Manifest, Origin, STATE, Stage};
+use crate::snapshot::{Manifest, Origin, STATE, SnapshotError, Stage};
 
 /// The directory in a sandbox's own that makes it a paused one.
-const PAUSED: &str = "paused";
+pub(super) const PAUSED: &str = "paused";
 
 /// What it is called once it must not be loaded any more, until it is removed.
-const SPENT: &str = "spent";
+pub(super) const SPENT: &str = "spent";
+
+/// What makes a sandbox's directory that of a paused one.
+pub(crate) fn paused_dir(directory: &Path) -> PathBuf {
+    directory.join(PAUSED)
+}
 
 /// A resumed guest answers at once; this is for a busy host.
 const RESUME_DEADLINE: Duration = Duration::from_secs(30);
@@ -57,13 +63,15 @@ impl Parts {
                 () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),
             }
             let frozen = begun.elapsed();
-            self.capture(host, spec, &*vm).await?;
+            self.capture(&*vm).await?;
             Ok(frozen)
         };
         let frozen = match captured.await {
             Ok(frozen) => frozen,
             Err(error) => {
-                self.undo_pause(host, spec, &*vm, &guest).await;
+                if let Err(error) = self.go_on(host, spec, &*vm, &guest).await {
+                    tracing::warn!(sandbox = %spec.id, error = &error as &dyn std::error::Error, "a pause was not undone");
+                }
                 return Err(error);
             }
         };
@@ -83,21 +91,20 @@ impl Parts {
     }
 
     /// Captures again a virtual machine that was resumed and whose guest does not answer: it is paused as it is now.
-    pub(super) async fn pause_again(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+    pub(super) async fn pause_again(&mut self) -> Result<(), CreateError> {
         let vm = self.vm.clone().expect("a virtual machine that was resumed is there");
-        self.capture(host, spec, &*vm).await?;
+        self.capture(&*vm).await?;
         self.end_monitor(&*vm).await;
         Ok(())
     }
 
     /// Stops the virtual machine and writes all of it. When this succeeds `paused/` is there; else nothing is.
-    async fn capture(&mut self, host: &Host, spec: &SandboxSpec, vm: &dyn Vm) -> Result<(), CreateError> {
+    async fn capture(&mut self, vm: &dyn Vm) -> Result<(), CreateError> {
         vm.pause().await.map_err(CreateError::Capture)?;
         let directory = self.directory().to_owned();
         let stage = Stage::new(&directory.join(PAUSED))?;
         save_state(vm, &stage.path().join(STATE)).await?;
-        let template = self.template.as_ref().expect("a sandbox that was made has a template");
-        let origin = Origin::new(template, spec.shape, host.vmm.platform());
+        let origin = self.origin();
         let process = vm.process().identity();
         let owner = self.memory;
         let write = tokio::task::spawn_blocking(move || {
@@ -105,7 +112,7 @@ impl Parts {
                 durable_memory(&directory, process, owner).map_err(file_error("write the memory in", &directory))?;
             let overlay = directory.join(OVERLAY_FILE);
             File::open(&overlay).and_then(|file| file.sync_data()).map_err(file_error("sync", &overlay))?;
-            Manifest::write(stage.path(), origin)?;
+            write_manifest(stage.path(), origin)?;
             memory.keep().map_err(file_error("keep the memory in", &directory))?;
             stage.publish()?;
             Ok(())
@@ -119,24 +126,21 @@ impl Parts {
         let directory = self.directory();
         // What is left here costs disk space and nothing else.
         let _ = fs::remove_file(directory.join(FROZEN_MEMORY_FILE));
-        let memory = File::options().read(true).write(true).open(directory.join(MEMORY_FILE));
-        if let Err(error) = memory.and_then(|file| vmm::memory::release(&file)) {
-            tracing::warn!(%error, "a paused sandbox takes more disk space than it needs");
-        }
+        give_room_back(directory);
     }
 
-    /// Lets a virtual machine go on that was to be paused. Each step is harmless where there was nothing to undo.
-    async fn undo_pause(&self, host: &Host, spec: &SandboxSpec, vm: &dyn Vm, guest: &Guest) {
-        let template = self.template.as_ref().expect("a sandbox that was made has a template");
-        // There only where the very last step failed.
-        let _ = fs::remove_dir_all(self.directory().join(PAUSED));
-        if vm.resume().await.is_err() {
-            // The monitor is gone, which its owner notices.
-            return;
-        }
-        if let Err(error) = guest.restore(|| identity(host, spec, template), RESUME_DEADLINE).await {
-            tracing::warn!(sandbox = %spec.id, error = &error as &dyn std::error::Error, "a pause was not undone");
-        }
+    /// Lets a virtual machine go on that was stopped, or was to be. Each step is harmless where there is nothing to do.
+    pub(super) async fn go_on(
+        &self,
+        host: &Host,
+        spec: &SandboxSpec,
+        vm: &dyn Vm,
+        guest: &Guest,
+    ) -> Result<(), CreateError> {
+        // Fails where the monitor is gone, which its owner notices.
+        vm.resume().await.map_err(CreateError::Go)?;
+        let restored = guest.restore(|| identity(host, spec, self.template()), RESUME_DEADLINE).await;
+        restored.map_err(CreateError::Introduce)
     }
 
     /// Lets the sandbox go on. The guest has a new access token.
@@ -150,9 +154,8 @@ impl Parts {
         self.vm = Some(vm.clone());
         vm.resume().await.map_err(|error| ResumeFailure::Unanswered(CreateError::Go(error)))?;
         let guest = self.guest_client();
-        let template = self.template.as_ref().expect("a sandbox that was made has a template");
         let answered = tokio::select! {
-            restored = guest.restore(|| identity(host, spec, template), RESUME_DEADLINE) => {
+            restored = guest.restore(|| identity(host, spec, self.template()), RESUME_DEADLINE) => {
                 restored.map_err(CreateError::Introduce)
             }
             () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),
@@ -165,27 +168,42 @@ impl Parts {
     }
 
     /// Starts a monitor with all that was captured, and passes the point of no return.
-    async fn load(&self, host: &Host, spec: &SandboxSpec) -> Result<std::sync::Arc<dyn Vm>, CreateError> {
-        let directory = self.directory();
-        let paused = directory.join(PAUSED);
-        let memory = directory.join(MEMORY_FILE);
-        let template = self.template.as_ref().expect("a sandbox that was made has a template");
-        let wanted = Origin::new(template, spec.shape, host.vmm.platform());
+    async fn load(&mut self, host: &Host, spec: &SandboxSpec) -> Result<std::sync::Arc<dyn Vm>, CreateError> {
+        self.find_template(host)?;
+        let paused = self.directory().join(PAUSED);
+        let memory = self.directory().join(MEMORY_FILE);
+        let wanted = Origin::new(self.template(), spec.shape, host.vmm.platform());
         let manifest = Manifest::open(&paused, &memory, &wanted)?;
         admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
         admission::check_disk(&host.data_dir, host.disk_reserve_mb, spec.shape.memory.get().into())?;
         let reserved = File::options().read(true).write(true).open(&memory);
         reserved.and_then(|file| vmm::memory::reserve(&file)).map_err(file_error("reserve disk space for", &memory))?;
+        self.make_network(host, spec).await?;
         let state = paused.join(STATE);
         let state = File::open(&state).map_err(file_error("open", &state))?.into();
-        let machine = self.machine(spec, template, Memory::Own(memory))?;
-        let restore = RestoreSpec { machine, state, platform: manifest.origin.platform };
-        let vm = host.vmm.restore(restore, &self.jail(host)).await?;
-        if let Err(error) = spend(directory, &paused) {
+        let machine = self.machine(spec, Memory::Own(memory))?;
+        let platform = manifest.origin.platform;
+        self.platform = Some(platform.clone());
+        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &self.jail(host)).await?;
+        if let Err(error) = spend(self.directory(), &paused) {
             vm.kill().await;
             return Err(file_error("spend", &paused)(error));
         }
         Ok(vm)
+    }
+}
+
+fn write_manifest(paused: &Path, origin: Origin) -> Result<(), SnapshotError> {
+    let mut manifest = Manifest::new(origin);
+    manifest.digest(paused, &[STATE])?;
+    manifest.write(paused)
+}
+
+/// Gives back the disk space that was reserved for a guest's memory and never needed.
+pub(super) fn give_room_back(directory: &Path) {
+    let memory = File::options().read(true).write(true).open(directory.join(MEMORY_FILE));
+    if let Err(error) = memory.and_then(|file| vmm::memory::release(&file)) {
+        tracing::warn!(%error, "a paused sandbox takes more disk space than it needs");
     }
 }
 
@@ -237,7 +255,8 @@ fn durable_memory(directory: &Path, process: vmm::ProcessIdentity, owner: Memory
     let frozen = File::open(directory.join(FROZEN_MEMORY_FILE))?;
     let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&written)?;
     let memory = WrittenMemory { written: Some(written), home };
-    vmm::memory::capture(process, &frozen, &file)?;
+    vmm::memory::copy(&frozen, &file)?;
+    vmm::memory::write_changes(process, &frozen, &file)?;
     file.sync_all()?;
     Ok(memory)
 }

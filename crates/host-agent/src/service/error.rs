@@ -9,7 +9,7 @@ use proto::hostagent::v1::TemplateBuilding;
 use crate::guest::{ExecError, FileError, GuestError};
 use crate::net;
 use crate::sandbox::metrics::InvalidRange;
-use crate::sandbox::{CreateError, DestroyError, TransitionError, UseError};
+use crate::sandbox::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
 use crate::snapshot::SnapshotError;
 use crate::template::{RecipeError, TemplateError};
 
@@ -84,6 +84,7 @@ impl IntoConnect for CreateError {
                 ErrorCode::ResourceExhausted
             }
             CreateError::Snapshot(error) => error.code(),
+            CreateError::Template(error) => error.code(),
             CreateError::Freeze(GuestError::Silent) | CreateError::Introduce(GuestError::Silent) => {
                 ErrorCode::DeadlineExceeded
             }
@@ -99,6 +100,7 @@ impl IntoConnect for SnapshotError {
                 ErrorCode::ResourceExhausted
             }
             SnapshotError::File { .. } => ErrorCode::Internal,
+            SnapshotError::NotFound(_) => ErrorCode::NotFound,
             _ => ErrorCode::FailedPrecondition,
         }
     }
@@ -119,6 +121,7 @@ impl IntoConnect for DestroyError {
     fn code(&self) -> ErrorCode {
         match self {
             DestroyError::NotFound(_) => ErrorCode::NotFound,
+            DestroyError::Closing => ErrorCode::Unavailable,
             DestroyError::Left { .. } | DestroyError::Abandoned(_) => ErrorCode::Internal,
         }
     }
@@ -128,8 +131,21 @@ impl IntoConnect for TransitionError {
     fn code(&self) -> ErrorCode {
         match self {
             TransitionError::NotFound(_) => ErrorCode::NotFound,
+            TransitionError::Closing => ErrorCode::Unavailable,
             TransitionError::Illegal(_) => ErrorCode::FailedPrecondition,
             TransitionError::Failed { source, .. } => source.code(),
+        }
+    }
+}
+
+impl IntoConnect for CaptureError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            CaptureError::NotFound(_) => ErrorCode::NotFound,
+            CaptureError::Closing => ErrorCode::Unavailable,
+            CaptureError::AlreadyExists(_) => ErrorCode::AlreadyExists,
+            CaptureError::Illegal(_) => ErrorCode::FailedPrecondition,
+            CaptureError::Failed(source) => source.code(),
         }
     }
 }

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
+use model::{InvalidId, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
     DeleteSnapshotRequest, DeleteSnapshotResponse, GetDiskUsageRequest, GetDiskUsageResponse, GetHostRequest,
     GetHostResponse, HostService as Service, ListSnapshotsRequest, ListSnapshotsResponse, PruneRequest, PruneResponse,
-    WatchSandboxesRequest, WatchSandboxesResponse,
+    SnapshotInfo, WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::IntoConnect;
 use crate::HostAgent;
+use crate::snapshot::Frozen;
 
 /// Enough for a median.
 const DEFAULT_RUNS: u32 = 20;
@@ -37,6 +39,28 @@ struct Timing {
     count: u32,
     median_us: u64,
     min_us: u64,
+}
+
+fn parse_snapshot_id(text: &str) -> Result<SnapshotId, ConnectError> {
+    text.parse().map_err(|error: InvalidId| error.into_connect())
+}
+
+fn wire_snapshot(id: &SnapshotId, frozen: &Frozen) -> SnapshotInfo {
+    let small = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    let large = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let manifest = &frozen.manifest;
+    let shape = manifest.origin.shape;
+    SnapshotInfo {
+        snapshot_id: id.to_string(),
+        sandbox_id: manifest.sandbox.as_ref().map(ToString::to_string).unwrap_or_default(),
+        template: manifest.origin.template.to_string(),
+        vcpus: small(shape.vcpus.get()),
+        memory_mb: small(shape.memory.get()),
+        disk_mb: small(shape.disk.get()),
+        created_at_unix_ms: large(manifest.created_ms),
+        size_bytes: large(frozen.size_bytes()),
+        ..Default::default()
+    }
 }
 
 impl Service for HostService {
@@ -68,13 +92,13 @@ impl Service for HostService {
         _context: RequestContext,
         request: ServiceRequest<'_, BenchmarkSpawnRequest>,
     ) -> ServiceResult<BenchmarkSpawnResponse> {
-        let id = request.sandbox_id.parse().map_err(|error: model::InvalidId| error.into_connect())?;
+        let id = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
         let count = match request.count {
             0 => DEFAULT_RUNS,
             count @ 1..=1000 => count,
             _ => return Err(ConnectError::invalid_argument("count must be at most 1000")),
         };
-        let using = self.agent.sandboxes.use_guest(&id).map_err(IntoConnect::into_connect)?;
+        let using = self.agent.sandboxes.use_guest(&id).await.map_err(IntoConnect::into_connect)?;
         let answer = using.guest.benchmark_spawn(count).await.map_err(IntoConnect::into_connect)?;
         let garbled = |_| ConnectError::internal("the guest agent's answer cannot be understood");
         let timing: Timing = serde_json::from_slice(&answer).map_err(garbled)?;
@@ -89,17 +113,22 @@ impl Service for HostService {
     async fn create_snapshot(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, CreateSnapshotRequest>,
+        request: ServiceRequest<'_, CreateSnapshotRequest>,
     ) -> ServiceResult<CreateSnapshotResponse> {
-        Err(ConnectError::unimplemented("CreateSnapshot"))
+        let sandbox = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let captured = self.agent.sandboxes.capture(&sandbox, parse_snapshot_id(request.snapshot_id)?).await;
+        let (id, frozen) = captured.map_err(IntoConnect::into_connect)?;
+        Response::ok(CreateSnapshotResponse { snapshot: wire_snapshot(&id, &frozen).into(), ..Default::default() })
     }
 
     async fn delete_snapshot(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, DeleteSnapshotRequest>,
+        request: ServiceRequest<'_, DeleteSnapshotRequest>,
     ) -> ServiceResult<DeleteSnapshotResponse> {
-        Err(ConnectError::unimplemented("DeleteSnapshot"))
+        let id = parse_snapshot_id(request.snapshot_id)?;
+        self.agent.host.snapshots.delete(&id).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(DeleteSnapshotResponse::default())
     }
 
     async fn list_snapshots(
@@ -107,7 +136,9 @@ impl Service for HostService {
         _context: RequestContext,
         _request: ServiceRequest<'_, ListSnapshotsRequest>,
     ) -> ServiceResult<ListSnapshotsResponse> {
-        Err(ConnectError::unimplemented("ListSnapshots"))
+        let list = self.agent.host.snapshots.list().map_err(IntoConnect::into_connect)?;
+        let snapshots = list.iter().map(|(id, frozen)| wire_snapshot(id, frozen)).collect();
+        Response::ok(ListSnapshotsResponse { snapshots, ..Default::default() })
     }
 
     async fn get_disk_usage(

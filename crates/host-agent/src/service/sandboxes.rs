@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
-use model::{Lifetime, OnExpiry, SandboxId, ShapeRequest};
+use model::{Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, TemplateName};
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
     ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, GetSandboxMetricsRequest,
     GetSandboxMetricsResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse, MetricPoint,
-    PauseSandboxRequest, PauseSandboxResponse, ReadFileRequest, ReadFileResponse, ResumeSandboxRequest,
-    ResumeSandboxResponse, SandboxInfo as WireInfo, WriteFileRequest, WriteFileResponse,
+    OnExpiry as WireOnExpiry, PauseSandboxRequest, PauseSandboxResponse, ReadFileRequest, ReadFileResponse,
+    ResumeSandboxRequest, ResumeSandboxResponse, SandboxInfo as WireInfo, WriteFileRequest, WriteFileResponse,
 };
 
 use super::error::IntoConnect;
@@ -35,9 +35,20 @@ impl SandboxService {
         Self { agent }
     }
 
-    fn use_guest(&self, sandbox_id: &str) -> Result<GuestUse, ConnectError> {
+    async fn use_guest(&self, sandbox_id: &str) -> Result<GuestUse, ConnectError> {
         let id = parse_id(sandbox_id)?;
-        self.agent.sandboxes.use_guest(&id).map_err(IntoConnect::into_connect)
+        self.agent.sandboxes.use_guest(&id).await.map_err(IntoConnect::into_connect)
+    }
+
+    /// Template and shape of a sandbox that is to come from a snapshot.
+    fn made_of(&self, sandbox: &SandboxId, snapshot: &SnapshotId) -> Result<(TemplateName, Shape), ConnectError> {
+        // A repeated request means the sandbox that there is, also where its snapshot was deleted.
+        let existing = self.agent.sandboxes.spec(sandbox).filter(|spec| spec.snapshot.as_ref() == Some(snapshot));
+        if let Some(spec) = existing {
+            return Ok((spec.template, spec.shape));
+        }
+        let frozen = self.agent.host.snapshots.get(snapshot).map_err(IntoConnect::into_connect)?;
+        Ok((frozen.manifest.origin.template, frozen.manifest.origin.shape))
     }
 }
 
@@ -45,16 +56,23 @@ fn parse_id(text: &str) -> Result<SandboxId, ConnectError> {
     text.parse().map_err(|error: model::InvalidId| error.into_connect())
 }
 
-fn spec_of(request: CreateSandboxRequest) -> Result<SandboxSpec, ConnectError> {
+/// What is asked for, `made_of` saying what a sandbox is made of that comes from a snapshot.
+fn spec_of(
+    request: CreateSandboxRequest,
+    made_of: impl FnOnce(&SandboxId, &SnapshotId) -> Result<(TemplateName, Shape), ConnectError>,
+) -> Result<SandboxSpec, ConnectError> {
     let id = if request.sandbox_id.is_empty() { SandboxId::random() } else { parse_id(&request.sandbox_id)? };
-    let template = if request.template.is_empty() { DEFAULT_TEMPLATE } else { &request.template };
-    let template = template.parse().map_err(|error: model::InvalidTemplateName| error.into_connect())?;
-    let shape = ShapeRequest {
-        vcpus: request.vcpus.into(),
-        memory_mb: request.memory_mb.into(),
-        disk_mb: request.disk_mb.into(),
+    let invalid = |error: model::InvalidId| error.into_connect();
+    let snapshot = Some(&request.snapshot_id).filter(|text| !text.is_empty());
+    let snapshot: Option<SnapshotId> = snapshot.map(|text| text.parse().map_err(invalid)).transpose()?;
+    let (template, shape) = match &snapshot {
+        Some(snapshot) => {
+            let (template, shape) = made_of(&id, snapshot)?;
+            check_wishes(&request, &template, &shape)?;
+            (template, shape)
+        }
+        None => (template_of(&request)?, shape_of(&request)?),
     };
-    let shape = shape.try_into().map_err(|error: model::InvalidShape| error.into_connect())?;
     let seconds = u32::try_from(request.timeout_sec);
     let seconds = seconds.map_err(|_| ConnectError::invalid_argument("timeout_sec must not be negative"))?;
     let on_expiry = match request.on_expiry.to_i32() {
@@ -62,7 +80,41 @@ fn spec_of(request: CreateSandboxRequest) -> Result<SandboxSpec, ConnectError> {
         1 => OnExpiry::Pause,
         other => return Err(ConnectError::invalid_argument(format!("on_expiry {other} is not known"))),
     };
-    Ok(SandboxSpec { id, template, shape, lifetime: Lifetime::from_idle_seconds(seconds), on_expiry })
+    let owner = request.owner_id.parse().map_err(invalid)?;
+    Ok(SandboxSpec { id, template, shape, lifetime: Lifetime::from_idle_seconds(seconds), on_expiry, owner, snapshot })
+}
+
+fn template_of(request: &CreateSandboxRequest) -> Result<TemplateName, ConnectError> {
+    let template = if request.template.is_empty() { DEFAULT_TEMPLATE } else { &request.template };
+    template.parse().map_err(|error: model::InvalidTemplateName| error.into_connect())
+}
+
+fn shape_of(request: &CreateSandboxRequest) -> Result<Shape, ConnectError> {
+    let shape = ShapeRequest {
+        vcpus: request.vcpus.into(),
+        memory_mb: request.memory_mb.into(),
+        disk_mb: request.disk_mb.into(),
+    };
+    shape.try_into().map_err(|error: model::InvalidShape| error.into_connect())
+}
+
+/// What is asked for beside a snapshot must be what the snapshot has.
+fn check_wishes(request: &CreateSandboxRequest, template: &TemplateName, shape: &Shape) -> Result<(), ConnectError> {
+    let differs = |what: &str, has: String| {
+        ConnectError::invalid_argument(format!("{what} of a sandbox from a snapshot is the snapshot's: {has}"))
+    };
+    if !request.template.is_empty() && request.template != template.as_str() {
+        return Err(differs("template", template.to_string()));
+    }
+    let numbers = [
+        ("vcpus", request.vcpus, shape.vcpus.get()),
+        ("memory_mb", request.memory_mb, shape.memory.get()),
+        ("disk_mb", request.disk_mb, shape.disk.get()),
+    ];
+    match numbers.into_iter().find(|(_, wished, has)| *wished != 0 && i64::from(*wished) != i64::from(*has)) {
+        Some((what, _, has)) => Err(differs(what, has.to_string())),
+        None => Ok(()),
+    }
 }
 
 /// Absent or 0 means the default; -1 means none.
@@ -93,6 +145,13 @@ fn wire_info(info: &SandboxInfo) -> WireInfo {
         created_at_unix: unix_seconds(info.created_at),
         last_active_at_unix: unix_seconds(info.last_active_at),
         timeout_sec: signed(info.spec.lifetime.idle_seconds()),
+        on_expiry: match info.spec.on_expiry {
+            OnExpiry::Destroy => WireOnExpiry::ON_EXPIRY_DESTROY.into(),
+            OnExpiry::Pause => WireOnExpiry::ON_EXPIRY_PAUSE.into(),
+        },
+        owner_id: info.spec.owner.to_string(),
+        snapshot_id: info.spec.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
+        disk_mb: signed(info.spec.shape.disk.get()),
         ..Default::default()
     }
 }
@@ -118,7 +177,8 @@ impl HostAgentService for SandboxService {
         _context: RequestContext,
         request: ServiceRequest<'_, CreateSandboxRequest>,
     ) -> ServiceResult<CreateSandboxResponse> {
-        let spec = spec_of(request.to_owned_message())?;
+        let made_of = |sandbox: &SandboxId, snapshot: &SnapshotId| self.made_of(sandbox, snapshot);
+        let spec = spec_of(request.to_owned_message(), made_of)?;
         let info = self.agent.sandboxes.create(spec).await.map_err(IntoConnect::into_connect)?;
         let wire = wire_info(&info);
         Response::ok(CreateSandboxResponse {
@@ -173,7 +233,7 @@ impl HostAgentService for SandboxService {
             arguments: request.args,
             timeout: exec_timeout(request.timeout_sec)?,
         };
-        let using = self.use_guest(&request.sandbox_id)?;
+        let using = self.use_guest(&request.sandbox_id).await?;
         let output = using.guest.exec(command).await.map_err(IntoConnect::into_connect)?;
         if output.timed_out && !request.partial_on_timeout {
             return Err(ConnectError::deadline_exceeded("the command did not end in time and was killed"));
@@ -213,7 +273,7 @@ impl HostAgentService for SandboxService {
         request: ServiceRequest<'_, WriteFileRequest>,
     ) -> ServiceResult<WriteFileResponse> {
         let request = request.to_owned_message();
-        let using = self.use_guest(&request.sandbox_id)?;
+        let using = self.use_guest(&request.sandbox_id).await?;
         let written = using.guest.write_file(&request.path, Bytes::from(request.content)).await;
         written.map_err(IntoConnect::into_connect)?;
         Response::ok(WriteFileResponse::default())
@@ -224,7 +284,7 @@ impl HostAgentService for SandboxService {
         _context: RequestContext,
         request: ServiceRequest<'_, ReadFileRequest>,
     ) -> ServiceResult<ReadFileResponse> {
-        let using = self.use_guest(request.sandbox_id)?;
+        let using = self.use_guest(request.sandbox_id).await?;
         let content = using.guest.read_file(request.path).await.map_err(IntoConnect::into_connect)?;
         Response::ok(ReadFileResponse { content: content.into(), ..Default::default() })
     }
@@ -260,9 +320,37 @@ impl HostAgentService for SandboxService {
 mod tests {
     use super::*;
 
+    /// Of a snapshot of a small sandbox.
+    fn made_of(_: &SandboxId, _: &SnapshotId) -> Result<(TemplateName, Shape), ConnectError> {
+        let shape = ShapeRequest { vcpus: 2, memory_mb: 256, disk_mb: 0 };
+        Ok(("python311".parse().unwrap(), shape.try_into().unwrap()))
+    }
+
+    #[test]
+    fn a_sandbox_from_a_snapshot_is_made_of_what_that_is_made_of() {
+        let request = CreateSandboxRequest { snapshot_id: "sn1".into(), owner_id: "me".into(), ..Default::default() };
+        let spec = spec_of(request.clone(), made_of).unwrap();
+        assert_eq!((spec.template.as_str(), spec.shape.vcpus.get(), spec.shape.memory.get()), ("python311", 2, 256));
+        assert_eq!((spec.snapshot.unwrap().as_str(), spec.owner.as_str()), ("sn1", "me"));
+        let same =
+            CreateSandboxRequest { template: "python311".into(), vcpus: 2, memory_mb: 256, disk_mb: 5120, ..request };
+        assert!(spec_of(same.clone(), made_of).is_ok());
+        for (other, word) in [
+            (CreateSandboxRequest { template: "minimal".into(), ..same.clone() }, "template"),
+            (CreateSandboxRequest { vcpus: 1, ..same.clone() }, "vcpus"),
+            (CreateSandboxRequest { memory_mb: 512, ..same.clone() }, "memory_mb"),
+            (CreateSandboxRequest { disk_mb: 1024, ..same.clone() }, "disk_mb"),
+            (CreateSandboxRequest { snapshot_id: "a/b".into(), ..same.clone() }, "snapshot id"),
+        ] {
+            let error = spec_of(other, made_of).unwrap_err();
+            assert_eq!(error.code, connectrpc::ErrorCode::InvalidArgument);
+            assert!(error.message.as_deref().unwrap().contains(word), "{:?}", error.message);
+        }
+    }
+
     #[test]
     fn an_empty_request_is_the_default_sandbox() {
-        let spec = spec_of(CreateSandboxRequest::default()).unwrap();
+        let spec = spec_of(CreateSandboxRequest::default(), made_of).unwrap();
         assert_eq!(spec.template.as_str(), "minimal");
         assert_eq!((spec.shape.vcpus.get(), spec.shape.memory.get()), (1, 512));
         assert_eq!(spec.lifetime, Lifetime::Never);
@@ -272,7 +360,7 @@ mod tests {
     #[test]
     fn bad_requests_are_invalid_arguments() {
         let check = |request: CreateSandboxRequest, word: &str| {
-            let error = spec_of(request).unwrap_err();
+            let error = spec_of(request, made_of).unwrap_err();
             assert_eq!(error.code, connectrpc::ErrorCode::InvalidArgument);
             assert!(error.message.as_deref().unwrap().contains(word), "{:?}", error.message);
         };

@@ -39,7 +39,7 @@ async fn forward(
     let target: Uri = target_of(request.uri().path_and_query().map_or("", |path| path.as_str()))
         .and_then(|target| target.parse().ok())
         .ok_or_else(|| Refusal(ConnectError::not_found("the guest agent has no such route for callers")))?;
-    let using = agent.sandboxes.use_guest(&id).map_err(|error| Refusal(error.into_connect()))?;
+    let using = agent.sandboxes.use_guest(&id).await.map_err(|error| Refusal(error.into_connect()))?;
     let (mut parts, body) = request.into_parts();
     parts.uri = target;
     parts.version = Version::HTTP_11;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -12,19 +12,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{BakeKey, Manifest, Origin, STATE, SnapshotError, Stage, stage};
-use super::{EMPTY_OVERLAY, MEMORY, OVERLAY};
+use super::{BakeKey, Frozen, MEMORY, Manifest, Origin, SnapshotError, Stage, frozen, stage};
 
 /// After a failure nobody tries again for so long.
 const RETRY: Duration = Duration::from_secs(60);
-
-/// A baked image, complete and checked. Its files may be evicted at any time: take what is needed by hard links.
-#[derive(Debug, Clone)]
-pub struct Bake {
-    directory: PathBuf,
-    /// What it was made on.
-    pub manifest: Manifest,
-}
 
 /// Why there is no baked image.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -83,7 +74,7 @@ impl Bakes {
         wanted: &Origin,
         make: impl FnOnce(PathBuf, CancellationToken) -> Make,
         cancel: &CancellationToken,
-    ) -> Result<Bake, BakeError>
+    ) -> Result<Frozen, BakeError>
     where
         Make: Future<Output = Result<(), String>> + Send + 'static,
     {
@@ -125,7 +116,7 @@ impl Bakes {
         }
     }
 
-    fn stored(&self, key: &BakeKey, wanted: &Origin) -> Option<Bake> {
+    fn stored(&self, key: &BakeKey, wanted: &Origin) -> Option<Frozen> {
         let directory = self.directory.join(key.as_str());
         if !directory.exists() {
             return None;
@@ -134,7 +125,7 @@ impl Bakes {
             Ok(manifest) => {
                 // Only which one is evicted first depends on it.
                 let _ = Manifest::touch(&directory);
-                Some(Bake { directory, manifest })
+                Some(Frozen { directory, manifest })
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, bake = %key, "an image is made anew");
@@ -221,28 +212,6 @@ enum Joined {
     First,
 }
 
-impl Bake {
-    /// Devices and vCPUs.
-    pub fn state(&self) -> PathBuf {
-        self.directory.join(STATE)
-    }
-
-    /// The guest's memory.
-    pub fn memory(&self) -> PathBuf {
-        self.directory.join(MEMORY)
-    }
-
-    /// What its guest wrote to its disk before it was frozen.
-    pub fn overlay(&self) -> PathBuf {
-        self.directory.join(OVERLAY)
-    }
-
-    /// An overlay to begin with.
-    pub fn empty_overlay(&self) -> PathBuf {
-        self.directory.join(EMPTY_OVERLAY)
-    }
-}
-
 fn finish(made: Result<(), String>, stage: Stage, home: &Path) -> Result<(), String> {
     made?;
     match stage.publish() {
@@ -261,7 +230,9 @@ fn describe(error: &dyn std::error::Error) -> String {
 fn evict(directory: &Path, keep: &Path, budget: u64) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut images: Vec<(SystemTime, PathBuf, u64)> = entries
-        .filter_map(|entry| Some((Manifest::last_used(&entry.path()).ok()?, entry.path(), size_of(&entry.path()))))
+        .filter_map(|entry| {
+            Some((Manifest::last_used(&entry.path()).ok()?, entry.path(), frozen::size_of(&entry.path())))
+        })
         .collect();
     images.sort();
     let mut total: u64 = images.iter().map(|(_, _, size)| size).sum();
@@ -275,10 +246,4 @@ fn evict(directory: &Path, keep: &Path, budget: u64) {
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "an image is left"),
         }
     }
-}
-
-/// What the files in a directory take on the disk.
-fn size_of(directory: &Path) -> u64 {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }

@@ -3,12 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use model::SnapshotId;
 use vmm::PlatformMismatch;
 
 /// Why a captured virtual machine cannot be written, read or gone on from.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
+    /// There is none of that id.
+    #[error("snapshot not found: {0}")]
+    NotFound(SnapshotId),
     /// A file of it.
     #[error("{step} {}", path.display())]
     File {
@@ -40,7 +44,7 @@ pub enum SnapshotError {
     #[error("its {file} is damaged: size or digest are not those in its manifest")]
     Damaged {
         /// Which.
-        file: &'static str,
+        file: String,
     },
 }
 

@@ -1,27 +1,25 @@
 //! What is written beside a captured virtual machine, and the checks before anything is made of it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
-use model::{Shape, TemplateName};
+use model::{SandboxId, Shape, TemplateName};
 use serde::{Deserialize, Serialize};
 use vmm::Platform;
 
-use super::{STATE, SnapshotError};
+use super::{MEMORY, STATE, SnapshotError, content};
 use crate::template::{BuildId, Digest, Template};
 
 /// The manifests that this program writes and reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The version of what host and guest agent say to each other around a capture.
 pub const GUEST_PROTOCOL: u32 = 1;
 
 /// The file's name.
 const MANIFEST: &str = "manifest.json";
-
-/// A state is some kilobytes; anything much larger is none.
-const LARGEST_STATE: u64 = 64 << 20;
 
 /// What was captured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +48,14 @@ pub struct Manifest {
     pub created_ms: u64,
     /// What.
     pub origin: Origin,
-    /// The digest of the state of its devices.
-    state: Digest,
+    /// The sandbox that was captured, where it lives on beside this.
+    #[serde(default)]
+    pub sandbox: Option<SandboxId>,
+    /// The frozen overlays under the captured one, the lowest first.
+    #[serde(default)]
+    pub layers: Vec<String>,
+    /// The digests of the files that must never change.
+    pub files: BTreeMap<String, Digest>,
     /// The size of its memory's file.
     memory_bytes: u64,
 }
@@ -87,37 +91,67 @@ impl Origin {
 }
 
 impl Manifest {
-    /// Writes the manifest of a capture whose state is in `directory`, durably.
-    pub fn write(directory: &Path, origin: Origin) -> Result<Self, SnapshotError> {
-        let state = digest_of(&directory.join(STATE))?;
+    /// Of a capture of `origin` made now, with nothing in it yet.
+    pub fn new(origin: Origin) -> Self {
         let memory_bytes = u64::from(origin.shape.memory.get()) << 20;
         let created_ms = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-        let manifest = Self { format: FORMAT, created_ms, origin, state, memory_bytes };
-        let path = directory.join(MANIFEST);
-        let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
-        crate::files::write_durably(&path, &text).map_err(SnapshotError::at("write", &path))?;
-        Ok(manifest)
+        let (sandbox, layers, files) = (None, Vec::new(), BTreeMap::new());
+        Self { format: FORMAT, created_ms, origin, sandbox, layers, files, memory_bytes }
     }
 
-    /// Reads the manifest in `directory` and checks that what it describes is there, whole, and can go on as `wanted`.
-    /// `memory` is where its memory is.
-    pub fn open(directory: &Path, memory: &Path, wanted: &Origin) -> Result<Self, SnapshotError> {
+    /// Takes down what is now in these files of `directory`.
+    pub fn digest(&mut self, directory: &Path, names: &[&str]) -> Result<(), SnapshotError> {
+        for name in names {
+            self.files.insert((*name).to_owned(), digest_of(&directory.join(name))?);
+        }
+        Ok(())
+    }
+
+    /// Writes it, durably.
+    pub fn write(&self, directory: &Path) -> Result<(), SnapshotError> {
+        let path = directory.join(MANIFEST);
+        let text = serde_json::to_vec_pretty(self).expect("a manifest is plain data");
+        crate::files::write_durably(&path, &text).map_err(SnapshotError::at("write", &path))
+    }
+
+    /// Reads the manifest in `directory`, and nothing else.
+    pub fn read(directory: &Path) -> Result<Self, SnapshotError> {
         let path = directory.join(MANIFEST);
         let text = fs::read(&path).map_err(SnapshotError::at("read", &path))?;
         let garbled = |error: serde_json::Error| SnapshotError::at("read", &path)(error.into());
-        let manifest: Self = serde_json::from_slice(&text).map_err(garbled)?;
-        if manifest.format != FORMAT {
-            return Err(SnapshotError::Format(manifest.format));
+        let Format { format } = serde_json::from_slice(&text).map_err(garbled)?;
+        if format != FORMAT {
+            return Err(SnapshotError::Format(format));
         }
+        serde_json::from_slice(&text).map_err(garbled)
+    }
+
+    /// Reads the manifest in `directory` and checks that what it describes is there, whole, and can go on as `wanted`.
+    /// `memory` is where its memory is. Of the larger files only that they are there: they are read by
+    /// [`verify`](Self::verify).
+    pub fn open(directory: &Path, memory: &Path, wanted: &Origin) -> Result<Self, SnapshotError> {
+        let manifest = Self::read(directory)?;
         manifest.origin.check(wanted)?;
-        if digest_of(&directory.join(STATE))? != manifest.state {
-            return Err(SnapshotError::Damaged { file: STATE });
-        }
+        manifest.verify_file(directory, STATE)?;
         let size = fs::metadata(memory).map_err(SnapshotError::at("measure", memory))?.len();
         if size != manifest.memory_bytes {
-            return Err(SnapshotError::Damaged { file: super::MEMORY });
+            return Err(SnapshotError::Damaged { file: MEMORY.to_owned() });
         }
         Ok(manifest)
+    }
+
+    /// Reads every file that must never change and compares it with what was taken down. Takes as long as that.
+    pub fn verify(&self, directory: &Path) -> Result<(), SnapshotError> {
+        self.files.keys().try_for_each(|name| self.verify_file(directory, name))
+    }
+
+    fn verify_file(&self, directory: &Path, name: &str) -> Result<(), SnapshotError> {
+        let found = digest_of(&directory.join(name))?;
+        if self.files.get(name) == Some(&found) {
+            Ok(())
+        } else {
+            Err(SnapshotError::Damaged { file: name.to_owned() })
+        }
     }
 
     /// Notes that it was used now.
@@ -131,18 +165,21 @@ impl Manifest {
     }
 }
 
+/// What every manifest says, whatever its format.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
 fn digest_of(path: &Path) -> Result<Digest, SnapshotError> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST_STATE).read_to_end(&mut bytes));
-    read.map_err(SnapshotError::at("read", path))?;
-    Ok(Digest::of(&bytes))
+    File::open(path).and_then(|file| content::digest(&file)).map_err(SnapshotError::at("read", path))
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(in crate::snapshot) fn origin() -> Origin {
+    pub(crate) fn origin() -> Origin {
         let platform = Platform {
             vmm: "QEMU 10.0.2".into(),
             bundle: "ab".into(),
@@ -167,7 +204,9 @@ pub(super) mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(STATE), b"devices").unwrap();
         File::create(directory.path().join("memory")).unwrap().set_len(512 << 20).unwrap();
-        Manifest::write(directory.path(), origin()).unwrap();
+        let mut manifest = Manifest::new(origin());
+        manifest.digest(directory.path(), &[STATE]).unwrap();
+        manifest.write(directory.path()).unwrap();
         directory
     }
 
@@ -210,9 +249,23 @@ pub(super) mod tests {
         assert!(open(&directory).contains("memory is damaged"));
         let directory = captured();
         let text = fs::read_to_string(directory.path().join(MANIFEST)).unwrap();
-        fs::write(directory.path().join(MANIFEST), text.replace("\"format\": 1", "\"format\": 2")).unwrap();
-        assert!(open(&directory).contains("format 2"));
+        fs::write(directory.path().join(MANIFEST), text.replace("\"format\": 2", "\"format\": 3")).unwrap();
+        assert!(open(&directory).contains("format 3"));
         fs::write(directory.path().join(MANIFEST), "{").unwrap();
         assert!(open(&directory).starts_with("read "));
+    }
+
+    #[test]
+    fn one_changed_byte_of_a_large_file_is_found_when_all_is_read() {
+        use std::os::unix::fs::FileExt;
+        let directory = captured();
+        let memory = File::options().write(true).open(directory.path().join(MEMORY)).unwrap();
+        memory.write_all_at(b"guest", 400 << 20).unwrap();
+        let mut manifest = Manifest::new(origin());
+        manifest.digest(directory.path(), &[STATE, MEMORY]).unwrap();
+        manifest.verify(directory.path()).unwrap();
+        memory.write_all_at(b"Guest", 400 << 20).unwrap();
+        let error = manifest.verify(directory.path()).unwrap_err();
+        assert!(error.to_string().contains("memory is damaged"), "{error}");
     }
 }

@@ -3,6 +3,8 @@
 //! ```text
 //! bakes/<template>-<build>-<shape>-<platform>/   what new sandboxes are restored from; immutable
 //!     manifest.json  state  memory  overlay.qcow2  empty.qcow2
+//! snapshots/<id>/                                what was captured of a sandbox; immutable
+//!     manifest.json  state  memory  overlay.qcow2  empty.qcow2  layer0.qcow2 …
 //! sandboxes/<id>/paused/                         a paused sandbox; its memory and overlay are beside this directory
 //!     manifest.json  state
 //! ```
@@ -11,17 +13,25 @@
 //! checked before a monitor is started. Knows nothing of sandboxes' states, of guests or of how a capture is made.
 
 mod bakes;
+mod content;
 mod error;
+mod frozen;
 mod key;
 mod manifest;
+mod snapshots;
 mod stage;
 #[cfg(test)]
 mod tests;
 
-pub use bakes::{Bake, BakeError, Bakes};
+#[cfg(test)]
+pub(crate) use manifest::tests as manifest_tests;
+
+pub use bakes::{BakeError, Bakes};
 pub use error::SnapshotError;
+pub use frozen::{Frozen, Layer, layer_name, link, seal};
 pub use key::BakeKey;
 pub use manifest::{GUEST_PROTOCOL, Manifest, Origin};
+pub use snapshots::{Reservation, Snapshots};
 pub use stage::Stage;
 
 /// Devices and vCPUs.

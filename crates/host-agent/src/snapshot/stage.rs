@@ -20,9 +20,7 @@ const SUFFIX: &str = ".staged";
 impl Stage {
     /// Makes an empty one, in place of what an earlier one left.
     pub fn new(home: &Path) -> Result<Self, SnapshotError> {
-        let mut path = home.as_os_str().to_owned();
-        path.push(SUFFIX);
-        let path = PathBuf::from(path);
+        let path = staged(home);
         remove(&path)?;
         DirBuilder::new().mode(0o700).create(&path).map_err(SnapshotError::at("make", &path))?;
         Ok(Self { path, home: home.to_owned(), is_published: false })
@@ -37,8 +35,13 @@ impl Stage {
     pub fn publish(mut self) -> Result<(), SnapshotError> {
         sync(&self.path)?;
         fs::rename(&self.path, &self.home).map_err(SnapshotError::at("rename to", &self.home))?;
+        if let Err(error) = self.home.parent().map_or(Ok(()), sync) {
+            // What may be gone after a power cut was never published.
+            let _ = fs::rename(&self.home, &self.path);
+            return Err(error);
+        }
         self.is_published = true;
-        self.home.parent().map_or(Ok(()), sync)
+        Ok(())
     }
 
     /// Removes what killed programs left unpublished in `directory`.
@@ -62,6 +65,22 @@ impl Drop for Stage {
             tracing::warn!(error = &error as &dyn std::error::Error, "an unfinished capture is left");
         }
     }
+}
+
+/// Takes what was published out of sight, durably, and then removes it.
+pub(super) fn retract(home: &Path) -> Result<(), SnapshotError> {
+    let path = staged(home);
+    remove(&path)?;
+    fs::rename(home, &path).map_err(SnapshotError::at("rename", home))?;
+    home.parent().map_or(Ok(()), sync)?;
+    remove(&path)
+}
+
+/// Where what is to be `home` is while it is not.
+fn staged(home: &Path) -> PathBuf {
+    let mut path = home.as_os_str().to_owned();
+    path.push(SUFFIX);
+    PathBuf::from(path)
 }
 
 /// Makes the entries of a directory durable.
@@ -100,5 +119,7 @@ mod tests {
         Stage::new(&home).unwrap().publish().unwrap();
         assert!(home.is_dir());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        retract(&home).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -20,7 +20,8 @@ fn fill(stage: &Path) -> Result<(), String> {
     File::create(stage.join(MEMORY)).unwrap().set_len(512 << 20).unwrap();
     fs::write(stage.join(OVERLAY), vec![1; 1 << 20]).unwrap();
     fs::write(stage.join(EMPTY_OVERLAY), "").unwrap();
-    Manifest::write(stage, origin()).map(drop).map_err(|error| error.to_string())
+    let mut manifest = Manifest::new(origin());
+    manifest.digest(stage, &[STATE]).and_then(|()| manifest.write(stage)).map_err(|error| error.to_string())
 }
 
 fn names(data_dir: &Path) -> Vec<String> {
@@ -30,7 +31,7 @@ fn names(data_dir: &Path) -> Vec<String> {
     names
 }
 
-async fn get_filled(bakes: &Bakes, name: &str) -> Result<super::Bake, BakeError> {
+async fn get_filled(bakes: &Bakes, name: &str) -> Result<super::Frozen, BakeError> {
     let make = |stage: PathBuf, _| async move { fill(&stage) };
     bakes.get(&BakeKey::named(name), &origin(), make, &CancellationToken::new()).await
 }

@@ -31,14 +31,14 @@ impl Digest {
 
 /// Collects what a digest is of.
 #[derive(Default)]
-pub(super) struct Hasher(sha2::Sha256);
+pub(crate) struct Hasher(sha2::Sha256);
 
 impl Hasher {
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    pub(super) fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         Digest(hex(&self.0.finalize()))
     }
 }

@@ -41,6 +41,7 @@ mod tool;
 
 pub use build::Force;
 pub use digest::Digest;
+pub(crate) use digest::Hasher;
 pub use error::{BuildError, FileError, RecipeError, TemplateError};
 pub use image::ImageFacts;
 pub use kernel::Kernel;

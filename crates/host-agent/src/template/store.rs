@@ -113,6 +113,11 @@ impl TemplateStore {
         self.0.open_build(name, &build)
     }
 
+    /// A certain build of a template, current or not: what something that was captured needs.
+    pub fn get_build(&self, name: &TemplateName, build: &BuildId) -> Result<Template, TemplateError> {
+        self.0.open_build(name, build)
+    }
+
     /// Says that these will be built: until then, who asks for one is told so.
     pub fn announce(&self, names: impl IntoIterator<Item = TemplateName>) {
         self.0.announced.add(names);

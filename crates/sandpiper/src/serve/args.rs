@@ -1,11 +1,13 @@
 //! The flags of the roles that stay.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use host_agent::HostConfig;
+use host_agent::sandbox::OnClose;
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
@@ -16,11 +18,32 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/sandpiper";
 /// Where the REST API is served, unless told otherwise.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
-/// What the end of the server does to its sandboxes.
+/// What the end of the server does to sandboxes that run. Paused ones stay on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnExit {
     /// They are deleted.
     Destroy,
+    /// They are paused, and can be resumed after the next start.
+    Pause,
+}
+
+impl OnExit {
+    /// The same for the host agent.
+    pub fn on_close(self) -> OnClose {
+        match self {
+            Self::Destroy => OnClose::Destroy,
+            Self::Pause => OnClose::Pause,
+        }
+    }
+}
+
+impl fmt::Display for OnExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Destroy => "running sandboxes are deleted, paused ones stay on disk",
+            Self::Pause => "running sandboxes are paused, and all stay on disk",
+        })
+    }
 }
 
 /// `sandpiper up`: control plane and host agent in one process.
@@ -109,7 +132,7 @@ pub struct HostArgs {
     /// Templates to build if they are missing; the server is ready when they are there. Separated by commas
     #[arg(long, env = "SANDPIPER_TEMPLATES", value_name = "LIST", value_delimiter = ',', default_value = "minimal")]
     pub templates: Vec<TemplateName>,
-    /// What the server's end does to its sandboxes. To keep them running waits for a host agent that can adopt them
+    /// What the server's end does to sandboxes that run: destroy or pause. Paused ones stay on disk either way
     #[arg(long, env = "SANDPIPER_ON_EXIT", value_name = "WHAT", value_enum, default_value = "destroy")]
     pub on_exit: OnExit,
     /// Seconds that a guest may take from power-on to its first answer

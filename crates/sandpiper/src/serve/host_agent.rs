@@ -11,7 +11,7 @@ use model::TemplateName;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
-use super::{HostAgentArgs, HostArgs, HostListen, listen};
+use super::{HostAgentArgs, HostArgs, HostListen, OnExit, listen};
 use crate::console::output;
 use crate::console::{Ended, Signals};
 use crate::templates::{announce_missing, build_missing};
@@ -30,13 +30,13 @@ pub async fn host_agent(args: &HostAgentArgs) -> anyhow::Result<ExitCode> {
         ended = &mut serving => ended_by_itself(ended),
     };
     output::note(format_args!(
-        "stopping: requests have {} seconds to end, then sandboxes are deleted (once more to stop at once)",
-        args.drain.drain_sec
+        "stopping: requests have {} seconds to end, then {} (once more to stop at once)",
+        args.drain.drain_sec, args.host.on_exit
     ));
     let down = async {
         // Requests first: a command that is under way needs its sandbox.
         drain.finish(args.drain.patience()).await;
-        let stopped = stop(&agent).await;
+        let stopped = stop(&agent, args.host.on_exit).await;
         shutdown.cancel();
         if let HostListen::Unix(path) = &args.listen {
             // Nobody listens there any more; a leftover would only be replaced by the next start.
@@ -90,9 +90,9 @@ pub fn ended_by_itself(ended: Result<io::Result<()>, JoinError>) -> anyhow::Resu
     bail!("the host agent's service ended");
 }
 
-/// Deletes all sandboxes.
-pub async fn stop(agent: &HostAgent) -> anyhow::Result<()> {
-    let left = agent.close().await;
+/// Ends all sandboxes, or puts them on disk.
+pub async fn stop(agent: &HostAgent, on_exit: OnExit) -> anyhow::Result<()> {
+    let left = agent.close(on_exit.on_close()).await;
     for (id, error) in &left {
         tracing::error!(sandbox = %id, error = error as &dyn std::error::Error, "something is left");
     }

@@ -11,7 +11,7 @@ mod service;
 mod tls;
 mod up;
 
-pub use args::{ApiArgs, ControlPlaneArgs, DEFAULT_DATA_DIR, DEFAULT_LISTEN, HostAgentArgs, HostArgs, UpArgs};
+pub use args::{ApiArgs, ControlPlaneArgs, DEFAULT_DATA_DIR, DEFAULT_LISTEN, HostAgentArgs, HostArgs, OnExit, UpArgs};
 pub use control_plane::control_plane;
 pub use database::DatabaseArgs;
 pub use host_agent::host_agent;

@@ -28,7 +28,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let Parts { plane, mut serving_host, path } = match connect(args, store, &agent, &stop_host).await {
         Ok(parts) => parts,
         Err(error) => {
-            host_agent::stop(&agent).await?;
+            host_agent::stop(&agent, args.host.on_exit).await?;
             return Err(error);
         }
     };
@@ -43,8 +43,8 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         ended = &mut serving_host => host_agent::ended_by_itself(ended),
     };
     output::note(format_args!(
-        "stopping: requests have {} seconds to end, then sandboxes are deleted (once more to stop at once)",
-        args.service.drain.drain_sec
+        "stopping: requests have {} seconds to end, then {} (once more to stop at once)",
+        args.service.drain.drain_sec, args.host.on_exit
     ));
     let down = async {
         stop_api.cancel();
@@ -52,7 +52,7 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         if !serving_api.is_finished() {
             let _ = serving_api.await;
         }
-        let stopped = host_agent::stop(&agent).await;
+        let stopped = host_agent::stop(&agent, args.host.on_exit).await;
         stop_host.cancel();
         // Nobody listens there any more; a leftover would only be replaced by the next start.
         let _ = std::fs::remove_file(&path);

@@ -1,7 +1,7 @@
 //! The server's own end, orderly and not.
 
 use serde_json::{Value, json};
-use testkit::Inventory;
+use testkit::{Inventory, Server};
 
 use super::server;
 
@@ -17,12 +17,24 @@ async fn a_server_that_is_told_to_stop_leaves_nothing() {
     }
 }
 
+async fn status(server: &Server, id: &str) -> String {
+    let row = server.call("GET", &format!("/v1/sandboxes/{id}"), Value::Null).await;
+    row.body["status"].as_str().unwrap().to_owned()
+}
+
+async fn change(server: &Server, id: &str, action: &str) {
+    let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{action}"), Value::Null).await;
+    assert_eq!(answer.status, 200, "{action}: {answer:?}\n{}", server.log());
+}
+
 #[tokio::test]
-async fn what_a_killed_server_leaves_is_removed_by_the_next() {
+async fn paused_sandboxes_survive_a_killed_server_and_what_else_it_leaves_is_removed_by_the_next() {
     let mut server = server(&[]).await;
-    let id = server.create(json!({})).await;
-    let paused = server.create(json!({})).await;
-    server.call("POST", &format!("/v1/sandboxes/{paused}/pause"), Value::Null).await;
+    let running = server.create(json!({})).await;
+    let paused = server.create(json!({ "timeout_sec": 3600 })).await;
+    server.shell(&paused, "echo kept > /dev/shm/file").await;
+    let before = server.call("GET", &format!("/v1/sandboxes/{paused}"), Value::Null).await.body;
+    change(&server, &paused, "pause").await;
     server.signal("KILL");
     server.ended().await;
     assert_eq!(
@@ -32,15 +44,47 @@ async fn what_a_killed_server_leaves_is_removed_by_the_next() {
     );
     server.start_again().await;
     let inventory = server.inventory();
-    for kind in ["monitor", "namespace", "link", "slot", "directory"] {
+    for kind in ["monitor", "namespace", "link", "slot"] {
         assert!(inventory.of_kind(kind).is_empty(), "{kind}: {inventory:?}");
     }
-    for id in [id, paused] {
-        let row = server.call("GET", &format!("/v1/sandboxes/{id}"), Value::Null).await;
-        assert!(["stopped", "error"].contains(&row.body["status"].as_str().unwrap()), "{row:?}");
+    assert_eq!(inventory.of_kind("directory"), [paused.as_str()]);
+    assert!(["stopped", "error"].contains(&status(&server, &running).await.as_str()));
+    assert_eq!(status(&server, &paused).await, "paused");
+    change(&server, &paused, "resume").await;
+    assert_eq!(server.shell(&paused, "cat /dev/shm/file; hostname").await.1, format!("kept\n{paused}\n"));
+    let after = server.call("GET", &format!("/v1/sandboxes/{paused}"), Value::Null).await.body;
+    for member in ["template", "vcpus", "memory_mb", "timeout_sec", "created_at"] {
+        assert_eq!(after[member], before[member], "{member}");
     }
     let fresh = server.create(json!({})).await;
     assert_eq!(server.shell(&fresh, "echo works").await, (0, "works\n".to_owned()));
+    assert_eq!(server.call("DELETE", &format!("/v1/sandboxes/{paused}"), Value::Null).await.status, 204);
+}
+
+#[tokio::test]
+async fn an_orderly_end_keeps_paused_sandboxes_and_pauses_running_ones_where_told_to() {
+    for (on_exit, survivors) in [("destroy", 1), ("pause", 2)] {
+        let mut server = server(&["--on-exit", on_exit]).await;
+        let (paused, running) = (server.create(json!({})).await, server.create(json!({})).await);
+        for id in [&paused, &running] {
+            server.shell(id, &format!("echo {id} > /dev/shm/file")).await;
+        }
+        change(&server, &paused, "pause").await;
+        server.signal("TERM");
+        assert!(server.ended().await.success(), "{}", server.log());
+        let inventory = server.inventory();
+        for kind in ["monitor", "namespace", "link", "slot", "nft"] {
+            assert!(inventory.of_kind(kind).is_empty(), "{on_exit}, {kind}: {inventory:?}");
+        }
+        assert_eq!(inventory.of_kind("directory").len(), survivors, "{on_exit}");
+        server.start_again().await;
+        let expected = if survivors == 2 { "paused" } else { "stopped" };
+        assert_eq!(status(&server, &running).await, expected, "{on_exit}");
+        for id in [&paused, &running].into_iter().take(survivors) {
+            change(&server, id, "resume").await;
+            assert_eq!(server.shell(id, "cat /dev/shm/file").await.1.trim(), id, "{on_exit}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn an_image_that_is_damaged_is_made_anew() {
 
 /// Counts through a TCP connection inside the guest, writes each number to a file that stays open, and keeps a pattern
 /// in memory.
-const COUNTER: &str = r#"
+pub const COUNTER: &str = r#"
 import socket, threading, time
 pattern = bytes(range(256)) * 4096
 server = socket.create_server(("127.0.0.1", 7000))

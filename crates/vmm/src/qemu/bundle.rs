@@ -3,7 +3,7 @@
 //! It is the whole file system of a jailed QEMU, so nothing else of the host is in it; and an upgrade of the machine's
 //! package changes nothing for virtual machines and snapshots that were made with this copy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
@@ -123,6 +123,20 @@ impl Bundle {
         let text = fs::read(root.join(DESCRIPTION)).map_err(|_| no_copy())?;
         let description = serde_json::from_slice(&text).map_err(|_| no_copy())?;
         Ok(Self { root, description })
+    }
+
+    /// Removes all copies but those of these digests.
+    pub fn prune(data_dir: &Path, keep: &HashSet<String>) -> io::Result<()> {
+        for entry in fs::read_dir(data_dir.join("vmm"))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // What is not named by a digest is being made.
+            let is_copy = name.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if is_copy && !keep.contains(&name) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Which copy it is.
@@ -319,6 +333,19 @@ mod tests {
         assert_eq!((stored.program(), stored.version()), (first.program(), first.version()));
         assert!(matches!(Bundle::stored(data.path(), "../vmm"), Err(BundleError::NoCopy(_))));
         assert!(matches!(Bundle::stored(data.path(), "abcdef"), Err(BundleError::NoCopy(_))));
+    }
+
+    #[test]
+    fn only_copies_that_something_needs_are_kept() {
+        let data = tempfile::tempdir().unwrap();
+        for name in ["ab01", "cd02", "staging-1"] {
+            fs::create_dir_all(data.path().join("vmm").join(name)).unwrap();
+        }
+        Bundle::prune(data.path(), &HashSet::from(["cd02".to_owned()])).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(data.path().join("vmm")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["cd02", "staging-1"]);
     }
 
     #[test]

@@ -40,7 +40,13 @@ const SAVED_AS: &str = "suppress-vmdesc=on,memory-backend=memory";
 pub(super) const STATE_SET: i32 = 3;
 
 /// The first set of descriptors that holds a frozen overlay.
-const FIRST_LAYER_SET: i32 = 10;
+pub(super) const FIRST_LAYER_SET: i32 = 10;
+
+/// The node of the template's image.
+pub(super) const BASE_NODE: &str = "base";
+
+/// The node of the overlay.
+pub(super) const OVERLAY_NODE: &str = "disk";
 
 /// MiB of translated code. Half of it doubles the start of Python in the guest; the default costs 20 to 40 MB more.
 const TRANSLATION_BUFFER_MB: u32 = 64;
@@ -61,6 +67,11 @@ impl Descriptor {
     fn number(self) -> i32 {
         Program::FIRST_DESCRIPTOR + self as i32
     }
+}
+
+/// The nodes of a frozen overlay and of its file.
+pub(super) fn layer_nodes(layer: i32) -> (String, String) {
+    (format!("layer{layer}"), format!("layer{layer}-file"))
 }
 
 /// What processors guests see.
@@ -206,23 +217,23 @@ impl CommandLine<'_> {
             ("add-fd", format!("fd={},set=1", Descriptor::Base.number())),
             ("add-fd", format!("fd={},set=2", Descriptor::Overlay.number())),
             ("blockdev", file(1, "base-file", "read-only=on")),
-            ("blockdev", "driver=raw,node-name=base,file=base-file,read-only=on".into()),
+            ("blockdev", format!("driver=raw,node-name={BASE_NODE},file=base-file,read-only=on")),
         ];
-        let mut below = "base".to_owned();
+        let mut below = BASE_NODE.to_owned();
         for layer in 0..self.layer_count() {
             let (number, set) = (Descriptor::FirstLayer.number() + layer, FIRST_LAYER_SET + layer);
-            let (name, name_of_file) = (format!("layer{layer}"), format!("layer{layer}-file"));
+            let (name, name_of_file) = layer_nodes(layer);
             options.push(("add-fd", format!("fd={number},set={set}")));
             options.push(("blockdev", file(set, &name_of_file, "read-only=on")));
             let overlay = format!("driver=qcow2,node-name={name},file={name_of_file},backing={below},read-only=on");
             options.push(("blockdev", overlay));
             below = name;
         }
-        let overlay = format!("driver=qcow2,node-name=disk,file=overlay-file,backing={below},discard=unmap");
+        let overlay = format!("driver=qcow2,node-name={OVERLAY_NODE},file=overlay-file,backing={below},discard=unmap");
         options.extend([
             ("blockdev", file(2, "overlay-file", "read-only=off,discard=unmap")),
             ("blockdev", overlay),
-            ("device", "virtio-blk-device,drive=disk".into()),
+            ("device", format!("virtio-blk-device,drive={OVERLAY_NODE}")),
         ]);
         options
     }

@@ -5,6 +5,7 @@
 
 mod bundle;
 mod command;
+mod merge;
 mod qmp;
 mod tsc;
 mod vm;
@@ -108,6 +109,7 @@ impl Qemu {
         launcher: &dyn Launcher,
     ) -> Result<QemuVm, BootError> {
         let prepare = |what| move |source| BootError::Prepare { what, source };
+        let layer_count = machine.layers.len();
         let qmp_socket = machine.directory.join("qmp.sock");
         let console_socket = machine.directory.join("console.sock");
         let qmp_listener = listen(&qmp_socket).map_err(prepare("the control socket"))?;
@@ -129,7 +131,7 @@ impl Qemu {
         let process = launcher.launch(program).await?;
         let log = BoundedLog::default();
         let following = log.follow(stderr_reader);
-        QemuVm::connect(process, &qmp_socket, &console_socket, Stderr { log, following }).await
+        QemuVm::connect(process, &qmp_socket, &console_socket, Stderr { log, following }, layer_count).await
     }
 }
 
@@ -165,6 +167,11 @@ impl Vmm for Qemu {
             },
             tsc_khz: self.tsc_khz,
         }
+    }
+
+    fn prune(&self, needed: &[Platform]) -> io::Result<()> {
+        let own = [Some(&self.bundle), self.fallback.as_ref()].into_iter().flatten().map(Bundle::digest);
+        Bundle::prune(&self.data_dir, &own.chain(needed.iter().map(|platform| platform.bundle.clone())).collect())
     }
 
     fn proven(&self) {

@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::command::STATE_SET;
+use super::merge::merge_layers;
 use super::qmp::Qmp;
 use crate::{BootError, BoundedLog, Vm, VmError, VmmProcess};
 
@@ -36,6 +37,8 @@ pub(super) struct QemuVm {
     qmp: Qmp,
     console: BoundedLog,
     stderr: BoundedLog,
+    /// Frozen overlays that it was started with.
+    layer_count: usize,
     /// Until it is in use.
     guard: Option<KillUnlessDone>,
 }
@@ -48,6 +51,7 @@ impl QemuVm {
         qmp_socket: &Path,
         console_socket: &Path,
         stderr: Stderr,
+        layer_count: usize,
     ) -> Result<Self, BootError> {
         let guard = KillUnlessDone(Some(process.clone()));
         let console = BoundedLog::default();
@@ -62,7 +66,7 @@ impl QemuVm {
             }
             Err(source) => return Err(BootError::Refused { last_words: last_words(&process, stderr).await, source }),
         };
-        let vm = Self { process, qmp, console, stderr: stderr.log, guard: Some(guard) };
+        let vm = Self { process, qmp, console, stderr: stderr.log, layer_count, guard: Some(guard) };
         if let Ok(stream) = connect(console_socket).await {
             vm.console.follow(stream);
         }
@@ -171,6 +175,10 @@ impl Vm for QemuVm {
         })
     }
 
+    fn merge_layers(&self) -> BoxFuture<'_, Result<(), VmError>> {
+        Box::pin(merge_layers(&self.qmp, self.layer_count))
+    }
+
     fn kill(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.process.kill())
     }
@@ -226,7 +234,7 @@ mod tests {
         let stderr = Stderr { log: BoundedLog::default(), following: tokio::spawn(async {}) };
 
         let console = directory.path().join("console.sock");
-        let result = QemuVm::connect(process, &socket, &console, stderr).await.unwrap().let_go().await;
+        let result = QemuVm::connect(process, &socket, &console, stderr, 0).await.unwrap().let_go().await;
 
         let error = result.err().expect("the monitor refused");
         assert!(

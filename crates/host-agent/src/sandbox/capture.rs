@@ -1,0 +1,242 @@
+//! Capturing a sandbox as a snapshot, while it goes on as it was.
+//!
+//! ```text
+//! running   merge layers, if too many ─ copy what is frozen ─ freeze guest ─ stop ─ state, memory, disk ─ go on
+//! paused                                                                     copy all three
+//! both      then, while nobody waits for it: digests, all made durable ─ [snapshots/<id>/ appears]
+//! ```
+//!
+//! Before the bracket a failure removes what was written.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use model::SnapshotId;
+use vmm::{ProcessIdentity, Vm};
+
+use super::admission;
+use super::bake::save_state;
+use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, make_overlay};
+use super::pause::PAUSED;
+use super::restore::FROZEN_MEMORY_FILE;
+use super::{CreateError, SandboxSpec};
+use crate::guest::Guest;
+use crate::host::Host;
+use crate::snapshot::{
+    EMPTY_OVERLAY, Frozen, MEMORY, Manifest, OVERLAY, Origin, Reservation, STATE, SnapshotError, Stage, link, seal,
+};
+
+/// The most frozen overlays that a sandbox has between its template's image and its own overlay. A sandbox with so many
+/// is not captured before they are merged into its overlay, because what comes from the capture has one more.
+const MAX_LAYERS: usize = 4;
+
+/// The files of a snapshot that are its own; the rest are layers.
+const OWN_FILES: [&str; 4] = [STATE, MEMORY, OVERLAY, EMPTY_OVERLAY];
+
+/// What was captured, on its way to become a snapshot. Removed when this is dropped before it was published.
+pub(super) struct Capture {
+    stage: Stage,
+    manifest: Manifest,
+    /// Given back last.
+    reservation: Reservation,
+}
+
+impl Capture {
+    /// Makes it durable and lets it be found. Reads all of it.
+    pub fn publish(self) -> Result<(SnapshotId, Frozen), SnapshotError> {
+        let Self { reservation, stage, mut manifest } = self;
+        for name in OWN_FILES {
+            let path = stage.path().join(name);
+            seal(&path).map_err(SnapshotError::at("freeze", &path))?;
+        }
+        manifest.digest(stage.path(), &OWN_FILES)?;
+        manifest.write(stage.path())?;
+        stage.publish()?;
+        Ok((reservation.id.clone(), reservation.get()?))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.stage.path().join(name)
+    }
+}
+
+impl Parts {
+    /// Merges the layers of a sandbox that runs, where a capture of it would have too many.
+    pub(super) async fn stay_shallow(&mut self, host: &Host) -> Result<(), CreateError> {
+        let layers = self.record().layers.clone();
+        if layers.len() < MAX_LAYERS {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let files: Vec<_> = layers.iter().map(|layer| self.directory().join(&layer.name)).collect();
+        let bytes: u64 = files.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.blocks() * 512).sum();
+        admission::check_disk(&host.data_dir, host.disk_reserve_mb, bytes >> 20)?;
+        let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
+        vm.merge_layers().await.map_err(CreateError::Merge)?;
+        // In this order: an overlay may lie over layers that it does not need any more, and not the other way round.
+        self.record_layers(Vec::new())?;
+        for path in &files {
+            // What is left costs disk space and nothing else.
+            let _ = fs::remove_file(path);
+        }
+        tracing::debug!(sandbox = %self.record().spec.id, bytes, took = ?begun.elapsed(), "layers were merged");
+        Ok(())
+    }
+
+    /// Captures a sandbox that runs. Whatever happens it goes on, unless its monitor is gone.
+    pub(super) async fn capture_running(
+        &self,
+        host: &Host,
+        spec: &SandboxSpec,
+        reservation: Reservation,
+    ) -> Result<Capture, CreateError> {
+        let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
+        let guest = self.guest.clone().expect("a running sandbox has a guest");
+        let source = Source::of(self, vm.process().identity());
+        let capture = self.begin_capture(host, self.origin(), &source, reservation).await?;
+        let begun = Instant::now();
+        let written = self.write_stopped(&capture, source, &*vm, &guest).await;
+        let stopped = begun.elapsed();
+        let went_on = self.go_on(host, spec, &*vm, &guest).await;
+        tracing::debug!(sandbox = %spec.id, ?stopped, went_on = ?begun.elapsed(), "captured");
+        written.and(went_on).map(|()| capture)
+    }
+
+    /// Captures a sandbox that is paused.
+    pub(super) async fn capture_paused(
+        &mut self,
+        host: &Host,
+        reservation: Reservation,
+    ) -> Result<Capture, CreateError> {
+        self.find_template(host)?;
+        let paused = self.directory().join(PAUSED);
+        let manifest = Manifest::read(&paused)?;
+        let source = Source::Own(self.directory().join(MEMORY_FILE));
+        let capture = self.begin_capture(host, manifest.origin, &source, reservation).await?;
+        let state = capture.file(STATE);
+        link(&paused.join(STATE), &state).map_err(file_error("link", &state))?;
+        self.write_memory_and_disk(&capture, source).await?;
+        Ok(capture)
+    }
+
+    /// What can be done before the guest has to stand still.
+    async fn begin_capture(
+        &self,
+        host: &Host,
+        origin: Origin,
+        source: &Source,
+        reservation: Reservation,
+    ) -> Result<Capture, CreateError> {
+        let directory = self.directory();
+        let overlay = directory.join(OVERLAY_FILE);
+        let disk = fs::metadata(&overlay).map_err(file_error("measure", &overlay))?.blocks() * 512;
+        let memory = source.bytes().map_err(file_error("measure the memory in", directory))?;
+        admission::check_disk(&host.data_dir, host.disk_reserve_mb, (disk + memory) >> 20)?;
+        let record = self.record();
+        let mut manifest = Manifest::new(origin);
+        manifest.sandbox = Some(record.spec.id.clone());
+        manifest.layers = record.layers.iter().map(|layer| layer.name.clone()).collect();
+        manifest.files =
+            record.layers.iter().map(|layer| (layer.name.clone(), layer.digest.clone())).collect::<BTreeMap<_, _>>();
+        let capture = Capture { stage: reservation.stage()?, manifest, reservation };
+        for layer in &record.layers {
+            let to = capture.file(&layer.name);
+            link(&directory.join(&layer.name), &to).map_err(file_error("link", &to))?;
+        }
+        make_overlay(&capture.file(EMPTY_OVERLAY), self.disk()).await?;
+        let (source, to) = (source.clone(), capture.file(MEMORY));
+        blocking(&capture, move || source.copy_frozen(&to)).await?;
+        Ok(capture)
+    }
+
+    /// Stops guest and virtual machine and writes what has to be of one moment.
+    async fn write_stopped(
+        &self,
+        capture: &Capture,
+        source: Source,
+        vm: &dyn Vm,
+        guest: &Guest,
+    ) -> Result<(), CreateError> {
+        tokio::select! {
+            frozen = guest.freeze() => frozen.map_err(CreateError::Freeze)?,
+            // From here on the monitor itself is asked, and says nothing then.
+            () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),
+        }
+        vm.pause().await.map_err(CreateError::Capture)?;
+        save_state(vm, &capture.file(STATE)).await?;
+        self.write_memory_and_disk(capture, source).await
+    }
+
+    async fn write_memory_and_disk(&self, capture: &Capture, source: Source) -> Result<(), CreateError> {
+        let (memory, overlay) = (capture.file(MEMORY), capture.file(OVERLAY));
+        let own = self.directory().join(OVERLAY_FILE);
+        blocking(capture, move || {
+            source.copy_rest(&memory)?;
+            vmm::memory::copy(&File::open(own)?, &create(&overlay)?)
+        })
+        .await
+    }
+}
+
+/// Where the memory is that is to be captured.
+#[derive(Debug, Clone)]
+enum Source {
+    /// All of it in this file, which is the sandbox's own.
+    Own(PathBuf),
+    /// In this frozen file, and over it what the monitor has changed.
+    Frozen(PathBuf, ProcessIdentity),
+}
+
+impl Source {
+    fn of(parts: &Parts, monitor: ProcessIdentity) -> Self {
+        match parts.memory {
+            MemoryOwner::Sandbox => Self::Own(parts.directory().join(MEMORY_FILE)),
+            MemoryOwner::Shared => Self::Frozen(parts.directory().join(FROZEN_MEMORY_FILE), monitor),
+        }
+    }
+
+    /// What a copy takes on the disk, about.
+    fn bytes(&self) -> io::Result<u64> {
+        match self {
+            Self::Own(file) => vmm::memory::data_bytes(&File::open(file)?),
+            Self::Frozen(file, monitor) => {
+                Ok(vmm::memory::data_bytes(&File::open(file)?)? + vmm::memory::private_bytes(*monitor)?)
+            }
+        }
+    }
+
+    /// Copies what does not change any more.
+    fn copy_frozen(&self, to: &Path) -> io::Result<()> {
+        let to = create(to)?;
+        match self {
+            Self::Own(_) => Ok(()),
+            Self::Frozen(file, _) => vmm::memory::copy(&File::open(file)?, &to),
+        }
+    }
+
+    /// Copies the rest, once the virtual machine is stopped.
+    fn copy_rest(&self, to: &Path) -> io::Result<()> {
+        let to = File::options().read(true).write(true).open(to)?;
+        match self {
+            Self::Own(file) => vmm::memory::copy(&File::open(file)?, &to),
+            Self::Frozen(file, monitor) => vmm::memory::write_changes(*monitor, &File::open(file)?, &to).map(drop),
+        }
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Runs what reads and writes much.
+async fn blocking(
+    capture: &Capture,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<(), CreateError> {
+    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.into()));
+    done.map_err(file_error("write the capture in", capture.stage.path()))
+}

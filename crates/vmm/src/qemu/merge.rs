@@ -1,0 +1,80 @@
+//! Copying frozen layers into the overlay above them while the guest runs: QEMU's `block-stream` job, followed to its
+//! end.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::command::{BASE_NODE, FIRST_LAYER_SET, OVERLAY_NODE, layer_nodes};
+use super::qmp::Qmp;
+use crate::VmError;
+
+/// The job's name; a virtual machine has one at a time.
+const JOB: &str = "merge";
+
+const COMMAND: &str = "block-stream";
+
+/// Between two looks at the job.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// A job that makes no progress for so long is given up.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Merges the layers of a virtual machine that was started with so many.
+pub(super) async fn merge_layers(qmp: &Qmp, layer_count: usize) -> Result<(), VmError> {
+    let stream = json!({
+        "job-id": JOB, "device": OVERLAY_NODE, "base-node": BASE_NODE, "auto-finalize": true, "auto-dismiss": false,
+    });
+    qmp.execute(COMMAND, stream).await?;
+    let merged = follow(qmp).await;
+    if merged.is_err() {
+        let _ = qmp.execute("job-cancel", json!({ "id": JOB })).await;
+        let _ = concluded(qmp).await;
+    }
+    let _ = qmp.execute("job-dismiss", json!({ "id": JOB })).await;
+    merged?;
+    let_layers_go(qmp, layer_count).await;
+    Ok(())
+}
+
+/// Returns when the job has ended well.
+async fn follow(qmp: &Qmp) -> Result<(), VmError> {
+    let job = concluded(qmp).await?;
+    match job["error"].as_str() {
+        None => Ok(()),
+        Some(reason) => Err(VmError::Refused { command: COMMAND, reason: reason.chars().take(400).collect() }),
+    }
+}
+
+/// Waits until the job has ended, and says how.
+async fn concluded(qmp: &Qmp) -> Result<Value, VmError> {
+    let (mut progress, mut moved) = (Value::Null, Instant::now());
+    loop {
+        let jobs = qmp.execute("query-jobs", json!({})).await?;
+        let job = jobs.as_array().and_then(|jobs| jobs.iter().find(|job| job["id"] == JOB));
+        let gone = || VmError::Refused { command: COMMAND, reason: "the job is gone".to_owned() };
+        let job = job.ok_or_else(gone)?;
+        if job["status"] == "concluded" {
+            return Ok(job.clone());
+        }
+        if job["current-progress"] != progress {
+            (progress, moved) = (job["current-progress"].clone(), Instant::now());
+        }
+        if moved.elapsed() > STALLED {
+            return Err(VmError::Silent { command: COMMAND });
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Closes layers that nothing is over any more. One that stays open costs disk space until the monitor ends.
+async fn let_layers_go(qmp: &Qmp, layer_count: usize) {
+    for layer in (0..i32::try_from(layer_count).unwrap_or_default()).rev() {
+        let (node, file) = layer_nodes(layer);
+        for name in [node, file] {
+            let _ = qmp.execute("blockdev-del", json!({ "node-name": name })).await;
+        }
+        let _ = qmp.execute("remove-fd", json!({ "fdset-id": FIRST_LAYER_SET + layer })).await;
+    }
+}
