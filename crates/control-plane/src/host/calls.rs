@@ -122,7 +122,7 @@ pub struct SpawnTimes {
     pub min_us: u64,
 }
 
-fn within(deadline: Duration) -> CallOptions {
+pub(super) fn within(deadline: Duration) -> CallOptions {
     CallOptions::default().with_timeout(deadline)
 }
 
@@ -132,7 +132,7 @@ fn int32(number: u32) -> i32 {
 }
 
 impl HostAgent {
-    /// Boots a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it.
+    /// Makes a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it.
     pub async fn create(&self, sandbox: &Sandbox) -> Result<String, HostError> {
         let request = pb::CreateSandboxRequest {
             sandbox_id: sandbox.id.to_string(),
@@ -144,6 +144,9 @@ impl HostAgent {
                 OnExpiry::Destroy => pb::OnExpiry::ON_EXPIRY_DESTROY.into(),
                 OnExpiry::Pause => pb::OnExpiry::ON_EXPIRY_PAUSE.into(),
             },
+            owner_id: sandbox.owner.to_string(),
+            snapshot_id: sandbox.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
+            disk_mb: int32(sandbox.shape.disk.get()),
             ..Default::default()
         };
         let reply = self.sandboxes.create_sandbox_with_options(request, within(CREATE)).await?.into_owned();

@@ -138,7 +138,9 @@ async fn ids_of_no_sandbox_are_404_on_every_route() {
             }
         }
     }
-    assert!(server.host.state().calls.iter().all(|call| call == "describe " || call == "list "));
+    assert!(
+        server.host.state().calls.iter().all(|call| ["describe ", "list ", "list_snapshots "].contains(&call.as_str()))
+    );
 }
 
 #[tokio::test]
