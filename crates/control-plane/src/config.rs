@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::retention::RetentionPolicy;
 use crate::store_url::StoreUrl;
 use crate::tls::Tls;
 
@@ -23,6 +24,8 @@ pub struct Config {
     pub orphan_grace: Duration,
     /// How long a host may be silent before its sandboxes are missing.
     pub missing_after: Duration,
+    /// What is kept for its owner, and for how long.
+    pub retention: RetentionPolicy,
     /// How long requests and lifecycle work under way may go on after a shutdown was asked for.
     pub drain: Duration,
     /// How long clients may take.
@@ -98,6 +101,7 @@ impl Config {
             reconcile_interval: Duration::from_secs(30),
             orphan_grace: Duration::from_secs(60),
             missing_after: Duration::from_secs(90),
+            retention: RetentionPolicy::default(),
             drain: Duration::from_secs(30),
             patience: ClientPatience::default(),
         }

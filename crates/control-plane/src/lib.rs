@@ -1,7 +1,7 @@
 //! The control plane: the REST API, the records of sandboxes, and the calls to the host agent that runs them.
 //!
 //! `api` converts requests, `lifecycle` changes states, `store` keeps records, `host` calls the host agent,
-//! `reconcile` puts records right. It reaches hosts by RPC only and guests never: their bytes pass through the host
+//! `reconcile` puts records right, `retention` says what is not kept any longer. It reaches hosts by RPC only and guests never: their bytes pass through the host
 //! agent. It does not choose addresses, read flags or handle signals: the caller binds and decides when to end.
 
 mod api;
@@ -12,6 +12,7 @@ mod lifecycle;
 mod listen;
 mod metrics;
 mod reconcile;
+mod retention;
 mod server;
 mod simulation;
 mod starting;
@@ -22,6 +23,7 @@ mod tls;
 pub use api::openapi_yaml;
 pub use config::{ClientPatience, Config, HostAgentAddress, Limits};
 pub use keys::Keys;
+pub use retention::RetentionPolicy;
 pub use server::{ControlPlane, RunError};
 pub use simulation::{Passes, SimulatedHost, Simulation, SimulationError};
 pub use starting::Starting;

@@ -5,17 +5,20 @@
 //! repeated at any time. Of earlier passes it remembers only when the host last answered and since when nobody wants
 //! what it has. Knows nothing of requests.
 
+mod snapshots;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{Desired, HostId, Lifetime, Observed, OnHost, Patience, SandboxId, Status, Step, plan};
+use model::{Desired, HostId, Observed, OnHost, Patience, SandboxId, SnapshotId, Status, Step, plan};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::host::{HostAgent, HostError, HostSandbox};
 use crate::lifecycle::{Lifecycle, LifecycleError};
+use crate::retention::Retainer;
 use crate::store::{Action, Change, EventKind, Sandbox, Seat, Store, StoreError};
 
 /// How soon a pass that failed is repeated, and how soon one follows a nudge.
@@ -35,6 +38,8 @@ pub struct Reconciler {
     pub store: Store,
     /// Completes deletes that were cut short.
     pub lifecycle: Lifecycle,
+    /// Removes what is not kept any longer.
+    pub retainer: Retainer,
     /// When to give something up.
     pub patience: Patience,
     /// Where everybody can see how it goes.
@@ -50,6 +55,15 @@ pub struct Memory {
     pub heard: Timestamp,
     /// What the host has and no record wants, and since when that is known.
     pub unclaimed: HashMap<SandboxId, Timestamp>,
+    /// The same of snapshots.
+    pub unclaimed_snapshots: HashMap<SnapshotId, Timestamp>,
+}
+
+impl Memory {
+    /// Of a control plane that has seen nothing yet.
+    pub fn new(heard: Timestamp) -> Self {
+        Self { heard, unclaimed: HashMap::new(), unclaimed_snapshots: HashMap::new() }
+    }
 }
 
 /// How reconciling goes.
@@ -136,6 +150,17 @@ pub enum PassError {
         /// Why.
         source: HostError,
     },
+    /// A snapshot that nobody wants could not be removed.
+    #[error("cannot remove the unwanted snapshot {id}")]
+    Snapshot {
+        /// The snapshot.
+        id: SnapshotId,
+        /// Why.
+        source: LifecycleError,
+    },
+    /// What is not kept any longer could not be removed.
+    #[error("cannot remove what is not kept any longer")]
+    Expire(#[source] LifecycleError),
 }
 
 impl Reconciler {
@@ -171,7 +196,7 @@ impl Reconciler {
         let leads = seat.leads().await;
         if leads && !had {
             // What this process saw before is from another time.
-            self.memory = Memory { heard: Timestamp::now(), unclaimed: HashMap::new() };
+            self.memory = Memory::new(Timestamp::now());
         }
         self.report.send_modify(|report| report.leads = leads);
         if leads {
@@ -213,7 +238,7 @@ impl Reconciler {
         let records = self.store.list_unfinished(&self.host_id).await?;
         counts.records = records.len();
         let mut addresses = HashMap::new();
-        let (observed, heard) = match self.ask().await {
+        let (observed, mut result) = match self.ask().await {
             Ok(on_host) => {
                 self.memory.heard = Timestamp::now();
                 counts.on_host = on_host.len();
@@ -226,13 +251,16 @@ impl Reconciler {
         let desired: Vec<_> = records.iter().map(desired).collect();
         let records = records.into_iter().map(|record| (record.id.clone(), record)).collect();
         let seen = Seen { records, addresses };
-        let mut result = heard;
         for step in plan(&desired, &observed, began, &self.patience) {
             tracing::info!(?step, "record and host differ");
             let executed = self.execute(step, &seen, counts).await;
             counts.failed += usize::from(executed.is_err());
             // One sandbox that cannot be put right holds up no other.
             result = result.and(executed);
+        }
+        if matches!(observed, Observed::Sandboxes(_)) {
+            let compared = self.compare_snapshots(began, counts).await;
+            result = result.and(compared).and(self.expire(began, counts).await);
         }
         result
     }
@@ -296,13 +324,7 @@ impl Reconciler {
 
 /// What a host has done by itself, as far as its sandbox's new status tells.
 fn happened(status: Status, record: &Sandbox, reason: &str) -> Option<Action> {
-    let has_expired = match record.lifetime {
-        Lifetime::Never => false,
-        Lifetime::Idle(idle) => {
-            record.last_active_at.is_some_and(|last| Timestamp::now().duration_since(last).unsigned_abs() >= idle)
-        }
-    };
-    let reason = if has_expired { "ttl_expired" } else { reason };
+    let reason = if record.is_idle(Timestamp::now()) { "ttl_expired" } else { reason };
     match status {
         Status::Paused if record.status == Status::Running => Some(Action::by_itself(EventKind::Pause, reason)),
         Status::Stopped => Some(Action::by_itself(EventKind::Destroy, reason)),

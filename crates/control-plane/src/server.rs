@@ -19,6 +19,7 @@ use crate::lifecycle::Lifecycle;
 use crate::listen;
 use crate::metrics::Metrics;
 use crate::reconcile::{Memory, Reconciler, Report};
+use crate::retention::Retainer;
 use crate::store::{OpenError, Others, Seat, Store};
 
 /// The one host's name in the records, as the seed has it.
@@ -82,14 +83,16 @@ impl ControlPlane {
             orphan: config.orphan_grace,
             silence: config.missing_after,
         };
+        let retainer = Retainer { store: store.clone(), lifecycle: lifecycle.clone(), policy: config.retention };
         let mut reconciler = Reconciler {
             host_id: host_id.clone(),
             host: host.clone(),
             store: store.clone(),
             lifecycle: lifecycle.clone(),
+            retainer: retainer.clone(),
             patience,
             report: watch::Sender::new(Report::default()),
-            memory: Memory { heard: since, unclaimed: Default::default() },
+            memory: Memory::new(since),
         };
         reconciler.turn(&mut seat).await;
         Ok(Self { config, store, host, lifecycle, reconciler, seat, nudge, tasks, host_id, metrics })
@@ -105,6 +108,7 @@ impl ControlPlane {
             host: self.host.clone(),
             host_id: self.host_id,
             lifecycle: self.lifecycle,
+            retainer: self.reconciler.retainer.clone(),
             reconciler: self.reconciler.report.subscribe(),
             metrics: self.metrics.clone(),
             limits: self.config.limits,

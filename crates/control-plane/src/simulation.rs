@@ -4,7 +4,6 @@
 //! Hosts are the caller's to simulate; a pass over them is the reconciler's own. The control plane itself calls one
 //! host agent for now, so several hosts have several reconcilers here, one after another.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -17,6 +16,7 @@ use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::reconcile::{Memory, Reconciler, Report};
+use crate::retention::Retainer;
 use crate::store::{OpenError, Store, StoreError};
 use crate::store_url::StoreUrl;
 
@@ -98,11 +98,17 @@ impl Simulation {
             let config = Config::new(StoreUrl::Sqlite(Default::default()), address.clone());
             let (metrics, nudge, now) = (Metrics::new(), Arc::new(Notify::new()), Timestamp::now());
             let host = HostAgent::new(address, metrics.clone());
+            let lifecycle = Lifecycle::new(self.store.clone(), host.clone(), TaskTracker::new(), nudge, metrics);
             Reconciler {
                 host_id: id.clone(),
-                host: host.clone(),
+                host,
                 store: self.store.clone(),
-                lifecycle: Lifecycle::new(self.store.clone(), host, TaskTracker::new(), nudge, metrics),
+                retainer: Retainer {
+                    store: self.store.clone(),
+                    lifecycle: lifecycle.clone(),
+                    policy: config.retention,
+                },
+                lifecycle,
                 patience: Patience {
                     started: now,
                     transient: config.missing_after,
@@ -110,7 +116,7 @@ impl Simulation {
                     silence: config.missing_after,
                 },
                 report: watch::Sender::new(Report::default()),
-                memory: Memory { heard: now, unclaimed: HashMap::new() },
+                memory: Memory::new(now),
             }
         };
         Passes(hosts.iter().map(reconciler).collect())

@@ -1,5 +1,6 @@
 //! How long a sandbox may live, and what then happens to it.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,40 @@ pub enum OnExpiry {
     Pause,
 }
 
+/// What a call that needs the guest does to a paused sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AutoResume {
+    /// It is refused.
+    #[default]
+    Off,
+    /// It resumes the sandbox first.
+    On,
+}
+
+impl OnExpiry {
+    /// Its name in the API and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Destroy => "destroy",
+            Self::Pause => "pause",
+        }
+    }
+}
+
+/// A text that names nothing that expiry does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither \"destroy\" nor \"pause\"")]
+pub struct UnknownOnExpiry(String);
+
+impl FromStr for OnExpiry {
+    type Err = UnknownOnExpiry;
+
+    fn from_str(text: &str) -> Result<Self, UnknownOnExpiry> {
+        let found = [Self::Destroy, Self::Pause].into_iter().find(|what| what.as_str() == text);
+        found.ok_or_else(|| UnknownOnExpiry(text.chars().take(80).collect()))
+    }
+}
+
 impl Lifetime {
     /// From whole seconds of inactivity, 0 meaning never: the form of the seed's RPC.
     pub fn from_idle_seconds(seconds: u32) -> Self {
@@ -43,6 +78,14 @@ impl Lifetime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_expiry_does_has_a_name() {
+        for what in [OnExpiry::Destroy, OnExpiry::Pause] {
+            assert_eq!(what.as_str().parse(), Ok(what));
+        }
+        assert!("stop".parse::<OnExpiry>().is_err());
+    }
 
     #[test]
     fn zero_seconds_is_never() {

@@ -147,7 +147,7 @@ fn farewell(record: &Desired, now: Timestamp) -> String {
     }
 }
 
-fn is_older(then: Timestamp, than: Duration, now: Timestamp) -> bool {
+pub(crate) fn is_older(then: Timestamp, than: Duration, now: Timestamp) -> bool {
     // A clock that was set back makes nothing old.
     now.duration_since(then).unsigned_abs() >= than && now >= then
 }
@@ -204,6 +204,11 @@ mod tests {
             (Status::Resuming, "paused", "paused"),
             (Status::Resuming, "running", "running"),
             (Status::Resuming, "error", "error"),
+            (Status::Snapshotting, "", "stopped"),
+            (Status::Snapshotting, "running", "running"),
+            (Status::Snapshotting, "paused", "paused"),
+            (Status::Snapshotting, "snapshotting", "nothing"),
+            (Status::Snapshotting, "error", "error"),
             (Status::Stopping, "", "delete"),
             (Status::Stopping, "running", "delete"),
         ] {
@@ -291,6 +296,8 @@ mod tests {
         BootOnHost,
         RecordRunning,
         PauseOnHost,
+        RequestSnapshot,
+        RecordCaptured,
         Crash,
         Expire,
         MarkStopping,
@@ -332,6 +339,8 @@ mod tests {
                     self.set(id, Status::Running)
                 }
                 (Happening::PauseOnHost, _, Some(Status::Running)) => drop(self.host.insert(id, Status::Paused)),
+                (Happening::RequestSnapshot, Some(Status::Running), _) => self.set(id, Status::Snapshotting),
+                (Happening::RecordCaptured, Some(Status::Snapshotting), _) => self.set(id, Status::Running),
                 (Happening::Crash, _, Some(_)) => {
                     self.host.insert(id, Status::Error);
                     self.alive.remove(&id);
@@ -415,6 +424,8 @@ mod tests {
             3 => Just(H::BootOnHost),
             3 => Just(H::RecordRunning),
             1 => Just(H::PauseOnHost),
+            1 => Just(H::RequestSnapshot),
+            1 => Just(H::RecordCaptured),
             1 => Just(H::Crash),
             1 => Just(H::Expire),
             1 => Just(H::MarkStopping),

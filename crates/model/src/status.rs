@@ -102,6 +102,8 @@ pub fn transition(from: Status, event: Event) -> Result<Status, IllegalTransitio
         (S::Paused, Event::ResumeRequested) => S::Resuming,
         (S::Running, Event::SnapshotRequested) => S::Snapshotting,
         (S::Snapshotting, Event::Captured | Event::RolledBack) => S::Running,
+        // It executes nothing anyhow, so nothing has to wait for the capture.
+        (S::Paused, Event::SnapshotRequested | Event::Captured | Event::RolledBack) => S::Paused,
         (S::Pausing, Event::RolledBack) => S::Running,
         (S::Resuming, Event::RolledBack) => S::Paused,
         (S::Pending | S::Running | S::Pausing | S::Paused | S::Resuming | S::Snapshotting, Event::Failed) => S::Error,

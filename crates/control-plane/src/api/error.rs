@@ -6,13 +6,16 @@ use axum::response::{IntoResponse, Response};
 use connectrpc::ErrorCode;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use model::{IllegalTransition, Status};
+use model::{Event, IllegalTransition, Status};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::host::HostError;
-use crate::lifecycle::LifecycleError;
+use crate::lifecycle::{LifecycleError, SnapshotError};
 use crate::store::StoreError;
+
+/// When what is not possible now may be asked for again.
+const RETRY_SECONDS: &str = "1";
 
 /// What is wrong, for programs and for people.
 #[derive(Serialize, ToSchema)]
@@ -78,7 +81,12 @@ impl ApiError {
 
     /// The caller has no such sandbox.
     pub fn no_sandbox() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "sandbox not found")
+        Self::not_found("sandbox not found")
+    }
+
+    /// The caller has no such thing.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
     /// Not while the sandbox is in its present state.
@@ -141,7 +149,7 @@ impl IntoResponse for ApiError {
         let mut response = self.status.into_response();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             // Whatever it is, it passes.
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
         }
         response.extensions_mut().insert(self);
         response
@@ -188,11 +196,26 @@ impl From<HostError> for ApiError {
 impl From<IllegalTransition> for ApiError {
     fn from(error: IllegalTransition) -> Self {
         let wanted = match error.event {
-            model::Event::PauseRequested => Status::Running,
-            model::Event::ResumeRequested => Status::Paused,
+            Event::PauseRequested => Status::Running.as_str(),
+            Event::ResumeRequested => Status::Paused.as_str(),
+            Event::SnapshotRequested => "running or paused",
             _ => return Self::internal("internal", "the sandbox is in a state that it cannot be in", &error),
         };
         Self::invalid_state(format!("sandbox is not {wanted} (status: {})", error.from))
+    }
+}
+
+impl From<SnapshotError> for ApiError {
+    fn from(error: SnapshotError) -> Self {
+        let message = error.to_string();
+        match error {
+            SnapshotError::NotFound => Self::not_found(message),
+            SnapshotError::NotReady { .. } => Self::invalid_state(message),
+            SnapshotError::NameTaken { .. }
+            | SnapshotError::NameOfTemplate { .. }
+            | SnapshotError::Needed { .. }
+            | SnapshotError::Replaced { .. } => Self::conflict(message),
+        }
     }
 }
 
@@ -200,6 +223,8 @@ impl From<LifecycleError> for ApiError {
     fn from(error: LifecycleError) -> Self {
         match error {
             LifecycleError::NotFound => Self::no_sandbox(),
+            LifecycleError::NotRunning(_) => Self::invalid_state(error.to_string()),
+            LifecycleError::Snapshot(source) => source.into(),
             LifecycleError::Race(_) | LifecycleError::Deleted => Self::conflict(error.to_string()),
             LifecycleError::Illegal(source) => source.into(),
             LifecycleError::Host(source) => source.into(),

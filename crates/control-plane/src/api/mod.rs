@@ -5,6 +5,7 @@
 mod auth;
 mod benchmark;
 mod directory;
+mod disk;
 mod docs;
 mod drain;
 mod error;
@@ -12,12 +13,14 @@ mod events;
 mod exec;
 mod exec_stream;
 mod files;
+mod fork;
 mod guard;
 mod health;
 mod list;
 mod metrics;
 mod on_path;
 mod openapi;
+mod origin;
 mod ping;
 mod processes;
 mod reconciler;
@@ -36,7 +39,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use http::StatusCode;
-use model::{HostId, OwnerId, SandboxId, Status};
+use model::{HostId, OwnerId, SandboxId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +53,7 @@ use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::reconcile::Report;
+use crate::retention::Retainer;
 use crate::store::{Sandbox, Store};
 pub use drain::Drain;
 pub use error::ApiError;
@@ -67,6 +71,8 @@ pub struct Api {
     pub host_id: HostId,
     /// What changes a sandbox's state.
     pub lifecycle: Lifecycle,
+    /// What knows what is not kept any longer.
+    pub retainer: Retainer,
     /// How the comparison of records and host goes.
     pub reconciler: watch::Receiver<Report>,
     /// What is counted.
@@ -88,6 +94,8 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::with_openapi(openapi::skeleton())
         .merge(on(Surface::Sandboxes))
         .merge(capsules().layer(from_fn(surface::known_codes)))
+        .routes(routes!(disk::usage))
+        .routes(routes!(disk::prune))
         .routes(routes!(reconciler::get))
         .routes(routes!(metrics::get))
         .routes(routes!(health::get))
@@ -99,7 +107,7 @@ fn capsules() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(stats::stats))
         .routes(routes!(stats::usage))
         .routes(routes!(snapshots::create, snapshots::list))
-        .routes(routes!(snapshots::delete))
+        .routes(routes!(snapshots::get, snapshots::delete))
         .routes(routes!(events::stream))
 }
 
@@ -110,6 +118,8 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(sandboxes::get, sandboxes::delete)))
         .routes(surface.routes(routes!(sandboxes::pause)))
         .routes(surface.routes(routes!(sandboxes::resume)))
+        .routes(surface.routes(routes!(snapshots::create_of)))
+        .routes(surface.routes(routes!(fork::fork)))
         .routes(surface.routes(routes!(ping::ping)))
         .routes(surface.routes(routes!(exec::exec)))
         .routes(surface.routes(routes!(exec_stream::exec_stream)))
@@ -167,13 +177,9 @@ impl Api {
         self.store.get(owner, id).await?.ok_or_else(ApiError::no_sandbox)
     }
 
-    /// The sandbox, if commands and files can reach it.
+    /// The sandbox, if commands and files can reach it; where it was asked for at its creation, by resuming it.
     async fn running(&self, owner: &OwnerId, id: &SandboxId) -> Result<Sandbox, ApiError> {
-        let sandbox = self.sandbox(owner, id).await?;
-        match sandbox.status {
-            Status::Running => Ok(sandbox),
-            other => Err(ApiError::invalid_state(format!("sandbox is not running (status: {other})"))),
-        }
+        Ok(self.lifecycle.awake(owner, id).await?)
     }
 
     /// Records that a sandbox was used. No use fails because it could not be recorded.

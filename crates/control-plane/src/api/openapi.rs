@@ -162,6 +162,7 @@ pub fn skeleton() -> OpenApi {
             tag("sandboxes", "Create, look at, pause, resume and delete sandboxes"),
             tag("commands", "Run programs in a sandbox"),
             tag("files", "Bytes into a sandbox and out of it"),
+            tag("snapshots", "What was captured of sandboxes, and sandboxes made from that"),
             tag("capsules", "The same for programs that use the `wrenn` SDK"),
             tag("server", "The server itself"),
         ]))
@@ -175,8 +176,8 @@ pub fn complete(mut document: OpenApi) -> OpenApi {
     let mut more = Vec::new();
     ErrorAnswer::schemas(&mut more);
     components.schemas.extend(more);
-    for (_, name, description) in ERRORS {
-        components.responses.insert(name.to_owned(), error_response(description).into());
+    for (status, name, description) in ERRORS {
+        components.responses.insert(name.to_owned(), error_response(status, description).into());
     }
     components.security_schemes.extend(schemes());
     document.security = Some(SCHEMES.map(|name| SecurityRequirement::new(name, NO_SCOPES)).into());
@@ -222,13 +223,21 @@ fn request_id() -> utoipa::openapi::Header {
         .build()
 }
 
-fn error_response(description: &str) -> Response {
-    let body = Content::new(Some(Ref::from_schema_name(ErrorAnswer::name())));
-    ResponseBuilder::new()
-        .description(description)
-        .header("X-Request-Id", request_id())
-        .content("application/json", body)
+fn retry_after() -> utoipa::openapi::Header {
+    HeaderBuilder::new()
+        .schema(Some(schema(json!({"type": "integer", "minimum": 1}))))
+        .description(Some("Seconds until the same may be asked for again"))
         .build()
+}
+
+fn error_response(status: u16, description: &str) -> Response {
+    let body = Content::new(Some(Ref::from_schema_name(ErrorAnswer::name())));
+    let response = ResponseBuilder::new().description(description).header("X-Request-Id", request_id());
+    let response = match status {
+        503 => response.header("Retry-After", retry_after()),
+        _ => response,
+    };
+    response.content("application/json", body).build()
 }
 
 /// The routes of the document itself.

@@ -20,6 +20,7 @@ use tracing::Instrument;
 
 use super::Api;
 use super::error::ApiError;
+use super::surface::Surface;
 use crate::listen::body::{Arriving, StallSign};
 
 const REQUEST_ID: &str = "x-request-id";
@@ -134,6 +135,28 @@ impl<S: Send + Sync> FromRequestParts<S> for InPath {
 pub async fn in_path<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Option<String> {
     let mut all = Path::<HashMap<String, String>>::from_request_parts(parts, state).await.ok()?;
     all.remove(name)
+}
+
+/// Answers with what `work` comes to. Clients of capsules give up after 30 seconds, so they are told before that how far
+/// it is; the work goes on.
+pub async fn in_time<T>(
+    api: &Api,
+    surface: Surface,
+    work: impl Future<Output = Result<T, ApiError>>,
+    done: impl FnOnce(T) -> Response,
+    so_far: impl Future<Output = Result<Option<Response>, ApiError>>,
+) -> Result<Response, ApiError> {
+    tokio::pin!(work);
+    if surface == Surface::Capsules {
+        if let Ok(finished) = tokio::time::timeout(api.limits.capsule_answer, &mut work).await {
+            return finished.map(done);
+        }
+        // No record by now means that the work has just ended.
+        if let Some(answer) = so_far.await? {
+            return Ok(answer);
+        }
+    }
+    work.await.map(done)
 }
 
 /// Reads a JSON body, whatever its Content-Type says.

@@ -11,7 +11,9 @@ use futures::TryFutureExt;
 use http::HeaderValue;
 use http::StatusCode;
 use jiff::Timestamp;
-use model::{DiskMb, MemoryMb, Metadata, OwnerId, SandboxId, ShapeRequest, Status, VcpuCount};
+use model::{
+    AutoResume, DiskMb, MemoryMb, Metadata, OnExpiry, OwnerId, SandboxId, ShapeRequest, SnapshotId, Status, VcpuCount,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::openapi::{RefOr, Schema};
@@ -21,7 +23,8 @@ use super::Api;
 use super::error::ApiError;
 use super::list::{ListParams, Listing};
 use super::openapi::{HostErrors, JsonErrors, QueryErrors, RecordErrors, SandboxIdParam, StoreErrors, schema};
-use super::request::{Caller, InPath, json, read_json, whole};
+use super::origin::{Origin, Wish};
+use super::request::{Caller, InPath, in_time, json, read_json, whole};
 use super::surface::Surface;
 use crate::store::{NewSandbox, Sandbox};
 
@@ -47,10 +50,19 @@ struct CreateRequest {
     #[schema(schema_with = disk)]
     #[serde(default, deserialize_with = "whole")]
     disk_mb: Option<i64>,
-    /// Seconds without activity after which it is removed; 0 is never.
+    /// Seconds without activity after which `on_timeout` says what happens; 0 is never.
     #[schema(default = 300, minimum = 0, maximum = 2147483647, format = Int64)]
     #[serde(default, deserialize_with = "whole")]
     timeout_sec: Option<i64>,
+    /// What becomes of it then.
+    #[schema(schema_with = on_timeout)]
+    on_timeout: Option<String>,
+    /// Whether a call that needs its guest resumes it first while it is paused.
+    #[schema(default = false)]
+    auto_resume: Option<bool>,
+    /// The name or id of a snapshot that it goes on from; template and shape are then the snapshot's.
+    #[schema(pattern = "^([a-zA-Z0-9][a-zA-Z0-9._-]{0,63})?$")]
+    snapshot: Option<String>,
     #[schema(schema_with = metadata)]
     metadata: Option<BTreeMap<String, String>>,
 }
@@ -95,6 +107,15 @@ fn metadata() -> RefOr<Schema> {
     }))
 }
 
+fn on_timeout() -> RefOr<Schema> {
+    schema(json!({
+        "type": ["string", "null"],
+        "description": "What becomes of it then",
+        "enum": [OnExpiry::Destroy.as_str(), OnExpiry::Pause.as_str(), "", null],
+        "default": Surface::Sandboxes.on_expiry().as_str(),
+    }))
+}
+
 fn status() -> RefOr<Schema> {
     schema(json!({"type": "string", "enum": Status::ALL.map(Status::as_str)}))
 }
@@ -102,7 +123,7 @@ fn status() -> RefOr<Schema> {
 /// A sandbox.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Sandbox)]
-struct SandboxView<'a> {
+pub struct SandboxView<'a> {
     #[schema(pattern = "^sb[a-z0-9]{20}$")]
     id: &'a str,
     #[schema(schema_with = status)]
@@ -111,11 +132,18 @@ struct SandboxView<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     status_reason: &'a str,
     template: &'a str,
+    /// The snapshot that it went on from; it may be gone, and nobody ever saw that of a fork.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot_id: Option<&'a str>,
     vcpus: u32,
     memory_mb: u32,
     disk_mb: u32,
     /// Seconds without activity after which it is removed; 0 is never.
     timeout_sec: u32,
+    /// What becomes of it then: `destroy` or `pause`.
+    on_timeout: &'static str,
+    /// Whether a call that needs its guest resumes it first while it is paused.
+    auto_resume: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
     guest_ip: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -153,10 +181,13 @@ impl<'a> SandboxView<'a> {
             status: sandbox.status.as_str(),
             status_reason: &sandbox.status_reason,
             template: sandbox.template.as_str(),
+            snapshot_id: sandbox.snapshot.as_ref().map(SnapshotId::as_str),
             vcpus: sandbox.shape.vcpus.get(),
             memory_mb: sandbox.shape.memory.get(),
             disk_mb: sandbox.shape.disk.get(),
             timeout_sec: sandbox.lifetime.idle_seconds(),
+            on_timeout: sandbox.on_expiry.as_str(),
+            auto_resume: sandbox.auto_resume == AutoResume::On,
             guest_ip: &sandbox.guest_ip,
             host_ip: &sandbox.host_ip,
             created_at: seconds(sandbox.created_at),
@@ -179,28 +210,19 @@ pub fn value(surface: Surface, sandbox: &Sandbox) -> serde_json::Value {
     serde_json::to_value(SandboxView::new(surface, sandbox)).unwrap_or_default()
 }
 
-/// Answers with the sandbox that `work` leads to. Clients of capsules give up after 30 seconds, so they are told before
-/// that how far it is; the work goes on.
-async fn in_time(
+/// Answers with the sandbox that `work` leads to, or with how far it is.
+async fn settled(
     api: &Api,
     surface: Surface,
     done: StatusCode,
     (owner, id): (&OwnerId, &SandboxId),
     work: impl Future<Output = Result<Sandbox, ApiError>>,
 ) -> Result<Response, ApiError> {
-    tokio::pin!(work);
-    if surface == Surface::Capsules {
-        let finished = tokio::time::timeout(api.limits.capsule_answer, &mut work).await;
-        let record = match finished {
-            Ok(result) => return Ok(view(done, surface, &result?)),
-            Err(_) => api.store.get(owner, id).await?,
-        };
-        // No record by now means that the work has just ended.
-        if let Some(sandbox) = record {
-            return Ok(view(StatusCode::ACCEPTED, surface, &sandbox));
-        }
-    }
-    Ok(view(done, surface, &work.await?))
+    let so_far = async {
+        let recorded = api.store.get(owner, id).await?;
+        Ok(recorded.map(|sandbox| view(StatusCode::ACCEPTED, surface, &sandbox)))
+    };
+    in_time(api, surface, work, |sandbox| view(done, surface, &sandbox), so_far).await
 }
 
 /// Create a sandbox
@@ -221,20 +243,31 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let request: CreateRequest = read_json(body, api.limits.json_body).await?;
-    let template = request.template.filter(|name| !name.is_empty()).unwrap_or_else(|| surface.template().to_owned());
-    let shape = ShapeRequest {
-        vcpus: request.vcpus.unwrap_or_default(),
-        memory_mb: request.memory_mb.unwrap_or_default(),
-        disk_mb: request.disk_mb.unwrap_or_default(),
+    let wish = Wish {
+        template: request.template,
+        snapshot: request.snapshot,
+        shape: ShapeRequest {
+            vcpus: request.vcpus.unwrap_or_default(),
+            memory_mb: request.memory_mb.unwrap_or_default(),
+            disk_mb: request.disk_mb.unwrap_or_default(),
+        },
     };
+    let Origin { template, snapshot, shape } = api.origin(surface, &owner, wish).await?;
     let new = NewSandbox {
         id: SandboxId::random(),
         owner,
         host: api.host_id.clone(),
-        template: template.parse().map_err(|error: model::InvalidTemplateName| invalid(&error))?,
-        shape: shape.try_into().map_err(|error: model::InvalidShape| invalid(&error))?,
+        template,
+        snapshot,
+        shape,
         lifetime: surface.lifetime(idle_seconds(request.timeout_sec.unwrap_or(surface.timeout()))?),
-        on_expiry: surface.on_expiry(),
+        on_expiry: match request.on_timeout.filter(|what| !what.is_empty()) {
+            Some(what) => what.parse().map_err(|error: model::UnknownOnExpiry| {
+                ApiError::invalid_request(format!("on_timeout is not valid: {error}"))
+            })?,
+            None => surface.on_expiry(),
+        },
+        auto_resume: if request.auto_resume.unwrap_or_default() { AutoResume::On } else { AutoResume::Off },
         metadata: request
             .metadata
             .unwrap_or_default()
@@ -243,7 +276,7 @@ pub async fn create(
     };
     let (owner, id) = (new.owner.clone(), new.id.clone());
     let work = api.lifecycle.create(new, surface.while_building()).map_err(ApiError::from);
-    in_time(&api, surface, StatusCode::CREATED, (&owner, &id), work).await
+    settled(&api, surface, StatusCode::CREATED, (&owner, &id), work).await
 }
 
 fn invalid(error: &dyn std::error::Error) -> ApiError {
@@ -366,7 +399,7 @@ pub async fn pause(
     InPath(id): InPath,
 ) -> Result<Response, ApiError> {
     let work = api.lifecycle.pause(owner.clone(), id.clone()).map_err(ApiError::from);
-    in_time(&api, surface, StatusCode::OK, (&owner, &id), work).await
+    settled(&api, surface, StatusCode::OK, (&owner, &id), work).await
 }
 
 /// Resume a paused sandbox
@@ -385,5 +418,5 @@ pub async fn resume(
     InPath(id): InPath,
 ) -> Result<Response, ApiError> {
     let work = api.lifecycle.resume(owner.clone(), id.clone()).map_err(ApiError::from);
-    in_time(&api, surface, StatusCode::OK, (&owner, &id), work).await
+    settled(&api, surface, StatusCode::OK, (&owner, &id), work).await
 }

@@ -120,10 +120,14 @@ fn create_capsule_request() -> Value {
     let surface = Surface::Capsules;
     let members = &mut schema["properties"];
     members["template"]["default"] = json!(surface.template());
+    members["template"]["pattern"] = json!(super::origin::SNAPSHOT_PATTERN);
+    members["template"]["description"] =
+        json!("A template or a snapshot that it is made from; empty means the default");
+    members["on_timeout"]["default"] = json!(surface.on_expiry().as_str());
     members["timeout_sec"]["default"] = json!(surface.timeout());
     members["timeout_sec"]["description"] = json!(format!(
-        "Seconds without activity after which it is paused; 0 is never, and less than {SHORTEST_CAPSULE} is \
-         {SHORTEST_CAPSULE}"
+        "Seconds without activity after which `on_timeout` says what happens; 0 is never, and less than \
+         {SHORTEST_CAPSULE} is {SHORTEST_CAPSULE}"
     ));
     schema
 }
@@ -133,7 +137,9 @@ fn describe_capsules(operation: &mut Operation) {
     let id = operation.operation_id.take().unwrap_or_default();
     let (renamed, is_lifecycle) = match id.as_str() {
         "createSandbox" => ("createCapsule".to_owned(), true),
-        "pauseSandbox" | "resumeSandbox" => (id.replace("Sandbox", "Capsule"), true),
+        "pauseSandbox" | "resumeSandbox" | "snapshotSandbox" | "forkSandbox" => {
+            (id.replace("Sandbox", "Capsule"), true)
+        }
         _ if id.contains("Sandbox") => (id.replace("Sandbox", "Capsule"), false),
         _ => (format!("{id}InCapsule"), false),
     };

@@ -103,7 +103,7 @@ pub struct SpawnTimes {
     pub min_us: u64,
 }
 
-fn within(deadline: Duration) -> CallOptions {
+pub(super) fn within(deadline: Duration) -> CallOptions {
     CallOptions::default().with_timeout(deadline)
 }
 
@@ -143,7 +143,7 @@ fn int32(number: u32) -> i32 {
 }
 
 impl HostAgent {
-    /// Boots a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it. The
+    /// Makes a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it. The
     /// same id means the same sandbox, so it may be asked for twice.
     pub async fn create(&self, sandbox: &Sandbox) -> Result<String, HostError> {
         let request = pb::CreateSandboxRequest {
@@ -151,12 +151,14 @@ impl HostAgent {
             template: sandbox.template.to_string(),
             vcpus: int32(sandbox.shape.vcpus.get()),
             memory_mb: int32(sandbox.shape.memory.get()),
-            disk_mb: int32(sandbox.shape.disk.get()),
             timeout_sec: int32(sandbox.lifetime.idle_seconds()),
             on_expiry: match sandbox.on_expiry {
                 OnExpiry::Destroy => pb::OnExpiry::ON_EXPIRY_DESTROY.into(),
                 OnExpiry::Pause => pb::OnExpiry::ON_EXPIRY_PAUSE.into(),
             },
+            owner_id: sandbox.owner.to_string(),
+            snapshot_id: sandbox.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
+            disk_mb: int32(sandbox.shape.disk.get()),
             ..Default::default()
         };
         let call = |options| self.sandboxes.create_sandbox_with_options(request.clone(), options);

@@ -6,10 +6,12 @@
 mod calls;
 mod connection;
 mod directory;
+mod disk;
 mod error;
 mod files;
 mod process;
 mod processes;
+mod snapshots;
 mod watch;
 
 use std::time::Duration;
@@ -26,10 +28,12 @@ use connection::{Connector, Protocol};
 
 pub use calls::{Collected, Command, HostSandbox, RunLimit};
 pub use directory::{Entry, EntryKind};
+pub use disk::{DiskUse, DryRun};
 pub use error::HostError;
 pub use files::file_body;
 pub use process::{GuestProcess, ProcessEvent, ProcessSpec, Selector, TerminalSize};
 pub use processes::{ProcessInfo, Signal, TerminalInput};
+pub use snapshots::HostSnapshot;
 
 /// Calls that may wait for one connection at once.
 const CALLS_WAITING: usize = 1024;

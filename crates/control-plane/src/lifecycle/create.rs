@@ -38,9 +38,19 @@ impl Lifecycle {
 
     async fn create_now(&self, new: NewSandbox, building: WhileBuilding) -> Result<Sandbox, LifecycleError> {
         let pending = self.store.insert(&new).await?;
+        self.make(pending, building).await
+    }
+
+    /// Has the host make what is recorded as pending.
+    pub(super) async fn make(&self, pending: Sandbox, building: WhileBuilding) -> Result<Sandbox, LifecycleError> {
         // From here on the log of the host, which knows no requests, speaks of the sandbox.
         tracing::info!(sandbox = %pending.id, template = %pending.template, "creating");
         transition(pending.status, Event::Ready)?;
+        if let Some(snapshot) = &pending.snapshot
+            && let Err(error) = self.store.touch_snapshot(snapshot).await
+        {
+            tracing::warn!(%snapshot, error = &error as &dyn std::error::Error, "use not recorded");
+        }
         let mut trace = Trace::None;
         loop {
             match self.host.create(&pending).await {

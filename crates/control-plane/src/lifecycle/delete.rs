@@ -16,12 +16,29 @@ impl Lifecycle {
         self.detached("delete", async move { this.delete_now(owner, id).await }).await
     }
 
-    async fn delete_now(&self, owner: OwnerId, id: SandboxId) -> Result<(), LifecycleError> {
+    /// Removes a paused sandbox that its owner has not used for too long, or has too many of, if nobody has touched it
+    /// since it was seen. Returns whether it is gone.
+    pub async fn expire(&self, seen: Sandbox, reason: String) -> Result<bool, LifecycleError> {
+        let this = self.clone();
+        let work = async move {
+            let stopping = Change::because(transition(seen.status, Event::DeleteRequested)?, &reason);
+            let Some(stopping) = this.store.update(&seen, stopping).await? else { return Ok(false) };
+            this.end(stopping, Action::by_itself(EventKind::Destroy, &reason)).await.map(|()| true)
+        };
+        self.detached("delete", work).await
+    }
+
+    pub(super) async fn delete_now(&self, owner: OwnerId, id: SandboxId) -> Result<(), LifecycleError> {
         let stopping = self.mark_stopping(&owner, &id).await?;
         if stopping.status == Status::Stopped {
             return Ok(());
         }
-        match self.host.destroy(&id).await {
+        self.end(stopping, Action::done(EventKind::Destroy)).await
+    }
+
+    /// Removes from its host what is `stopping`, and records it with the reason that it had.
+    async fn end(&self, stopping: Sandbox, done: Action) -> Result<(), LifecycleError> {
+        match self.host.destroy(&stopping.id).await {
             Ok(()) => {}
             Err(error) if error.is_not_found() => {}
             Err(error) => {
@@ -30,8 +47,8 @@ impl Lifecycle {
                 return Err(LifecycleError::Host(error));
             }
         }
-        let stopped = Change::to(transition(stopping.status, Event::Deleted)?);
-        let stopped = stopped.with_action(Action::done(EventKind::Destroy));
+        let stopped = transition(stopping.status, Event::Deleted)?;
+        let stopped = Change::because(stopped, &stopping.status_reason).with_action(done);
         // Losing this means that another delete has written the same.
         self.store.update(&stopping, stopped).await?;
         Ok(())

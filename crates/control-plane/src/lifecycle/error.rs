@@ -2,11 +2,11 @@
 
 use model::{IllegalTransition, Status};
 
-use super::Interrupted;
+use super::{Interrupted, SnapshotError};
 use crate::host::HostError;
 use crate::store::StoreError;
 
-/// A create, pause, resume or delete that did not happen, or not completely.
+/// A create, pause, resume, snapshot, fork or delete that did not happen, or not completely.
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
     /// The caller has no such sandbox.
@@ -15,6 +15,12 @@ pub enum LifecycleError {
     /// Not in this state.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
+    /// Its guest cannot be reached in this state.
+    #[error("sandbox is not running (status: {0})")]
+    NotRunning(Status),
+    /// It is the snapshot that stands in the way.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Somebody else changed the sandbox at the same time; it may be known what it is now.
     #[error("the sandbox was changed by another request at the same time{}", now(.0))]
     Race(Option<Status>),
@@ -38,9 +44,9 @@ impl LifecycleError {
     /// One word for figures, out of a small set.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotFound => "not_found",
-            Self::Illegal(_) => "invalid_state",
-            Self::Race(_) | Self::Deleted => "conflict",
+            Self::NotFound | Self::Snapshot(SnapshotError::NotFound) => "not_found",
+            Self::Illegal(_) | Self::NotRunning(_) | Self::Snapshot(SnapshotError::NotReady { .. }) => "invalid_state",
+            Self::Race(_) | Self::Deleted | Self::Snapshot(_) => "conflict",
             Self::Host(error) => error.reason(),
             Self::Store(_) => "database",
             Self::Interrupted(_) => "interrupted",

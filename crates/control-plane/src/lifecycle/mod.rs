@@ -1,4 +1,4 @@
-//! What changes a sandbox's state: create, pause, resume, delete.
+//! What changes a sandbox's state: create, pause, resume, snapshot, fork, delete.
 //!
 //! Each runs as a task of its own, so that a client that hangs up ends nothing half way. Each writes the transient
 //! status before it begins and every status conditionally, so that of two at once one wins and the other is told.
@@ -7,7 +7,10 @@
 mod create;
 mod delete;
 mod error;
+mod fork;
 mod pause;
+mod snapshot;
+mod wake;
 
 use std::sync::Arc;
 
@@ -19,10 +22,11 @@ use tracing::Instrument;
 
 use crate::host::HostAgent;
 use crate::metrics::Metrics;
-use crate::store::{Sandbox, Store, StoreError};
+use crate::store::{Change, Sandbox, Store, StoreError};
 
 pub use create::WhileBuilding;
 pub use error::LifecycleError;
+pub use snapshot::SnapshotError;
 
 /// The lifecycle of every sandbox; cheap to clone.
 #[derive(Clone)]
@@ -87,6 +91,14 @@ impl Lifecycle {
         };
         if let Err(error) = kept.await {
             tracing::warn!(sandbox = %id, error = &error as &dyn std::error::Error, "its metrics are not kept");
+        }
+    }
+
+    /// Changes the record, if it is still the one that was seen.
+    async fn apply(&self, seen: &Sandbox, change: Change) -> Result<Sandbox, LifecycleError> {
+        match self.store.update(seen, change).await? {
+            Some(sandbox) => Ok(sandbox),
+            None => Err(LifecycleError::Race(self.status_now(seen).await?)),
         }
     }
 

@@ -76,11 +76,4 @@ impl Lifecycle {
             }
         }
     }
-
-    async fn apply(&self, seen: &Sandbox, change: Change) -> Result<Sandbox, LifecycleError> {
-        match self.store.update(seen, change).await? {
-            Some(sandbox) => Ok(sandbox),
-            None => Err(LifecycleError::Race(self.status_now(seen).await?)),
-        }
-    }
 }

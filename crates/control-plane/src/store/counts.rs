@@ -21,11 +21,9 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use model::{Lifetime, OnExpiry, SandboxId};
-
     use super::*;
+    use crate::store::Change;
     use crate::store::testing::{self, Database};
-    use crate::store::{Change, NewSandbox};
 
     testing::on_both_engines!(every_owners_sandboxes_are_counted);
 
@@ -33,16 +31,7 @@ mod tests {
         let store = database.open().await;
         assert!(store.count_by_status().await.unwrap().is_empty());
         for (owner, is_running) in [("ann", true), ("bob", true), ("bob", false)] {
-            let new = NewSandbox {
-                id: SandboxId::random(),
-                owner: owner.parse().unwrap(),
-                host: "default".parse().unwrap(),
-                template: "minimal".parse().unwrap(),
-                shape: Default::default(),
-                lifetime: Lifetime::Never,
-                on_expiry: OnExpiry::Destroy,
-                metadata: Default::default(),
-            };
+            let new = testing::sandbox(owner);
             let pending = store.insert(&new).await.unwrap();
             if is_running {
                 store.update(&pending, Change::running()).await.unwrap().unwrap();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, FromRow, Row};
 
-use super::{Sandbox, Store, StoreError, failed};
+use super::{Sandbox, Snapshot, Store, StoreError, failed};
 
 /// Events that are kept.
 const KEPT: i64 = 10_000;
@@ -25,6 +25,10 @@ pub enum EventKind {
     Resume,
     /// Deleted, or not.
     Destroy,
+    /// A snapshot was, or was not, made.
+    SnapshotCreate,
+    /// A snapshot was, or was not, deleted.
+    SnapshotDelete,
     /// A sandbox's status is another one.
     StateChanged,
     /// A host answers again.
@@ -85,7 +89,7 @@ pub struct Event {
     pub at: Timestamp,
     /// What it was.
     pub kind: EventKind,
-    /// `sandbox` or `host`.
+    /// `sandbox`, `snapshot` or `host`.
     pub resource_type: String,
     /// Which one.
     pub resource_id: String,
@@ -94,8 +98,17 @@ pub struct Event {
 }
 
 impl EventKind {
-    const ALL: [Self; 7] =
-        [Self::Create, Self::Pause, Self::Resume, Self::Destroy, Self::StateChanged, Self::HostUp, Self::HostDown];
+    const ALL: [Self; 9] = [
+        Self::Create,
+        Self::Pause,
+        Self::Resume,
+        Self::Destroy,
+        Self::SnapshotCreate,
+        Self::SnapshotDelete,
+        Self::StateChanged,
+        Self::HostUp,
+        Self::HostDown,
+    ];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -104,6 +117,8 @@ impl EventKind {
             Self::Pause => "capsule.pause",
             Self::Resume => "capsule.resume",
             Self::Destroy => "capsule.destroy",
+            Self::SnapshotCreate => "template.snapshot.create",
+            Self::SnapshotDelete => "template.snapshot.delete",
             Self::StateChanged => "capsule.state.changed",
             Self::HostUp => "host.up",
             Self::HostDown => "host.down",
@@ -256,6 +271,18 @@ pub(super) async fn append_action(
     append(connection, New { owner: Some(&sandbox.owner), kind, resource, details }).await
 }
 
+/// Records an action on a snapshot, with what may be gone when somebody hears of it.
+pub(super) async fn append_of_snapshot(
+    connection: &mut AnyConnection,
+    snapshot: &Snapshot,
+    Action { kind, mut details }: Action,
+) -> Result<i64, sqlx::Error> {
+    details.metadata.insert("sandbox_id".to_owned(), snapshot.sandbox.to_string());
+    details.metadata.extend(snapshot.name.as_ref().map(|name| ("name".to_owned(), name.to_string())));
+    let resource = ("snapshot", snapshot.id.as_str());
+    append(connection, New { owner: Some(&snapshot.owner), kind, resource, details }).await
+}
+
 async fn append(connection: &mut AnyConnection, new: New<'_>) -> Result<i64, sqlx::Error> {
     let id: i64 = sqlx::query_scalar("update event_sequence set last = last + 1 returning last")
         .fetch_one(&mut *connection)
@@ -284,11 +311,9 @@ pub fn sandbox_of(event: &Event) -> Option<SandboxId> {
 
 #[cfg(test)]
 mod tests {
-    use model::{Lifetime, OnExpiry};
-
     use super::*;
+    use crate::store::Change;
     use crate::store::testing::{self, Database};
-    use crate::store::{Change, NewSandbox};
 
     testing::on_both_engines!(
         changes_and_actions_are_events_of_their_owner,
@@ -297,16 +322,7 @@ mod tests {
     );
 
     async fn insert(store: &Store, owner: &str) -> Sandbox {
-        let new = NewSandbox {
-            id: SandboxId::random(),
-            owner: owner.parse().unwrap(),
-            host: "default".parse().unwrap(),
-            template: "minimal".parse().unwrap(),
-            shape: Default::default(),
-            lifetime: Lifetime::Never,
-            on_expiry: OnExpiry::Destroy,
-            metadata: Default::default(),
-        };
+        let new = testing::sandbox(owner);
         store.insert(&new).await.unwrap()
     }
 

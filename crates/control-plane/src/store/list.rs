@@ -130,7 +130,7 @@ fn text(filter: &Filter) -> String {
 
 #[cfg(test)]
 mod tests {
-    use model::{Lifetime, OnExpiry};
+    use model::OnExpiry;
 
     use super::*;
     use crate::store::testing::{self, Database};
@@ -146,14 +146,9 @@ mod tests {
     async fn insert(store: &Store, owner: &str, metadata: &[(&str, &str)]) -> Sandbox {
         let pairs = metadata.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let new = NewSandbox {
-            id: SandboxId::random(),
-            owner: owner.parse().unwrap(),
-            host: "default".parse().unwrap(),
-            template: "minimal".parse().unwrap(),
-            shape: Default::default(),
-            lifetime: Lifetime::Never,
             on_expiry: OnExpiry::Pause,
             metadata: pairs.collect::<std::collections::BTreeMap<_, _>>().try_into().unwrap(),
+            ..testing::sandbox(owner)
         };
         let sandbox = store.insert(&new).await.unwrap();
         assert_eq!((&sandbox.metadata, sandbox.on_expiry), (&new.metadata, new.on_expiry));

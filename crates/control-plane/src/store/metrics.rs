@@ -136,6 +136,8 @@ mod tests {
             shape: Default::default(),
             lifetime: Lifetime::Never,
             on_expiry: OnExpiry::Destroy,
+            auto_resume: model::AutoResume::Off,
+            snapshot: None,
             metadata: Default::default(),
         };
         let pending = store.insert(&new).await.unwrap();

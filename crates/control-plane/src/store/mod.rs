@@ -16,6 +16,7 @@ mod record;
 mod sandboxes;
 mod seat;
 mod simulated;
+mod snapshots;
 mod sqlite;
 #[cfg(test)]
 mod testing;
@@ -35,6 +36,7 @@ pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
 pub use seat::{Others, Seat};
+pub use snapshots::{Completed, Naming, Needed, NewSnapshot, Snapshot, SnapshotFilter};
 pub use usage::{Running, step};
 
 /// A handle on the records; cheap to clone.

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{HostId, Lifetime, Metadata, OnExpiry, OwnerId, SandboxId, Shape, Status, TemplateName};
+use model::{
+    AutoResume, HostId, Lifetime, Metadata, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, Status, TemplateName,
+};
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
@@ -21,12 +23,16 @@ pub struct NewSandbox {
     pub host: HostId,
     /// What it is made from.
     pub template: TemplateName,
+    /// The snapshot that it goes on from, if any; `template` is then what that one was made from.
+    pub snapshot: Option<SnapshotId>,
     /// What it is made of.
     pub shape: Shape,
     /// When it expires.
     pub lifetime: Lifetime,
     /// What expiry does to it.
     pub on_expiry: OnExpiry,
+    /// What a call that needs its guest does while it is paused.
+    pub auto_resume: AutoResume,
     /// What its owner says of it.
     pub metadata: Metadata,
 }
@@ -42,6 +48,8 @@ pub struct Sandbox {
     pub host: HostId,
     /// What it was made from.
     pub template: TemplateName,
+    /// The snapshot that it went on from, if any; it may be gone.
+    pub snapshot: Option<SnapshotId>,
     /// Its state.
     pub status: Status,
     /// Why it is in that state; empty where there is nothing to say.
@@ -54,6 +62,8 @@ pub struct Sandbox {
     pub lifetime: Lifetime,
     /// What expiry does to it.
     pub on_expiry: OnExpiry,
+    /// What a call that needs its guest does while it is paused.
+    pub auto_resume: AutoResume,
     /// What its owner says of it.
     pub metadata: Metadata,
     /// Its own address; empty while unknown.
@@ -70,6 +80,16 @@ pub struct Sandbox {
     pub last_updated: Timestamp,
 }
 
+impl Sandbox {
+    /// Whether its time is over, as far as its record tells.
+    pub fn is_idle(&self, now: Timestamp) -> bool {
+        match (self.lifetime, self.last_active_at) {
+            (Lifetime::Idle(idle), Some(last)) => now.duration_since(last).unsigned_abs() >= idle,
+            _ => false,
+        }
+    }
+}
+
 impl<'r> FromRow<'r, AnyRow> for Sandbox {
     fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -77,12 +97,14 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             owner: parse(row, "owner_id")?,
             host: parse(row, "host_id")?,
             template: parse(row, "template")?,
+            snapshot: optional(row, "snapshot_id")?,
             status: parse(row, "status")?,
             status_reason: row.try_get("status_reason")?,
             generation: row.try_get("generation")?,
             shape: shape(row)?,
             lifetime: lifetime(row)?,
-            on_expiry: on_expiry(row)?,
+            on_expiry: parse(row, "on_expiry")?,
+            auto_resume: auto_resume(row)?,
             metadata: metadata(row)?,
             guest_ip: row.try_get("guest_ip")?,
             host_ip: row.try_get("host_ip")?,
@@ -98,7 +120,7 @@ fn undecodable(column: &str, source: impl Into<Box<dyn Error + Send + Sync>>) ->
     sqlx::Error::ColumnDecode { index: column.to_owned(), source: source.into() }
 }
 
-fn parse<T>(row: &AnyRow, column: &str) -> Result<T, sqlx::Error>
+pub(super) fn parse<T>(row: &AnyRow, column: &str) -> Result<T, sqlx::Error>
 where
     T: FromStr,
     T::Err: Into<Box<dyn Error + Send + Sync>>,
@@ -106,7 +128,17 @@ where
     row.try_get::<String, _>(column)?.parse().map_err(|error: T::Err| undecodable(column, error))
 }
 
-fn shape(row: &AnyRow) -> Result<Shape, sqlx::Error> {
+/// What may be absent.
+pub(super) fn optional<T>(row: &AnyRow, column: &str) -> Result<Option<T>, sqlx::Error>
+where
+    T: FromStr,
+    T::Err: Into<Box<dyn Error + Send + Sync>>,
+{
+    let text = row.try_get::<Option<String>, _>(column)?;
+    text.map(|text| text.parse().map_err(|error: T::Err| undecodable(column, error))).transpose()
+}
+
+pub(super) fn shape(row: &AnyRow) -> Result<Shape, sqlx::Error> {
     fn quantity<T: TryFrom<i64, Error = model::InvalidShape>>(row: &AnyRow, column: &str) -> Result<T, sqlx::Error> {
         row.try_get::<i64, _>(column)?.try_into().map_err(|error| undecodable(column, error))
     }
@@ -125,12 +157,8 @@ fn lifetime(row: &AnyRow) -> Result<Lifetime, sqlx::Error> {
     }
 }
 
-fn on_expiry(row: &AnyRow) -> Result<OnExpiry, sqlx::Error> {
-    match row.try_get::<String, _>("on_expiry")?.as_str() {
-        "destroy" => Ok(OnExpiry::Destroy),
-        "pause" => Ok(OnExpiry::Pause),
-        other => Err(undecodable("on_expiry", format!("{other:?} is nothing that this version does"))),
-    }
+fn auto_resume(row: &AnyRow) -> Result<AutoResume, sqlx::Error> {
+    Ok(if row.try_get::<i64, _>("auto_resume")? == 0 { AutoResume::Off } else { AutoResume::On })
 }
 
 fn metadata(row: &AnyRow) -> Result<Metadata, sqlx::Error> {
@@ -140,7 +168,7 @@ fn metadata(row: &AnyRow) -> Result<Metadata, sqlx::Error> {
     pairs.try_into().map_err(|error: model::InvalidMetadata| undecodable("metadata", error))
 }
 
-fn time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
+pub(super) fn time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {
     let milliseconds = row.try_get::<Option<i64>, _>(column)?;
     milliseconds.map(Timestamp::from_millisecond).transpose().map_err(|error| undecodable(column, error))
 }

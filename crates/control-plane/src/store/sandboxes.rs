@@ -1,7 +1,7 @@
 //! Queries about sandboxes.
 
 use jiff::Timestamp;
-use model::{HostId, Lifetime, OnExpiry, OwnerId, SandboxId, Status};
+use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status};
 
 use super::events::{append_action, append_change};
 use super::{Action, NewSandbox, Sandbox, Store, StoreError, failed};
@@ -58,17 +58,13 @@ impl Store {
             Lifetime::Never => "never",
             Lifetime::Idle(_) => "idle",
         };
-        let on_expiry = match new.on_expiry {
-            OnExpiry::Destroy => "destroy",
-            OnExpiry::Pause => "pause",
-        };
         let metadata = new.metadata.pairs();
         let insert = async {
             let mut transaction = self.pool.begin().await?;
             let sandbox = sqlx::query_as(
                 "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
-                 timeout_sec, on_expiry, metadata, created_at, last_updated) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) returning *",
+                 timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) returning *",
             )
             .bind(new.id.as_str())
             .bind(new.owner.as_str())
@@ -80,10 +76,12 @@ impl Store {
             .bind(i64::from(new.shape.disk.get()))
             .bind(lifetime)
             .bind(i64::from(new.lifetime.idle_seconds()))
-            .bind(on_expiry)
+            .bind(new.on_expiry.as_str())
             .bind(serde_json::to_string(metadata).expect("texts are JSON"))
             .bind(now)
             .bind(now)
+            .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
+            .bind(i64::from(new.auto_resume == AutoResume::On))
             .fetch_one(&mut *transaction)
             .await?;
             for (name, value) in metadata {
@@ -231,6 +229,8 @@ impl Store {
 mod tests {
     use std::time::Duration;
 
+    use model::OnExpiry;
+
     use super::*;
     use crate::store::testing::{self, Database};
     use crate::store::{EventKind, Filter};
@@ -246,16 +246,7 @@ mod tests {
     );
 
     fn new(owner: &str) -> NewSandbox {
-        NewSandbox {
-            id: SandboxId::random(),
-            owner: owner.parse().unwrap(),
-            host: "default".parse().unwrap(),
-            template: "minimal".parse().unwrap(),
-            shape: Default::default(),
-            lifetime: Lifetime::Idle(Duration::from_secs(300)),
-            on_expiry: OnExpiry::Destroy,
-            metadata: Default::default(),
-        }
+        NewSandbox { lifetime: Lifetime::Idle(Duration::from_secs(300)), ..testing::sandbox(owner) }
     }
 
     fn refused() -> Action {
@@ -265,9 +256,11 @@ mod tests {
     async fn what_was_recorded_is_read_back(database: Database) {
         let store = database.open().await;
         for lifetime in [Lifetime::Never, Lifetime::Idle(Duration::from_secs(7))] {
-            let new = NewSandbox { lifetime, ..new("alice") };
+            let (on_expiry, auto_resume) = (OnExpiry::Pause, AutoResume::On);
+            let new = NewSandbox { lifetime, on_expiry, auto_resume, ..new("alice") };
             let inserted = store.insert(&new).await.unwrap();
             assert_eq!((inserted.status, inserted.lifetime), (Status::Pending, lifetime));
+            assert_eq!((inserted.on_expiry, inserted.auto_resume, &inserted.snapshot), (on_expiry, auto_resume, &None));
             assert_eq!(store.get(&new.owner, &new.id).await.unwrap(), Some(inserted));
         }
     }

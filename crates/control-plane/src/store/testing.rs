@@ -1,7 +1,25 @@
 //! The store's tests run on both engines: one body, called with a new database of either.
 
-use crate::store::Store;
+use model::{AutoResume, Lifetime, OnExpiry, SandboxId};
+
+use crate::store::{NewSandbox, Store};
 use crate::store_url::StoreUrl;
+
+/// A new sandbox of `owner`, with the defaults for everything else.
+pub fn sandbox(owner: &str) -> NewSandbox {
+    NewSandbox {
+        id: SandboxId::random(),
+        owner: owner.parse().unwrap(),
+        host: "default".parse().unwrap(),
+        template: "minimal".parse().unwrap(),
+        snapshot: None,
+        shape: Default::default(),
+        lifetime: Lifetime::Never,
+        on_expiry: OnExpiry::Destroy,
+        auto_resume: AutoResume::Off,
+        metadata: Default::default(),
+    }
+}
 
 /// An empty database that is there as long as this is.
 pub struct Database {

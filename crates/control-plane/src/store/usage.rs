@@ -200,25 +200,16 @@ fn floor(time: Timestamp, step: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use model::{Lifetime, OnExpiry, SandboxId, Status};
+    use model::Status;
 
     use super::*;
+    use crate::store::Change;
     use crate::store::testing::{self, Database};
-    use crate::store::{Change, NewSandbox};
 
     testing::on_both_engines!(what_runs_is_sampled_and_added_up, old_samples_go);
 
     async fn run(store: &Store, owner: &str) -> crate::store::Sandbox {
-        let new = NewSandbox {
-            id: SandboxId::random(),
-            owner: owner.parse().unwrap(),
-            host: "default".parse().unwrap(),
-            template: "minimal".parse().unwrap(),
-            shape: Default::default(),
-            lifetime: Lifetime::Never,
-            on_expiry: OnExpiry::Destroy,
-            metadata: Default::default(),
-        };
+        let new = testing::sandbox(owner);
         let pending = store.insert(&new).await.unwrap();
         store.update(&pending, Change::running()).await.unwrap().unwrap()
     }

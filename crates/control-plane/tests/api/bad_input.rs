@@ -138,7 +138,7 @@ async fn ids_of_no_sandbox_are_404_on_every_route() {
             }
         }
     }
-    let of_the_reconciler = ["describe ", "list ", "watch "];
+    let of_the_reconciler = ["describe ", "list ", "list_snapshots ", "watch "];
     assert!(server.host.state().calls.iter().all(|call| of_the_reconciler.contains(&call.as_str())));
 }
 

@@ -19,6 +19,10 @@ pub struct State {
     pub sandboxes: BTreeMap<String, String>,
     /// Id to what expiry does.
     pub on_expiry: HashMap<String, &'static str>,
+    /// Id of a snapshot to that of what was captured.
+    pub snapshots: BTreeMap<String, String>,
+    /// Id to the snapshot that a sandbox came from, or nothing.
+    pub came_from: HashMap<String, String>,
     /// Every call, as `method id`.
     pub calls: Vec<String>,
     /// Complete files by path.
@@ -139,6 +143,27 @@ impl FakeHost {
     }
 }
 
+/// What every snapshot takes on the disk of this host.
+pub const SNAPSHOT_BYTES: i64 = 5000;
+
+fn snapshot_info(id: &str, sandbox: &str) -> pb::SnapshotInfo {
+    pb::SnapshotInfo {
+        snapshot_id: id.to_owned(),
+        sandbox_id: sandbox.to_owned(),
+        size_bytes: SNAPSHOT_BYTES,
+        ..Default::default()
+    }
+}
+
+fn disk_use(kind: &str, id: &str, bytes: i64) -> pb::DiskUse {
+    pb::DiskUse { kind: kind.to_owned(), id: id.to_owned(), bytes, ..Default::default() }
+}
+
+fn shared() -> [pb::DiskUse; 3] {
+    let bake = pb::DiskUse { is_prunable: true, ..disk_use("bake", "minimal-1-512", 3000) };
+    [disk_use("template", "minimal", 9000), bake, disk_use("monitor", "abc", 500)]
+}
+
 impl HostService for FakeHost {
     async fn get_host(
         &self,
@@ -170,17 +195,33 @@ impl HostService for FakeHost {
     async fn create_snapshot(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::CreateSnapshotRequest>,
+        request: ServiceRequest<'_, pb::CreateSnapshotRequest>,
     ) -> ServiceResult<pb::CreateSnapshotResponse> {
-        Err(ConnectError::unimplemented("CreateSnapshot"))
+        let request = request.to_owned_message();
+        self.enter("snapshot", &request.sandbox_id).await?;
+        let (sandbox_id, snapshot_id) = (request.sandbox_id, request.snapshot_id);
+        let status = self.state().sandboxes.get(&sandbox_id).cloned();
+        match status.as_deref() {
+            None => return Err(ConnectError::not_found(format!("sandbox not found: {sandbox_id}"))),
+            Some("running" | "paused") => {}
+            Some(other) => return Err(ConnectError::failed_precondition(format!("sandbox is {other}"))),
+        }
+        self.update(|state| state.snapshots.insert(snapshot_id.clone(), sandbox_id.clone()));
+        let snapshot = snapshot_info(&snapshot_id, &sandbox_id);
+        Response::ok(pb::CreateSnapshotResponse { snapshot: snapshot.into(), ..Default::default() })
     }
 
     async fn delete_snapshot(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::DeleteSnapshotRequest>,
+        request: ServiceRequest<'_, pb::DeleteSnapshotRequest>,
     ) -> ServiceResult<pb::DeleteSnapshotResponse> {
-        Err(ConnectError::unimplemented("DeleteSnapshot"))
+        let id = request.snapshot_id;
+        self.enter("delete_snapshot", id).await?;
+        match self.update(|state| state.snapshots.remove(id)) {
+            Some(_) => Response::ok(Default::default()),
+            None => Err(ConnectError::not_found(format!("snapshot not found: {id}"))),
+        }
     }
 
     async fn list_snapshots(
@@ -188,7 +229,9 @@ impl HostService for FakeHost {
         _: RequestContext,
         _: ServiceRequest<'_, pb::ListSnapshotsRequest>,
     ) -> ServiceResult<pb::ListSnapshotsResponse> {
-        Err(ConnectError::unimplemented("ListSnapshots"))
+        self.enter("list_snapshots", "").await?;
+        let snapshots = self.state().snapshots.iter().map(|(id, sandbox)| snapshot_info(id, sandbox)).collect();
+        Response::ok(pb::ListSnapshotsResponse { snapshots, ..Default::default() })
     }
 
     async fn get_disk_usage(
@@ -196,15 +239,30 @@ impl HostService for FakeHost {
         _: RequestContext,
         _: ServiceRequest<'_, pb::GetDiskUsageRequest>,
     ) -> ServiceResult<pb::GetDiskUsageResponse> {
-        Err(ConnectError::unimplemented("GetDiskUsage"))
+        self.enter("disk", "").await?;
+        let uses = {
+            let state = self.state();
+            let sandboxes = state.sandboxes.keys().map(|id| disk_use("sandbox", id, 100));
+            let snapshots = state.snapshots.keys().map(|id| disk_use("snapshot", id, SNAPSHOT_BYTES));
+            sandboxes.chain(snapshots).chain(shared()).chain([disk_use("pool", "hidden", 7)]).collect()
+        };
+        Response::ok(pb::GetDiskUsageResponse {
+            total_bytes: 1 << 40,
+            free_bytes: 1 << 39,
+            reserve_bytes: 1 << 30,
+            uses,
+            ..Default::default()
+        })
     }
 
     async fn prune(
         &self,
         _: RequestContext,
-        _: ServiceRequest<'_, pb::PruneRequest>,
+        request: ServiceRequest<'_, pb::PruneRequest>,
     ) -> ServiceResult<pb::PruneResponse> {
-        Err(ConnectError::unimplemented("Prune"))
+        self.enter("prune", if request.dry_run { "dry" } else { "" }).await?;
+        let removed = shared().into_iter().filter(|shared| shared.is_prunable).collect();
+        Response::ok(pb::PruneResponse { removed, ..Default::default() })
     }
 
     async fn watch_sandboxes(
@@ -239,9 +297,14 @@ impl HostAgentService for FakeHost {
             let error = ConnectError::unavailable("the template is being built");
             return Err(error.with_detail(ErrorDetail::from_message("hostagent.v1.TemplateBuilding", &detail)));
         }
+        let snapshot = request.snapshot_id;
+        if !snapshot.is_empty() && !self.state().snapshots.contains_key(&snapshot) {
+            return Err(ConnectError::not_found(format!("snapshot not found: {snapshot}")));
+        }
         let on_expiry = if request.on_expiry == pb::OnExpiry::ON_EXPIRY_PAUSE { "pause" } else { "destroy" };
         self.update(|state| {
             state.on_expiry.insert(id.clone(), on_expiry);
+            state.came_from.insert(id.clone(), snapshot);
             state.sandboxes.insert(id.clone(), "running".into());
         });
         Response::ok(pb::CreateSandboxResponse {

@@ -132,6 +132,16 @@ impl Fixture {
         tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the status is reached in time");
     }
 
+    /// Waits until what is answered at a path is what the test waits for.
+    pub async fn until(&self, path: &str, is_so: impl Fn(&Value) -> bool) {
+        let wait = async {
+            while !is_so(&self.get(path).await.1) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the answer comes in time");
+    }
+
     /// The id of the only sandbox there is, once there is one.
     pub async fn until_listed(&self) -> String {
         let wait = async {

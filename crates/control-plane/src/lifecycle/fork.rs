@@ -1,0 +1,126 @@
+//! Forks: children that go on from where their parent is, which goes on too.
+//!
+//! A fork is a snapshot that nobody sees, creates from it, and its removal. All children come to be or none.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::StreamExt;
+use futures::stream;
+use model::{Event, OwnerId, SandboxId, SnapshotId, SnapshotKind, transition};
+
+use super::{Lifecycle, LifecycleError, WhileBuilding};
+use crate::store::{Action, EventKind, Naming, Needed, NewSandbox, Sandbox, Snapshot};
+
+/// Children that are made, or undone, at the same time.
+const AT_ONCE: usize = 8;
+
+impl Lifecycle {
+    /// Makes children with these ids out of a running or paused sandbox, and answers when every one runs.
+    pub async fn fork(
+        &self,
+        owner: OwnerId,
+        parent: SandboxId,
+        children: Vec<SandboxId>,
+    ) -> Result<Vec<Sandbox>, LifecycleError> {
+        let this = self.clone();
+        self.detached("fork", async move { this.fork_now(owner, parent, children).await }).await
+    }
+
+    async fn fork_now(
+        &self,
+        owner: OwnerId,
+        parent: SandboxId,
+        children: Vec<SandboxId>,
+    ) -> Result<Vec<Sandbox>, LifecycleError> {
+        let parent = self.store.get(&owner, &parent).await?.ok_or(LifecycleError::NotFound)?;
+        transition(parent.status, Event::SnapshotRequested)?;
+        let snapshot = SnapshotId::random();
+        let mut pending = Vec::with_capacity(children.len());
+        for id in children {
+            match self.store.insert(&child(id, &parent, &snapshot)).await {
+                Ok(child) => pending.push(child),
+                Err(error) => return Err(self.undo_all(&pending, error.into()).await),
+            }
+        }
+        let captured = self.capture(&parent, snapshot, SnapshotKind::Fork, Naming::Unnamed).await;
+        let hidden = match captured {
+            Ok(completed) => completed.snapshot,
+            Err(error) => return Err(self.undo_all(&pending, error).await),
+        };
+        let made = self.make_all(&pending).await;
+        self.end_hidden(hidden).await;
+        match made {
+            Ok(children) => Ok(children),
+            Err(error) => Err(self.undo_all(&pending, error).await),
+        }
+    }
+
+    /// Once one child cannot be made, no other is begun.
+    async fn make_all(&self, pending: &[Sandbox]) -> Result<Vec<Sandbox>, LifecycleError> {
+        let has_failed = AtomicBool::new(false);
+        let has_failed = &has_failed;
+        let make = |child: Sandbox| async move {
+            if has_failed.load(Ordering::Relaxed) {
+                return None;
+            }
+            let made = self.make(child, WhileBuilding::Refuse).await;
+            has_failed.fetch_or(made.is_err(), Ordering::Relaxed);
+            Some(made)
+        };
+        let made: Vec<_> = stream::iter(pending.iter().cloned()).map(make).buffered(AT_ONCE).collect().await;
+        made.into_iter().flatten().collect()
+    }
+
+    /// The children have what they need of it.
+    async fn end_hidden(&self, hidden: Snapshot) {
+        match self.store.condemn_snapshot(&hidden, Needed::DoesNotMatter).await {
+            Ok(Some(condemned)) => self.discard_or_leave(condemned, None).await,
+            // The reconciler was quicker.
+            Ok(None) => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(snapshot = %hidden.id, error, "a fork's snapshot is left to the reconciler");
+            }
+        }
+    }
+
+    /// Leaves nothing of any child, and returns the error that this is because of.
+    async fn undo_all(&self, pending: &[Sandbox], because: LifecycleError) -> LifecycleError {
+        let why = &because.to_string();
+        let undo = |child: Sandbox| async move {
+            let action = Action::failed(EventKind::Create, why.clone());
+            let undone = match self.store.forget(&child, action).await {
+                // It is not pending any more: it runs, or the host may have something of it.
+                Ok(false) => match self.delete_now(child.owner.clone(), child.id.clone()).await {
+                    Err(LifecycleError::NotFound) => Ok(()),
+                    other => other,
+                },
+                Ok(true) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = undone {
+                self.nudge.notify_one();
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(sandbox = %child.id, error, "a child of a fork that failed may still be there");
+            }
+        };
+        stream::iter(pending.iter().cloned()).map(undo).buffer_unordered(AT_ONCE).collect::<()>().await;
+        because
+    }
+}
+
+/// A child is what its parent is, under another id.
+fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
+    NewSandbox {
+        id,
+        owner: parent.owner.clone(),
+        host: parent.host.clone(),
+        template: parent.template.clone(),
+        snapshot: Some(snapshot.clone()),
+        shape: parent.shape,
+        lifetime: parent.lifetime,
+        on_expiry: parent.on_expiry,
+        auto_resume: parent.auto_resume,
+        metadata: parent.metadata.clone(),
+    }
+}
