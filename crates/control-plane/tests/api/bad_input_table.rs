@@ -110,7 +110,7 @@ async fn every_operation_on_a_sandbox_knows_no_sandbox_by_a_strange_id() {
 }
 
 #[tokio::test]
-async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_resumes_or_deletes() {
+async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_copies_resumes_or_deletes() {
     let server = Fixture::start().await;
     let id = server.create().await;
     server.post(&format!("/v1/sandboxes/{id}/pause"), json!(null)).await;
@@ -118,7 +118,7 @@ async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_resumes_
     let mut refused = 0;
     for (method, path, operation) in operations(&document).into_iter().filter(|(_, path, _)| path.contains("{id}")) {
         let name = operation["operationId"].as_str().unwrap();
-        if ["get", "resume", "destroy"].iter().any(|verb| name.starts_with(verb)) && name != "getBenchmark" {
+        if ["get", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb)) && name != "getBenchmark" {
             continue;
         }
         let body = json!({"cmd": "echo", "path": "/x"});
