@@ -6,7 +6,7 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: compatibility help setup build demo test check fmt openapi bench bench-control-plane deny clean
+.PHONY: compatibility help setup build demo test integrity check fmt openapi bench bench-control-plane deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,11 @@ demo: setup build ## Boot a microVM and run Python in it, from nothing
 
 test: ## Install what the tests need and run all of them, real VMs included
 	@scripts/test.sh
+
+integrity: ## Pause, resume, capture and fork at random, CYCLES times (100), and miss no byte
+	@scripts/setup.sh test
+	SANDPIPER_INTEGRITY_CYCLES=$${CYCLES:-100} cargo nextest run --release --locked --workspace --no-capture \
+		-E 'binary(e2e) & test(integrity::)'
 
 check: ## The inner loop: format, lints, and tests without VMs
 	@scripts/test.sh quick

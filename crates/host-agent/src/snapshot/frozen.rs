@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{EMPTY_OVERLAY, MEMORY, Manifest, OVERLAY, Origin, STATE, SnapshotError};
+use super::{EMPTY_OVERLAY, MEMORY, Manifest, OVERLAY, Origin, STATE, SnapshotError, manifest};
 use crate::template::Digest;
 
 /// A baked image or a snapshot. Its files may be removed at any time: take what is needed by hard links.
@@ -26,6 +26,13 @@ pub struct Layer {
     pub name: String,
     /// What the file holds.
     pub digest: Digest,
+}
+
+impl Layer {
+    /// Reads all of it and compares it with what was frozen.
+    pub fn verify(&self, directory: &Path) -> Result<(), SnapshotError> {
+        manifest::verify(directory, &self.name, Some(&self.digest))
+    }
 }
 
 /// The name of the layer with so many under it.

@@ -171,6 +171,12 @@ struct Format {
     format: u32,
 }
 
+/// Reads a file and compares it with what it should be.
+pub(super) fn verify(directory: &Path, name: &str, expected: Option<&Digest>) -> Result<(), SnapshotError> {
+    let found = digest_of(&directory.join(name))?;
+    if expected == Some(&found) { Ok(()) } else { Err(SnapshotError::Damaged { file: name.to_owned() }) }
+}
+
 fn digest_of(path: &Path) -> Result<Digest, SnapshotError> {
     File::open(path).and_then(|file| content::digest(&file)).map_err(SnapshotError::at("read", path))
 }

@@ -12,6 +12,7 @@ mod docs_page;
 mod exec;
 mod guest;
 mod host;
+mod integrity;
 mod jail;
 mod lifecycle;
 mod metrics;

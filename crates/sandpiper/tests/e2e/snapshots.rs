@@ -355,3 +355,50 @@ async fn generations(file_system: FileSystem, count: usize) {
 async fn chains_stay_shallow_however_many_generations_fork() {
     generations(FileSystem::Any, 9).await;
 }
+
+/// Gives a host agent that has ended templates of its own, in which `minimal` has another build that is current now.
+/// Returns the earlier one's directory.
+fn rebuild_template(host: &Host) -> std::path::PathBuf {
+    let shared = host.data_dir().join("templates");
+    let run = |program: &str, arguments: &[&Path]| {
+        assert!(Command::new(program).args(arguments).status().unwrap().success(), "{program} {arguments:?}");
+    };
+    if shared.is_symlink() {
+        let target = fs::read_link(&shared).unwrap();
+        fs::remove_file(&shared).unwrap();
+        run("cp", &[Path::new("-a"), Path::new("--sparse=always"), &target, &shared]);
+    }
+    let minimal = shared.join("minimal");
+    let earlier = minimal.join(fs::read_link(minimal.join("current")).unwrap());
+    let later = minimal.join("00000000000000ff");
+    run("cp", &[Path::new("-a"), Path::new("--sparse=always"), &earlier, &later]);
+    let manifest = fs::read_to_string(later.join("template.json")).unwrap();
+    let manifest = manifest.replace(earlier.file_name().unwrap().to_str().unwrap(), "00000000000000ff");
+    fs::write(later.join("template.json"), manifest).unwrap();
+    fs::remove_file(minimal.join("current")).unwrap();
+    std::os::unix::fs::symlink("00000000000000ff", minimal.join("current")).unwrap();
+    earlier
+}
+
+#[tokio::test]
+async fn the_build_that_something_captured_needs_is_kept_and_goes_when_nothing_does() {
+    let mut host = Host::start(FileSystem::Any, &[]).await;
+    let id = host.create("minimal").await;
+    host.shell(&id, "echo kept > /root/file").await;
+    host.snapshot(&id, "sn1").await;
+    host.pause(&id).await;
+    host.end("TERM").await;
+    let earlier = rebuild_template(&host);
+    host.start_again().await;
+    assert!(earlier.is_dir());
+    let (child, fresh) = tokio::join!(host.create_from("sn1"), host.create("minimal"));
+    host.resume(&id).await;
+    for id in [&id, &child] {
+        assert_eq!(host.shell(id, "cat /root/file").await, "kept\n");
+    }
+    assert_eq!(host.try_shell(&fresh, "cat /root/file").await.unwrap().0, 1);
+    host.delete_snapshot("sn1").await.unwrap();
+    host.end("TERM").await;
+    host.start_again().await;
+    assert!(!earlier.exists(), "neither a snapshot nor a paused sandbox needs it");
+}

@@ -78,3 +78,50 @@ async fn let_layers_go(qmp: &Qmp, layer_count: usize) {
         let _ = qmp.execute("remove-fd", json!({ "fdset-id": FIRST_LAYER_SET + layer })).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::qmp::tests::fake_qemu;
+    use super::*;
+
+    /// Merges two layers in a QEMU whose job ends as `concluded` says, at the second look. Returns how that went and
+    /// which commands there were.
+    async fn merge(concluded: Value) -> (Result<(), VmError>, Vec<String>) {
+        let commands = Arc::new(Mutex::new(Vec::new()));
+        let heard = commands.clone();
+        let (_directory, qmp) = fake_qemu(move |request| {
+            let mut heard = heard.lock().unwrap();
+            let command = request["execute"].as_str().unwrap().to_owned();
+            let looks = heard.iter().filter(|heard| **heard == "query-jobs").count();
+            let value = match (command.as_str(), looks) {
+                ("query-jobs", 0) => json!([{ "id": JOB, "status": "running", "current-progress": 1 }]),
+                ("query-jobs", _) => json!([concluded.clone()]),
+                _ => json!({}),
+            };
+            heard.push(command);
+            Some(json!({ "return": value, "id": request["id"] }).to_string())
+        })
+        .await;
+        let result = merge_layers(&qmp, 2).await;
+        let commands = commands.lock().unwrap().clone();
+        (result, commands)
+    }
+
+    #[tokio::test]
+    async fn layers_are_closed_once_they_are_merged() {
+        let (result, commands) = merge(json!({ "id": JOB, "status": "concluded" })).await;
+        result.unwrap();
+        let closed = |name: &str| commands.iter().filter(|command| *command == name).count();
+        assert_eq!((closed("blockdev-del"), closed("remove-fd"), closed("job-dismiss")), (4, 2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_merge_that_fails_says_why_and_leaves_the_layers() {
+        let job = json!({ "id": JOB, "status": "concluded", "error": "No space left on device" });
+        let (result, commands) = merge(job).await;
+        assert!(result.unwrap_err().to_string().contains("No space left"));
+        assert!(!commands.contains(&"blockdev-del".to_owned()) && commands.contains(&"job-dismiss".to_owned()));
+    }
+}

@@ -164,13 +164,15 @@ async fn read_answers(reader: OwnedReadHalf, waiting: Waiting) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use tokio::io::{AsyncBufReadExt, BufReader};
     use tokio::net::UnixListener;
 
     /// A QEMU that answers each line with what `reply` makes of it.
-    async fn fake_qemu(reply: impl Fn(Value) -> Option<String> + Send + 'static) -> (tempfile::TempDir, Qmp) {
+    pub(in crate::qemu) async fn fake_qemu(
+        reply: impl Fn(Value) -> Option<String> + Send + 'static,
+    ) -> (tempfile::TempDir, Qmp) {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("qmp.sock");
         let listener = UnixListener::bind(&socket).unwrap();
