@@ -9,6 +9,7 @@ mod command_line;
 mod database;
 mod docs_page;
 mod exec;
+mod forks;
 mod guest;
 mod jail;
 mod lifecycle;
