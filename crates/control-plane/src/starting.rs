@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::StatusCode;
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
@@ -48,9 +48,7 @@ impl Starting {
 
 async fn unavailable() -> Response {
     let message = "the server is starting; its log says what it is waiting for";
-    let mut response = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "starting", message).into_response();
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "starting", message).into_response()
 }
 
 #[cfg(test)]

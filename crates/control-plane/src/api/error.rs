@@ -6,13 +6,16 @@ use axum::response::{IntoResponse, Response};
 use connectrpc::ErrorCode;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use model::{IllegalTransition, Status};
+use model::{Event, IllegalTransition, Status};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::host::HostError;
 use crate::lifecycle::{LifecycleError, SnapshotError};
 use crate::store::StoreError;
+
+/// When what is not possible now may be asked for again.
+const RETRY_SECONDS: &str = "1";
 
 /// What is wrong, for programs and for people.
 #[derive(Serialize, ToSchema)]
@@ -140,8 +143,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            // Whatever it is, it passes.
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
         }
         response.extensions_mut().insert(self);
         response
@@ -185,9 +187,9 @@ impl From<HostError> for ApiError {
 impl From<IllegalTransition> for ApiError {
     fn from(error: IllegalTransition) -> Self {
         let wanted = match error.event {
-            model::Event::PauseRequested => Status::Running.as_str(),
-            model::Event::ResumeRequested => Status::Paused.as_str(),
-            model::Event::SnapshotRequested => "running or paused",
+            Event::PauseRequested => Status::Running.as_str(),
+            Event::ResumeRequested => Status::Paused.as_str(),
+            Event::SnapshotRequested => "running or paused",
             _ => return Self::internal("internal", "the sandbox is in a state that it cannot be in", &error),
         };
         Self::invalid_state(format!("sandbox is not {wanted} (status: {})", error.from))

@@ -132,7 +132,7 @@ fn int32(number: u32) -> i32 {
 }
 
 impl HostAgent {
-    /// Boots a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it.
+    /// Makes a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it.
     pub async fn create(&self, sandbox: &Sandbox) -> Result<String, HostError> {
         let request = pb::CreateSandboxRequest {
             sandbox_id: sandbox.id.to_string(),

@@ -20,14 +20,14 @@ impl Lifecycle {
 
     /// Has the host make what is recorded as pending.
     pub(super) async fn make(&self, pending: Sandbox) -> Result<Sandbox, LifecycleError> {
+        // From here on the log of the host, which knows no requests, speaks of the sandbox.
+        tracing::info!(sandbox = %pending.id, template = %pending.template, "creating");
+        transition(pending.status, Event::Ready)?;
         if let Some(snapshot) = &pending.snapshot
             && let Err(error) = self.store.touch_snapshot(snapshot).await
         {
             tracing::warn!(%snapshot, error = &error as &dyn std::error::Error, "use not recorded");
         }
-        // From here on the log of the host, which knows no requests, speaks of the sandbox.
-        tracing::info!(sandbox = %pending.id, template = %pending.template, "creating");
-        transition(pending.status, Event::Ready)?;
         match self.host.create(&pending).await {
             Ok(host_ip) => self.created(pending, host_ip).await,
             Err(error) => Err(self.not_created(pending, error).await?),

@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use crate::host::HostAgent;
 use crate::metrics::Metrics;
-use crate::store::{Sandbox, Store, StoreError};
+use crate::store::{Change, Sandbox, Store, StoreError};
 
 pub use error::LifecycleError;
 pub use snapshot::SnapshotError;
@@ -79,6 +79,14 @@ impl Lifecycle {
                 tracing::error!(sandbox = %sandbox.id, error, "the host may still have a sandbox that nobody wants");
                 false
             }
+        }
+    }
+
+    /// Changes the record, if it is still the one that was seen.
+    async fn apply(&self, seen: &Sandbox, change: Change) -> Result<Sandbox, LifecycleError> {
+        match self.store.update(seen, change).await? {
+            Some(sandbox) => Ok(sandbox),
+            None => Err(LifecycleError::Race(self.status_now(seen).await?)),
         }
     }
 

@@ -72,12 +72,4 @@ impl Lifecycle {
             }
         }
     }
-
-    /// Changes the record, if it is still the one that was seen.
-    pub(super) async fn apply(&self, seen: &Sandbox, change: Change) -> Result<Sandbox, LifecycleError> {
-        match self.store.update(seen, change).await? {
-            Some(sandbox) => Ok(sandbox),
-            None => Err(LifecycleError::Race(self.status_now(seen).await?)),
-        }
-    }
 }
