@@ -16,9 +16,9 @@ use crate::{
 
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// For what the server answers from its own tables.
-const QUERY_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const QUERY_LIMIT: Duration = Duration::from_secs(30);
 /// For what moves virtual machines; the server's own deadlines are shorter.
-const LIFECYCLE_LIMIT: Duration = Duration::from_secs(240);
+pub(crate) const LIFECYCLE_LIMIT: Duration = Duration::from_secs(240);
 /// For what comes on top of a command's own time limit.
 const EXEC_MARGIN: Duration = Duration::from_secs(30);
 /// The server's limit for a command that asks for none.
@@ -144,7 +144,7 @@ impl Client {
         self.request_to(method, self.endpoint(path))
     }
 
-    fn request_to(&self, method: Method, url: Url) -> RequestBuilder {
+    pub(crate) fn request_to(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.http.request(method, url);
         match self.key_header() {
             Some((name, key)) => request.header(name, key),

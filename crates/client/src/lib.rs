@@ -1,4 +1,4 @@
-//! Typed client of the REST API: sandboxes, commands, files.
+//! Typed client of the REST API: sandboxes, snapshots, commands, files.
 //!
 //! It knows the server's contract and nothing else of Sandpiper: no other crate of ours, no terminal, no retries, no
 //! cleaning up after its caller.
@@ -10,6 +10,7 @@ mod exit;
 mod files;
 mod http;
 mod sandbox_id;
+mod snapshots;
 mod types;
 
 pub use client::Client;
@@ -17,4 +18,7 @@ pub use error::{ApiError, BadKey, BadUrl, Error};
 pub use exec::{ExecEvent, ExecStart, ExecStream};
 pub use exit::Exit;
 pub use sandbox_id::{InvalidSandboxId, SandboxId};
-pub use types::{CreateSandbox, ExecOutput, ExecRequest, Health, ListFilter, Sandbox, SpawnBenchmark};
+pub use types::{
+    CreateSandbox, DiskUsage, DiskUse, ExecOutput, ExecRequest, Health, ListFilter, OnTimeout, Pruned, Removed,
+    Sandbox, Snapshot, SpawnBenchmark,
+};

@@ -12,7 +12,8 @@ use crate::SandboxId;
 /// A wish for a sandbox. What is absent is the server's default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CreateSandbox {
-    /// Name of the template.
+    /// Name of the template; empty is the server's default, or the snapshot's.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub template: String,
     /// Virtual processors.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,12 +24,31 @@ pub struct CreateSandbox {
     /// MiB of disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_mb: Option<u32>,
-    /// Seconds without activity after which the sandbox ends; 0 is never.
+    /// Name or id of a snapshot that it goes on from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// Seconds without activity until its time is over; 0 is never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_sec: Option<u32>,
+    /// What becomes of it then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_timeout: Option<OnTimeout>,
+    /// Whether a call that needs its guest resumes it first while it is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_resume: Option<bool>,
     /// Names and values of the caller's own.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+}
+
+/// What becomes of a sandbox that nobody uses for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnTimeout {
+    /// It is deleted.
+    Destroy,
+    /// It is paused.
+    Pause,
 }
 
 /// Which sandboxes to list; the default is all of them.
@@ -70,6 +90,93 @@ impl Sandbox {
     pub fn is_live(&self) -> bool {
         !matches!(self.status.as_str(), "stopped" | "error")
     }
+}
+
+/// A snapshot as the server describes it, or a template that came with the server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Its name or, where it has none, its id.
+    pub name: String,
+    /// `snapshot`, or `base` for a template.
+    pub r#type: String,
+    /// `pending`, `ready`, `deleting`; absent for a template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// What was captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<String>,
+    /// What that was made from in the first place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// MiB of memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u32>,
+    /// What its files take on the host's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+    /// Everything else that the server says.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// What the host's disk holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUsage {
+    /// Of the file system that the host's data is on.
+    pub total_bytes: u64,
+    /// Of these, nobody has.
+    pub free_bytes: u64,
+    /// Never used for sandboxes.
+    pub reserve_bytes: u64,
+    /// What takes something of it.
+    pub uses: Vec<DiskUse>,
+}
+
+/// Something that takes disk space.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// `sandbox`, `snapshot`, `template`…
+    pub kind: String,
+    /// Which one, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// What its owner calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it takes.
+    pub bytes: u64,
+    /// Whether pruning would remove it.
+    pub prunable: bool,
+}
+
+/// What pruning removed, or would remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Whether it only would.
+    pub dry_run: bool,
+    /// What.
+    pub removed: Vec<Removed>,
+}
+
+/// Something that need not be there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// `sandbox`, `snapshot`, `bake`…
+    pub kind: String,
+    /// Which one.
+    pub id: String,
+    /// What its owner calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it took, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Why it is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A command whose output is collected. No shell is involved.
@@ -147,6 +254,12 @@ mod tests {
     fn what_is_not_asked_for_is_not_sent() {
         let wish = CreateSandbox { template: "minimal".into(), ..CreateSandbox::default() };
         assert_eq!(serde_json::to_string(&wish).unwrap(), r#"{"template":"minimal"}"#);
+        let wish = CreateSandbox {
+            snapshot: Some("base".into()),
+            on_timeout: Some(OnTimeout::Pause),
+            ..CreateSandbox::default()
+        };
+        assert_eq!(serde_json::to_string(&wish).unwrap(), r#"{"snapshot":"base","on_timeout":"pause"}"#);
         let exec = ExecRequest { cmd: "true".into(), ..ExecRequest::default() };
         assert_eq!(serde_json::to_string(&exec).unwrap(), r#"{"cmd":"true","args":[]}"#);
     }

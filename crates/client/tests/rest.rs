@@ -59,6 +59,65 @@ async fn lifecycle_calls_reach_their_routes() {
 }
 
 #[tokio::test]
+async fn snapshots_forks_and_the_disk_have_their_calls() {
+    let snapshot = json!({"name": "base", "type": "snapshot", "platform": false, "protected": false, "id": "sn1",
+        "status": "ready", "sandbox_id": "sb1", "template": "minimal", "memory_mb": 512, "size_bytes": 5000});
+    let (made, listed) = (snapshot.clone(), snapshot.clone());
+    let routes = Router::new()
+        .route(
+            "/v1/sandboxes/{id}/snapshots",
+            post(|Json(wish): Json<Value>| async move {
+                assert_eq!(wish, json!({"name": "base"}));
+                (StatusCode::CREATED, Json(made))
+            }),
+        )
+        .route(
+            "/v1/snapshots",
+            get(|RawQuery(query): RawQuery| async move {
+                assert_eq!(query.as_deref(), Some("type=snapshot"));
+                Json([listed])
+            }),
+        )
+        .route(
+            "/v1/snapshots/{name}",
+            axum::routing::delete(|Path(name): Path<String>| async move {
+                if name == "a/b" { StatusCode::NO_CONTENT } else { StatusCode::CONFLICT }
+            }),
+        )
+        .route(
+            "/v1/sandboxes/{id}/fork",
+            post(|Json(wish): Json<Value>| async move {
+                assert_eq!(wish, json!({"count": 2}));
+                (StatusCode::CREATED, Json([sandbox("sb2", "running"), sandbox("sb3", "running")]))
+            }),
+        )
+        .route(
+            "/v1/disk",
+            get(|| async {
+                let uses = json!([{"kind": "other", "bytes": 7, "prunable": false}]);
+                Json(json!({"total_bytes": 100, "free_bytes": 50, "reserve_bytes": 10, "uses": uses}))
+            }),
+        )
+        .route(
+            "/v1/prune",
+            post(|Json(wish): Json<Value>| async move {
+                let removed = json!([{"kind": "sandbox", "id": "sb9", "reason": "old"}]);
+                Json(json!({"dry_run": wish["dry_run"], "removed": removed}))
+            }),
+        );
+    let client = serve(routes).await;
+    let made = client.snapshot(&id(), Some("base")).await.unwrap();
+    assert_eq!(serde_json::to_value(&made).unwrap(), snapshot);
+    assert_eq!(client.snapshots().await.unwrap(), [made]);
+    client.delete_snapshot("a/b").await.unwrap();
+    assert!(client.delete_snapshot("base").await.is_err());
+    assert_eq!(client.fork(&id(), 2).await.unwrap().len(), 2);
+    assert_eq!(client.disk_usage().await.unwrap().uses[0].bytes, 7);
+    let pruned = client.prune(true).await.unwrap();
+    assert_eq!((pruned.dry_run, pruned.removed[0].reason.as_deref()), (true, Some("old")));
+}
+
+#[tokio::test]
 async fn exec_output_is_exact_bytes_in_both_encodings() {
     let exec = |Json(command): Json<Value>| async move {
         let encoding = command["cmd"].as_str().unwrap();

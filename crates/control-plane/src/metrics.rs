@@ -112,7 +112,7 @@ impl Metrics {
         });
     }
 
-    /// A create, pause, resume or delete ended: `ok`, or why it did not happen.
+    /// A create, pause, resume, snapshot, fork or delete ended: `ok`, or why it did not happen.
     pub fn operation(&self, operation: &'static str, result: &'static str, took: Duration) {
         self.record(|| {
             counter!("sandpiper_sandbox_operations_total", "operation" => operation, "result" => result).increment(1);
@@ -187,7 +187,10 @@ fn show_reconciler(report: &Report) {
 fn describe() {
     describe_counter!("sandpiper_http_requests_total", "Requests that were answered.");
     describe_histogram!("sandpiper_http_request_duration_seconds", "From a request's headers to its answer's.");
-    describe_counter!("sandpiper_sandbox_operations_total", "Creates, pauses, resumes and deletes: ok, or why not.");
+    describe_counter!(
+        "sandpiper_sandbox_operations_total",
+        "Creates, pauses, resumes, snapshots, forks and deletes: ok, or why not."
+    );
     describe_histogram!("sandpiper_sandbox_operation_duration_seconds", "How long those took.");
     describe_counter!("sandpiper_execs_total", "Commands by how they ended.");
     describe_gauge!("sandpiper_sandboxes", "Records of sandboxes by status.");

@@ -50,6 +50,12 @@ async fn serve() -> Server {
         .route("/v1/sandboxes/{id}/exec", post(exec))
         .route("/v1/sandboxes/{id}/exec/stream", any(stream))
         .route("/v1/sandboxes/{id}/benchmark", get(benchmark))
+        .route("/v1/sandboxes/{id}/snapshots", post(snapshot))
+        .route("/v1/sandboxes/{id}/fork", post(fork))
+        .route("/v1/snapshots", get(|| async { Json([base("ready")]) }))
+        .route("/v1/snapshots/{name}", delete(remove_snapshot))
+        .route("/v1/disk", get(disk))
+        .route("/v1/prune", post(prune))
         .with_state(Script { seen: sender, release: release.clone() });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -84,6 +90,47 @@ async fn list() -> Json<Value> {
 async fn remove(State(script): State<Script>, Path(id): Path<String>) -> StatusCode {
     script.seen.send(Seen::Delete(id)).unwrap();
     StatusCode::NO_CONTENT
+}
+
+fn base(status: &str) -> Value {
+    json!({"name": "base", "type": "snapshot", "id": "sn1", "status": status, "sandbox_id": "sb1", "template": "minimal",
+        "memory_mb": 512, "size_bytes": 123_456_789, "created_at": "2026-01-01T00:00:00Z"})
+}
+
+async fn snapshot(Json(wish): Json<Value>) -> (StatusCode, Json<Value>) {
+    assert_eq!(wish, json!({"name": "base"}));
+    (StatusCode::CREATED, Json(base("ready")))
+}
+
+async fn fork(Json(wish): Json<Value>) -> (StatusCode, Json<Value>) {
+    let children = (0..wish["count"].as_u64().unwrap()).map(|_| sandbox("running"));
+    (StatusCode::CREATED, Json(children.collect()))
+}
+
+async fn remove_snapshot(Path(name): Path<String>) -> (StatusCode, Json<Value>) {
+    match name.as_str() {
+        "base" => (StatusCode::NO_CONTENT, Json(Value::Null)),
+        _ => {
+            let error = json!({"code": "conflict", "message": "snapshot used is still needed by sb7"});
+            (StatusCode::CONFLICT, Json(json!({"error": error, "request_id": "r1"})))
+        }
+    }
+}
+
+async fn disk() -> Json<Value> {
+    let uses = json!([
+        {"kind": "snapshot", "id": "sn1", "name": "base", "bytes": 200 << 20, "prunable": false},
+        {"kind": "other", "bytes": 100 << 20, "prunable": false},
+    ]);
+    Json(json!({"total_bytes": 100_u64 << 30, "free_bytes": 50_u64 << 30, "reserve_bytes": 1 << 30, "uses": uses}))
+}
+
+async fn prune(Json(wish): Json<Value>) -> Json<Value> {
+    let removed = json!([
+        {"kind": "bake", "id": "minimal-1", "bytes": 118 << 20},
+        {"kind": "sandbox", "id": "sb9", "reason": "retention: it was not used for 60 s"},
+    ]);
+    Json(json!({"dry_run": wish["dry_run"], "removed": removed}))
 }
 
 async fn exec() -> Json<Value> {
@@ -247,6 +294,45 @@ async fn create_prints_the_id_alone_and_json_on_request() {
     assert_eq!(text(&server.run(&["sandbox", "create", "minimal"]).await.stdout), "sb1\n");
     let output = server.run(&["sandbox", "create", "minimal", "--json"]).await;
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), sandbox("running"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_made_listed_and_removed() {
+    let server = serve().await;
+    let said = server.run(&["snapshot", "create", "sb1", "base"]).await;
+    assert_eq!((said.status.code(), text(&said.stdout)), (Some(0), "base\n".to_owned()));
+    let said = server.run(&["snapshot", "ls"]).await;
+    let table = text(&said.stdout);
+    assert!(table.contains("base") && table.contains("117 MiB") && table.contains("ready"), "{table}");
+    let said = server.run(&["snapshot", "ls", "--json"]).await;
+    assert_eq!(serde_json::from_slice::<Value>(&said.stdout).unwrap(), json!([base("ready")]));
+    let said = server.run(&["snapshot", "rm", "used", "base"]).await;
+    assert_eq!((said.status.code(), text(&said.stdout)), (Some(1), "base\n".to_owned()));
+    assert!(text(&said.stderr).contains("still needed by sb7"), "{}", text(&said.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fork_prints_the_ids_of_the_children() {
+    let server = serve().await;
+    let said = server.run(&["sandbox", "fork", "sb1", "--count", "3"]).await;
+    assert_eq!(text(&said.stdout).lines().count(), 3, "{}", text(&said.stderr));
+    let said = server.run(&["sandbox", "fork", "sb1", "--json"]).await;
+    assert_eq!(serde_json::from_slice::<Vec<Value>>(&said.stdout).unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn df_and_prune_say_what_takes_space_and_why_it_goes() {
+    let server = serve().await;
+    let said = text(&server.run(&["df"]).await.stdout);
+    assert!(said.contains("200 MiB") && said.contains("300 MiB in use; 50 GiB of 100 GiB free"), "{said}");
+    let said = text(&server.run(&["prune", "--dry-run"]).await.stdout);
+    assert!(said.contains("not used for 60 s") && said.contains("118 MiB would be removed"), "{said}");
+    let said = text(&server.run(&["prune"]).await.stdout);
+    assert!(said.contains("118 MiB removed"), "{said}");
+    for command in ["df", "prune"] {
+        let said = server.run(&[command, "--json"]).await;
+        assert!(serde_json::from_slice::<Value>(&said.stdout).unwrap().is_object());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,6 +45,7 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     assert_eq!(line(&[], &[]), "boot_timeout_sec = 1 # server.toml:2");
     assert_eq!(setup.line("up", &[], &[], "disk_reserve_mb"), "disk_reserve_mb = 1024 # default");
     assert_eq!(setup.line("up", &[], &[], "qemu"), "# qemu is not set");
+    assert_eq!(setup.line("control-plane", &[], &[], "paused_max_age_sec"), "# paused_max_age_sec is not set");
 }
 
 #[test]

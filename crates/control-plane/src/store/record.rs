@@ -84,7 +84,8 @@ impl Sandbox {
     /// Whether its time is over, as far as its record tells.
     pub fn is_idle(&self, now: Timestamp) -> bool {
         match (self.lifetime, self.last_active_at) {
-            (Lifetime::Idle(idle), Some(last)) => now.duration_since(last).unsigned_abs() >= idle,
+            // A clock that was set back makes nothing old.
+            (Lifetime::Idle(idle), Some(last)) => now >= last && now.duration_since(last).unsigned_abs() >= idle,
             _ => false,
         }
     }

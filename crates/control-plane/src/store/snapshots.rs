@@ -470,7 +470,7 @@ mod tests {
         assert_eq!(child.snapshot.as_ref(), Some(&snapshot.id));
         store.insert(&testing::sandbox("alice")).await.unwrap();
         assert_eq!(store.condemn_snapshot(&snapshot, Needed::Matters).await.unwrap(), None);
-        assert_eq!(store.users_of(&snapshot).await.unwrap(), [child.id.clone()]);
+        assert_eq!(store.users_of(&snapshot).await.unwrap(), std::slice::from_ref(&child.id));
         store.update(&child, Change::to(Status::Stopped)).await.unwrap().unwrap();
         assert_eq!(store.users_of(&snapshot).await.unwrap(), []);
         assert!(store.condemn_snapshot(&snapshot, Needed::Matters).await.unwrap().is_some());
@@ -481,7 +481,7 @@ mod tests {
         let hidden = ready(&store, NewSnapshot { kind: SnapshotKind::Fork, ..new("", Naming::Unnamed) }).await;
         assert_eq!(find(&store, "", hidden.id.as_str()).await, None);
         assert_eq!(store.list_snapshots(&OwnerId::nobody(), &SnapshotFilter::default()).await.unwrap(), []);
-        assert_eq!(store.list_snapshots_on(&hidden.host).await.unwrap(), [hidden.clone()]);
+        assert_eq!(store.list_snapshots_on(&hidden.host).await.unwrap(), std::slice::from_ref(&hidden));
         assert_eq!(store.list_snapshots_on(&"other".parse().unwrap()).await.unwrap(), []);
         assert!(store.has_snapshot(&hidden.id).await.unwrap());
         assert!(!store.has_snapshot(&SnapshotId::random()).await.unwrap());

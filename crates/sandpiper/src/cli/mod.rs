@@ -7,12 +7,14 @@ mod bench;
 mod ca;
 mod command;
 mod copy;
+mod disk;
 mod doctor;
 mod exec;
 mod key;
 mod run;
 mod sandbox;
 mod server;
+mod snapshot;
 mod template;
 mod temporary;
 
@@ -47,6 +49,13 @@ enum Command {
     /// Create, use and remove sandboxes
     #[command(subcommand)]
     Sandbox(sandbox::SandboxCommand),
+    /// Keep sandboxes as snapshots, which others can be made from
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Show what takes disk space on the host
+    Df(disk::DfArgs),
+    /// Remove what need not be on the host's disk: what is not kept any longer, and what can be made again
+    Prune(disk::PruneArgs),
     /// Build and list templates (needs no server)
     #[command(subcommand)]
     Template(template::TemplateCommand),
@@ -88,6 +97,9 @@ impl Cli {
             Command::ControlPlane(args) => serve::control_plane(&args).await,
             Command::Run(args) => Ok(run::run(args).await),
             Command::Sandbox(command) => sandbox::run(command).await,
+            Command::Snapshot(command) => snapshot::run(command).await,
+            Command::Df(args) => disk::df(&args).await,
+            Command::Prune(args) => disk::prune(&args).await,
             Command::Template(command) => template::run(command).await,
             Command::Key(command) => key::run(command).await,
             Command::Ca(command) => ca::run(command),
@@ -133,6 +145,12 @@ mod tests {
             &["sandpiper", "sandbox", "rm"],
             &["sandpiper", "sandbox", "rm", "sb1", "--all"],
             &["sandpiper", "sandbox", "rm", "../x"],
+            &["sandpiper", "sandbox", "fork", "sb1", "--count", "0"],
+            &["sandpiper", "sandbox", "fork", "sb1", "--count", "101"],
+            &["sandpiper", "sandbox", "create"],
+            &["sandpiper", "sandbox", "create", "--on-timeout", "stop", "minimal"],
+            &["sandpiper", "snapshot", "rm"],
+            &["sandpiper", "snapshot", "create"],
             &["sandpiper", "template", "build", "../x"],
             &["sandpiper", "up", "--accel", "fast"],
             &["sandpiper", "bench", "--runs", "0"],

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
-use client::{Client, CreateSandbox, ListFilter, Sandbox, SandboxId};
+use clap::{Args, Subcommand, ValueEnum};
+use client::{Client, CreateSandbox, ListFilter, OnTimeout, Sandbox, SandboxId};
 
 use super::run::ShapeArgs;
 use super::server::ServerArgs;
@@ -20,6 +20,8 @@ pub enum SandboxCommand {
     Exec(exec::ExecArgs),
     /// Copy a file into or out of a sandbox
     Cp(copy::CopyArgs),
+    /// Make sandboxes that go on from where one is, which goes on too, and print their ids
+    Fork(ForkArgs),
     /// Stop a sandbox from executing until it is resumed
     Pause(OneArgs),
     /// Let a paused sandbox go on
@@ -32,16 +34,59 @@ pub enum SandboxCommand {
 #[derive(Debug, Args)]
 pub struct CreateArgs {
     /// Template, such as minimal or python311
-    template: String,
+    #[arg(required_unless_present = "snapshot")]
+    template: Option<String>,
+    /// Go on from this snapshot, by its name or id; template and shape are then the snapshot's
+    #[arg(long, value_name = "NAME")]
+    snapshot: Option<String>,
     #[command(flatten)]
     shape: ShapeArgs,
-    /// Seconds without activity after which the sandbox ends; 0 is never (default: the server's, 300)
+    /// Seconds without activity until the sandbox's time is over; 0 is never (default: the server's, 300)
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
+    /// What becomes of the sandbox then (default: the server's, destroy)
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_timeout: Option<TimeoutArg>,
+    /// Resume the sandbox when it is paused and somebody calls it
+    #[arg(long)]
+    auto_resume: bool,
     /// A name and a value of your own, by which `ls --metadata` finds the sandbox; may be given more than once
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
     /// Print the whole sandbox as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// What a timeout does.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TimeoutArg {
+    /// Remove it
+    Destroy,
+    /// Pause it
+    Pause,
+}
+
+impl From<TimeoutArg> for OnTimeout {
+    fn from(what: TimeoutArg) -> Self {
+        match what {
+            TimeoutArg::Destroy => Self::Destroy,
+            TimeoutArg::Pause => Self::Pause,
+        }
+    }
+}
+
+/// Flags of `sandbox fork`.
+#[derive(Debug, Args)]
+pub struct ForkArgs {
+    /// The sandbox
+    id: SandboxId,
+    /// How many to make
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    count: u32,
+    /// Print the sandboxes as a JSON array
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -99,6 +144,7 @@ pub async fn run(command: SandboxCommand) -> anyhow::Result<ExitCode> {
         SandboxCommand::Ls(args) => list(&args).await,
         SandboxCommand::Exec(args) => Ok(exec::run(args).await),
         SandboxCommand::Cp(args) => copy::run(&args).await,
+        SandboxCommand::Fork(args) => fork(&args).await,
         SandboxCommand::Pause(args) => {
             let sandbox = args.server.client()?.pause(&args.id).await?;
             show(&sandbox, args.json)
@@ -113,16 +159,29 @@ pub async fn run(command: SandboxCommand) -> anyhow::Result<ExitCode> {
 
 async fn create(args: CreateArgs) -> anyhow::Result<ExitCode> {
     let wish = CreateSandbox {
-        template: args.template,
+        template: args.template.unwrap_or_default(),
+        snapshot: args.snapshot,
         vcpus: args.shape.vcpus,
         memory_mb: args.shape.memory_mb,
         disk_mb: args.shape.disk_mb,
         timeout_sec: args.timeout,
+        on_timeout: args.on_timeout.map(OnTimeout::from),
+        auto_resume: args.auto_resume.then_some(true),
         metadata: args.metadata.into_iter().collect(),
         ..CreateSandbox::default()
     };
     let sandbox = args.server.client()?.create(&wish).await?;
     show(&sandbox, args.json)
+}
+
+async fn fork(args: &ForkArgs) -> anyhow::Result<ExitCode> {
+    let children = args.server.client()?.fork(&args.id, args.count).await?;
+    if args.json {
+        output::json(&children)?;
+    } else {
+        children.iter().try_for_each(|child| output::line(&child.id))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

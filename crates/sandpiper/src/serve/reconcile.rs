@@ -1,9 +1,10 @@
-//! The flags of the reconciler.
+//! The flags of the reconciler, and of what it keeps.
 
 use std::time::Duration;
 
 use clap::Args;
-use control_plane::Config;
+use control_plane::{Config, RetentionPolicy};
+use model::Retention;
 
 /// When records are compared with the host, and how patiently.
 #[derive(Debug, Clone, Args)]
@@ -20,6 +21,20 @@ pub struct ReconcileArgs {
     #[arg(long, env = "SANDPIPER_MISSING_AFTER_SEC", value_name = "SECONDS", default_value_t = 90,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     missing_after_sec: u64,
+    /// Snapshots that are kept for each owner, those used last; without it all
+    #[arg(long, env = "SANDPIPER_SNAPSHOT_MAX_COUNT", value_name = "COUNT")]
+    snapshot_max_count: Option<u32>,
+    /// Seconds that a snapshot is kept after its last use; without it for ever
+    #[arg(long, env = "SANDPIPER_SNAPSHOT_MAX_AGE_SEC", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    snapshot_max_age_sec: Option<u64>,
+    /// Paused sandboxes that are kept for each owner, those paused last; without it all
+    #[arg(long, env = "SANDPIPER_PAUSED_MAX_COUNT", value_name = "COUNT")]
+    paused_max_count: Option<u32>,
+    /// Seconds that a paused sandbox is kept; without it for ever
+    #[arg(long, env = "SANDPIPER_PAUSED_MAX_AGE_SEC", value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    paused_max_age_sec: Option<u64>,
 }
 
 impl ReconcileArgs {
@@ -28,5 +43,10 @@ impl ReconcileArgs {
         config.reconcile_interval = Duration::from_secs(self.reconcile_interval_sec);
         config.orphan_grace = Duration::from_secs(self.orphan_grace_sec);
         config.missing_after = Duration::from_secs(self.missing_after_sec);
+        let keep = |count, age: Option<u64>| Retention { count, age: age.map(Duration::from_secs) };
+        config.retention = RetentionPolicy {
+            snapshots: keep(self.snapshot_max_count, self.snapshot_max_age_sec),
+            paused: keep(self.paused_max_count, self.paused_max_age_sec),
+        };
     }
 }

@@ -10,6 +10,7 @@ mod command_line;
 mod database;
 mod docs_page;
 mod exec;
+mod forks;
 mod guest;
 mod host;
 mod integrity;

@@ -11,7 +11,7 @@ use buffa::Message;
 use control_plane::HostAgentAddress;
 use http::header::CONTENT_TYPE;
 use model::SandboxId;
-use proto::hostagent::v1::{GetHostResponse, ListSandboxesResponse, SandboxInfo};
+use proto::hostagent::v1::{GetHostResponse, ListSandboxesResponse, ListSnapshotsResponse, SandboxInfo};
 use tokio::net::UnixListener;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -38,6 +38,7 @@ impl FakeHost {
         };
         let router = Router::new()
             .route("/hostagent.v1.HostAgentService/ListSandboxes", say(&list))
+            .route("/hostagent.v1.HostService/ListSnapshots", say(&ListSnapshotsResponse::default()))
             .route("/hostagent.v1.HostService/GetHost", say(&host));
         let listener = UnixListener::bind(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
         let serving = tokio::spawn(async move {
