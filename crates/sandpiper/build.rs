@@ -27,7 +27,8 @@ const OUTER: [&str; 9] = [
 ];
 
 fn main() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // Asked now and not when this script was compiled: a target directory may have been filled from another checkout.
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../..");
     for input in INPUTS {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
@@ -58,6 +59,8 @@ fn build(root: &Path, target_directory: &Path) -> PathBuf {
         // Every guest loads it into memory: it carries nothing that only a debugger reads.
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+        // Emulated, larger code is slower already the first time that it is run: never built in haste.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "2")
         .args(["build", "--release", "--locked", "--package", "guest-agent", "--target", target])
         .arg("--manifest-path")
         .arg(root.join("Cargo.toml"))
