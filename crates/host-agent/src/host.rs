@@ -16,6 +16,7 @@ use vmm::{AcceleratorMode, ForcedKvmUnusable};
 
 use crate::files::write_durably;
 use crate::net::{self, Network, NetworkConfig, Slot};
+use crate::sandbox::{Ledger, LimitSettings, Pool, PoolMode};
 use crate::snapshot::{Bakes, SnapshotError};
 use crate::template::{TemplateError, TemplateStore};
 
@@ -35,6 +36,10 @@ pub struct HostConfig {
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
     pub disk_reserve_mb: u64,
+    /// What sandboxes may take of this host at most.
+    pub limits: LimitSettings,
+    /// How many sandboxes are kept ready.
+    pub pool: PoolMode,
     /// The first of 32768 uids and gids for monitors.
     pub uid_base: u32,
     /// The agent that guests run.
@@ -55,6 +60,10 @@ pub struct Host {
     pub templates: TemplateStore,
     /// What sandboxes are restored from instead of booting.
     pub bakes: Bakes,
+    /// What is promised to sandboxes.
+    pub ledger: Ledger,
+    /// Sandboxes that are ready before anyone asks for them.
+    pub pool: Pool,
     /// How long a guest may take to answer.
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
@@ -132,6 +141,8 @@ impl Host {
         Ok(Self {
             instance,
             bakes,
+            ledger: Ledger::new(config.limits.here()),
+            pool: Pool::new(config.pool),
             vmm,
             network,
             templates,

@@ -64,6 +64,35 @@ impl Parts {
         }
     }
 
+    /// Makes a sandbox for the warm pool out of the image `key`, and runs in it what the next caller will want to run.
+    /// False where there is no such image.
+    pub(super) async fn restore_for_pool(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        template: &Template,
+        key: &BakeKey,
+        cancel: &CancellationToken,
+    ) -> Result<bool, CreateError> {
+        let Some(bake) = host.bakes.find(key, &Origin::new(template, spec.shape, host.vmm.platform())) else {
+            return Ok(false);
+        };
+        self.make_directory(host, spec)?;
+        self.make_network(host, spec).await?;
+        self.template = Some(template.clone());
+        self.restore_one(host, spec, template, &bake, cancel).await?;
+        let guest = self.guest.clone().expect("a sandbox that was restored has a guest");
+        let warm_up = async {
+            guest.warm_up().await;
+            // The claim will say the same.
+            guest.restore(identity(host, spec, template), RESTORE_DEADLINE).await.map_err(CreateError::Introduce)
+        };
+        tokio::select! {
+            warm = warm_up => warm.map(|()| true),
+            () = cancel.cancelled() => Err(CreateError::Deleted),
+        }
+    }
+
     async fn restore_one(
         &mut self,
         host: &Host,
@@ -93,7 +122,7 @@ impl Parts {
         vm.resume().await.map_err(CreateError::Go)?;
         let guest = self.guest_client();
         tokio::select! {
-            restored = guest.restore(|| identity(host, spec, template), RESTORE_DEADLINE) => {
+            restored = guest.restore(identity(host, spec, template), RESTORE_DEADLINE) => {
                 restored.map_err(CreateError::Introduce)?;
             }
             () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),
@@ -171,7 +200,7 @@ impl Parts {
     ) -> Result<(), CreateError> {
         let guest = self.guest.clone().expect("a sandbox that was made has a guest");
         let vm = self.vm.clone().expect("a sandbox that was made has a virtual machine");
-        guest.warm_up().await.map_err(CreateError::Introduce)?;
+        guest.settle().await.map_err(CreateError::Introduce)?;
         guest.freeze().await.map_err(CreateError::Introduce)?;
         vm.pause().await.map_err(CreateError::Capture)?;
         save_state(&*vm, &stage.join(STATE)).await?;

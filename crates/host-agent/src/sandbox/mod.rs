@@ -8,10 +8,12 @@ mod admission;
 mod attend;
 mod bake;
 mod error;
+mod ledger;
 pub mod metrics;
 mod owner;
 mod parts;
 mod pause;
+mod pool;
 mod sweep;
 
 use std::collections::HashMap;
@@ -21,7 +23,7 @@ use std::time::SystemTime;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use model::{Lifetime, OnExpiry, SandboxId, Shape, Status, TemplateName};
+use model::{Lifetime, OnExpiry, OwnerId, SandboxId, Shape, Status, TemplateName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::guest::Guest;
@@ -29,7 +31,11 @@ use crate::host::Host;
 use crate::sandbox::metrics::Metrics;
 use activity::Activity;
 pub use activity::Busy;
+pub use admission::LimitSettings;
 pub use error::{CreateError, DestroyError, TransitionError, UseError};
+pub use ledger::{Ledger, Limits, Refusal};
+pub(crate) use pool::keep as keep_pool;
+pub use pool::{InvalidPoolMode, Pool, PoolMode};
 pub use sweep::{SweepError, sweep};
 
 /// What a sandbox is to be.
@@ -37,6 +43,8 @@ pub use sweep::{SweepError, sweep};
 pub struct SandboxSpec {
     /// Chosen by the caller, so that a repeated call means the same sandbox.
     pub id: SandboxId,
+    /// Whose it is: limits are counted for each owner.
+    pub owner: OwnerId,
     /// What it boots from.
     pub template: TemplateName,
     /// What it is made of.

@@ -378,6 +378,8 @@ mod tests {
             qemu: None,
             boot_timeout: Duration::from_secs(30),
             disk_reserve_mb: 0,
+            limits: Default::default(),
+            pool: crate::sandbox::PoolMode::Off,
             uid_base: 2_000_000_000,
             guest_agent: b"",
         };
@@ -388,6 +390,7 @@ mod tests {
     async fn defect(data_dir: &std::path::Path) -> (Handle, Owner) {
         let spec = SandboxSpec {
             id: model::SandboxId::random(),
+            owner: model::OwnerId::nobody(),
             template: "absent".parse().unwrap(),
             shape: model::Shape::default(),
             lifetime: Lifetime::Never,

@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use vmm::{BootSpec, Machine, Memory, Vm};
 
+use super::ledger::{Place, Share};
 use super::{CreateError, DestroyError, SandboxSpec, admission};
 use crate::guest::{Guest, Identity};
 use crate::host::Host;
@@ -49,6 +51,10 @@ pub(super) struct Parts {
     pub(super) memory: MemoryOwner,
     pub(super) vm: Option<Arc<dyn Vm>>,
     pub(super) guest: Option<Guest>,
+    /// That it counts as one of its owner's.
+    pub(super) place: Option<Place>,
+    /// The memory and vCPUs that were promised to it.
+    pub(super) share: Option<Share>,
 }
 
 /// Where a sandbox's memory and disk come from.
@@ -80,16 +86,18 @@ impl Parts {
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
         let template = host.templates.get(&spec.template)?;
-        admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
+        let _working = host.pool.begin_work();
+        if self.claim(host, spec, &template).await? {
+            return Ok(());
+        }
+        let (place, share) = admission::admit(host, spec).await?;
+        (self.place, self.share) = (Some(place), Some(share));
         self.make_directory(host, spec)?;
-        let mut network = host.network.create(&spec.id).await?;
-        self.tap = network.take_tap();
-        self.network = Some(network);
+        self.make_network(host, spec).await?;
         self.template = Some(template.clone());
         if self.restore_from_bake(host, spec, &template, cancel).await? {
             return Ok(());
         }
-        admission::check_disk(&host.data_dir, host.disk_reserve_mb, spec.shape.memory.get().into())?;
         self.boot_anew(host, spec, &template, Room::Reserved, cancel).await
     }
 
@@ -102,9 +110,7 @@ impl Parts {
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
         self.make_directory(host, spec)?;
-        let mut network = host.network.create(&spec.id).await?;
-        self.tap = network.take_tap();
-        self.network = Some(network);
+        self.make_network(host, spec).await?;
         self.template = Some(template.clone());
         self.boot_anew(host, spec, template, Room::AsNeeded, cancel).await
     }
@@ -119,7 +125,12 @@ impl Parts {
     ) -> Result<(), CreateError> {
         let directory = self.directory();
         make_overlay(&directory.join(OVERLAY_FILE), template).await?;
+        let promised = match room {
+            Room::Reserved => Some(admission::promise_disk(host, spec.shape.memory.get().into())?),
+            Room::AsNeeded => None,
+        };
         make_memory(&directory.join(MEMORY_FILE), spec, room)?;
+        drop(promised);
         (self.lineage, self.memory) = (Lineage::Booted, MemoryOwner::Sandbox);
         let guest = self.boot(host, spec, template, cancel).await?;
         guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
@@ -168,10 +179,23 @@ impl Parts {
                 _ => self.directory = None,
             }
         }
+        (self.place, self.share) = (None, None);
         Ok(())
     }
 
-    fn make_directory(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+    /// Whether its monitor has not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        self.vm.as_ref().is_some_and(|vm| vm.process().ended().now_or_never().is_none())
+    }
+
+    pub(super) async fn make_network(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let mut network = host.network.create(&spec.id).await?;
+        self.tap = network.take_tap();
+        self.network = Some(network);
+        Ok(())
+    }
+
+    pub(super) fn make_directory(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
         let directory = host.sandboxes_dir().join(spec.id.as_str());
         let made = fs::DirBuilder::new().mode(0o700).create(&directory);
         made.map_err(file_error("make", &directory))?;

@@ -116,6 +116,7 @@ impl Parts {
     async fn end_monitor(&mut self, vm: &dyn Vm) {
         vm.kill().await;
         (self.vm, self.guest, self.memory) = (None, None, MemoryOwner::Sandbox);
+        self.share = None;
         let directory = self.directory();
         // What is left here costs disk space and nothing else.
         let _ = fs::remove_file(directory.join(FROZEN_MEMORY_FILE));
@@ -134,7 +135,7 @@ impl Parts {
             // The monitor is gone, which its owner notices.
             return;
         }
-        if let Err(error) = guest.restore(|| identity(host, spec, template), RESUME_DEADLINE).await {
+        if let Err(error) = guest.restore(identity(host, spec, template), RESUME_DEADLINE).await {
             tracing::warn!(sandbox = %spec.id, error = &error as &dyn std::error::Error, "a pause was not undone");
         }
     }
@@ -142,6 +143,7 @@ impl Parts {
     /// Lets the sandbox go on. The guest has a new access token.
     pub(super) async fn resume(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), ResumeFailure> {
         let begun = Instant::now();
+        let _working = host.pool.begin_work();
         let vm = match self.load(host, spec).await {
             Ok(vm) => vm,
             Err(error) => return Err(ResumeFailure::Paused(error)),
@@ -152,7 +154,7 @@ impl Parts {
         let guest = self.guest_client();
         let template = self.template.as_ref().expect("a sandbox that was made has a template");
         let answered = tokio::select! {
-            restored = guest.restore(|| identity(host, spec, template), RESUME_DEADLINE) => {
+            restored = guest.restore(identity(host, spec, template), RESUME_DEADLINE) => {
                 restored.map_err(CreateError::Introduce)
             }
             () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),
@@ -165,17 +167,18 @@ impl Parts {
     }
 
     /// Starts a monitor with all that was captured, and passes the point of no return.
-    async fn load(&self, host: &Host, spec: &SandboxSpec) -> Result<std::sync::Arc<dyn Vm>, CreateError> {
+    async fn load(&mut self, host: &Host, spec: &SandboxSpec) -> Result<std::sync::Arc<dyn Vm>, CreateError> {
         let directory = self.directory();
         let paused = directory.join(PAUSED);
         let memory = directory.join(MEMORY_FILE);
         let template = self.template.as_ref().expect("a sandbox that was made has a template");
         let wanted = Origin::new(template, spec.shape, host.vmm.platform());
         let manifest = Manifest::open(&paused, &memory, &wanted)?;
-        admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
-        admission::check_disk(&host.data_dir, host.disk_reserve_mb, spec.shape.memory.get().into())?;
+        let share = admission::readmit(host, spec).await?;
+        let promised = admission::promise_disk(host, spec.shape.memory.get().into())?;
         let reserved = File::options().read(true).write(true).open(&memory);
         reserved.and_then(|file| vmm::memory::reserve(&file)).map_err(file_error("reserve disk space for", &memory))?;
+        drop(promised);
         let state = paused.join(STATE);
         let state = File::open(&state).map_err(file_error("open", &state))?.into();
         let machine = self.machine(spec, template, Memory::Own(memory))?;
@@ -185,6 +188,7 @@ impl Parts {
             vm.kill().await;
             return Err(file_error("spend", &paused)(error));
         }
+        self.share = Some(share);
         Ok(vm)
     }
 }

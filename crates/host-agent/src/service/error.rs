@@ -53,7 +53,7 @@ impl IntoConnect for std::sync::Arc<CreateError> {
             CreateError::AlreadyExists(_) => ErrorCode::AlreadyExists,
             CreateError::Template(error) => error.code(),
             CreateError::NoDiskSpace { .. } => ErrorCode::ResourceExhausted,
-            CreateError::NoMemory { .. } | CreateError::Closing => ErrorCode::Unavailable,
+            CreateError::Closing => ErrorCode::Unavailable,
             CreateError::Network(net::CreateError::Claim(net::ClaimError::AllTaken)) => ErrorCode::Unavailable,
             CreateError::Unanswered { .. } => ErrorCode::DeadlineExceeded,
             CreateError::Deleted => ErrorCode::Aborted,
@@ -66,7 +66,7 @@ impl IntoConnect for CreateError {
     fn code(&self) -> ErrorCode {
         match self {
             CreateError::NoDiskSpace { .. } => ErrorCode::ResourceExhausted,
-            CreateError::NoMemory { .. } => ErrorCode::Unavailable,
+            CreateError::Refused(_) | CreateError::NoMemory { .. } => ErrorCode::Unavailable,
             CreateError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 ErrorCode::ResourceExhausted
             }
@@ -133,8 +133,8 @@ impl IntoConnect for GuestError {
     fn code(&self) -> ErrorCode {
         match self {
             GuestError::Silent => ErrorCode::DeadlineExceeded,
-            GuestError::Unreachable(_) => ErrorCode::Unavailable,
-            GuestError::Garbled | GuestError::Refused { .. } => ErrorCode::Internal,
+            GuestError::Unreachable(_) | GuestError::Broken(_) => ErrorCode::Unavailable,
+            GuestError::Garbled | GuestError::NotRestored(_) | GuestError::Refused { .. } => ErrorCode::Internal,
         }
     }
 }
@@ -166,11 +166,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::sandbox::Refusal;
 
     #[test]
     fn each_kind_of_failure_has_the_code_that_tells_callers_what_to_do() {
         let check = |error: CreateError, code: ErrorCode| assert_eq!(Arc::new(error).code(), code);
         check(CreateError::NoMemory { wanted_mb: 2, available_mb: 1 }, ErrorCode::Unavailable);
+        check(Refusal::OwnerSandboxes { limit: 1 }.into(), ErrorCode::Unavailable);
         check(CreateError::Network(net::CreateError::Claim(net::ClaimError::AllTaken)), ErrorCode::Unavailable);
         let directory = "/var/lib".into();
         check(

@@ -58,7 +58,8 @@ fn spec_of(request: CreateSandboxRequest) -> Result<SandboxSpec, ConnectError> {
         1 => OnExpiry::Pause,
         other => return Err(ConnectError::invalid_argument(format!("on_expiry {other} is not known"))),
     };
-    Ok(SandboxSpec { id, template, shape, lifetime: Lifetime::from_idle_seconds(seconds), on_expiry })
+    let owner = request.owner_id.parse().map_err(|error: model::InvalidId| error.into_connect())?;
+    Ok(SandboxSpec { id, owner, template, shape, lifetime: Lifetime::from_idle_seconds(seconds), on_expiry })
 }
 
 /// Absent or 0 means the default; -1 means none.
