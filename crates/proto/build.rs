@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 4] =
-    ["hostagent/v1/hostagent.proto", "hostagent/v1/host.proto", "process/process.proto", "filesystem/filesystem.proto"];
+const FILES: [&str; 5] = [
+    "hostagent/v1/hostagent.proto",
+    "hostagent/v1/host.proto",
+    "process/process.proto",
+    "filesystem/filesystem.proto",
+    "restore/restore.proto",
+];
 
 fn main() {
     let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../proto");

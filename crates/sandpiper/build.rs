@@ -59,6 +59,8 @@ fn build(root: &Path, target_directory: &Path) -> PathBuf {
         // Every guest loads it into memory: it carries nothing that only a debugger reads.
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+        // Emulated, larger code is slower already the first time that it is run: never built in haste.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "2")
         .args(["build", "--release", "--locked", "--package", "guest-agent", "--target", target])
         .arg("--manifest-path")
         .arg(root.join("Cargo.toml"))

@@ -16,7 +16,7 @@ use vmm::{AcceleratorMode, ForcedKvmUnusable};
 
 use crate::files::write_durably;
 use crate::net::{self, Network, NetworkConfig, Slot};
-use crate::sandbox;
+use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode};
 use crate::snapshot::{Bakes, Manifest, Origin, SnapshotError, Snapshots};
 use crate::template::{TemplateError, TemplateStore};
 
@@ -36,6 +36,10 @@ pub struct HostConfig {
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
     pub disk_reserve_mb: u64,
+    /// What sandboxes may take of this host at most.
+    pub limits: LimitSettings,
+    /// How many sandboxes are kept ready.
+    pub pool: PoolMode,
     /// The first of 32768 uids and gids for monitors.
     pub uid_base: u32,
     /// The agent that guests run.
@@ -58,6 +62,10 @@ pub struct Host {
     pub bakes: Bakes,
     /// What was captured of sandboxes.
     pub snapshots: Snapshots,
+    /// What is promised to sandboxes.
+    pub ledger: Ledger,
+    /// Sandboxes that are ready before anyone asks for them.
+    pub pool: Pool,
     /// How long a guest may take to answer.
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
@@ -136,6 +144,8 @@ impl Host {
             instance,
             bakes,
             snapshots,
+            ledger: Ledger::new(config.limits.here()),
+            pool: Pool::new(config.pool),
             vmm,
             network,
             templates,

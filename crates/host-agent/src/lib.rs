@@ -16,6 +16,9 @@ pub mod template;
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
 pub use host::{Host, HostConfig, HostError};
 use sandbox::{DestroyError, OnClose, Sandboxes, SweepError};
 
@@ -25,6 +28,10 @@ pub struct HostAgent {
     pub host: Arc<Host>,
     /// The sandboxes.
     pub sandboxes: Sandboxes,
+    /// What goes on in the background.
+    background: TaskTracker,
+    /// Ends it.
+    stop: CancellationToken,
 }
 
 /// Why a host agent did not start.
@@ -47,13 +54,17 @@ impl HostAgent {
         host.prune();
         let sandboxes = Sandboxes::new(host.clone());
         sandboxes.adopt(paused);
-        Ok(Self { sandboxes, host })
+        let (background, stop) = (TaskTracker::new(), CancellationToken::new());
+        background.spawn(sandbox::keep_pool(host.clone(), stop.clone()));
+        Ok(Self { sandboxes, host, background, stop })
     }
 
     /// Removes sandboxes, unless they are or can be on disk, and what this installation made on the machine for all of
     /// them. Returns what is left.
     pub async fn close(&self, on_close: OnClose) -> Vec<(model::SandboxId, DestroyError)> {
-        let left = self.sandboxes.close(on_close).await;
+        self.stop.cancel();
+        self.background.close();
+        let (left, ()) = tokio::join!(self.sandboxes.close(on_close), self.background.wait());
         if let Err(error) = self.host.network.close().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the host's firewall rules are left");
         }

@@ -162,6 +162,8 @@ fn spawn(binary: &Path, data_dir: &Path, arguments: &[OsString]) -> Child {
         .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data_dir)
         .args(arguments)
+        // Tests count what is on the machine; those of the pool ask for it by its flag, which wins.
+        .env("SANDPIPER_POOL", "off")
         .env_remove("SANDPIPER_DATA_DIR")
         .env_remove("DATABASE_URL")
         .env_remove("SANDPIPER_CONFIG")

@@ -118,7 +118,9 @@ async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_copies_r
     let mut refused = 0;
     for (method, path, operation) in operations(&document).into_iter().filter(|(_, path, _)| path.contains("{id}")) {
         let name = operation["operationId"].as_str().unwrap();
-        if ["get", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb)) && name != "getBenchmark" {
+        if ["get", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb))
+            && name != "getBenchmark"
+        {
             continue;
         }
         let body = json!({"cmd": "echo", "path": "/x"});

@@ -1,15 +1,17 @@
 //! What programs take for the name of this installation: one for each sandbox, the same whenever it goes on.
 
-use std::fs;
 use std::io;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
+
+use super::identity;
 
 const PATH: &str = "/etc/machine-id";
 
 /// Writes the machine id of a sandbox.
 pub fn assume(sandbox_id: &str) -> io::Result<()> {
-    fs::write(PATH, format!("{}\n", of(sandbox_id)))
+    identity::put(Path::new(PATH), &format!("{}\n", of(sandbox_id)))
 }
 
 fn of(sandbox_id: &str) -> String {

@@ -25,8 +25,9 @@ pub fn mount_kernel_file_systems() -> Result<(), InitError> {
 
 /// Makes the root disk the root, and takes the kernel's file systems along.
 pub fn switch_to_root_disk() -> Result<(), InitError> {
-    // Reading must not write: every changed block of the template costs the sandbox's overlay.
-    mount_one(ROOT_DISK, "ext4", NEW_ROOT, MountFlags::NOATIME, None)?;
+    // Reading must not write: every changed block of the template costs the sandbox's overlay. Nor is a file's time a
+    // reason to write at once.
+    mount_one(ROOT_DISK, "ext4", NEW_ROOT, MountFlags::NOATIME | MountFlags::LAZYTIME, None)?;
     for (kind, target, _) in KERNEL {
         let moved = format!("{NEW_ROOT}{target}");
         let done = make_directory(&moved).and_then(|()| Ok(mount_move(target, &moved)?));

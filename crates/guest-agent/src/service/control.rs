@@ -28,15 +28,15 @@ const BENCHMARK_LIMIT: Duration = Duration::from_secs(60);
 /// What the host says at each start. Members of the contract that mean nothing here are not read.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct InitRequest {
-    pub access_token: Option<String>,
-    pub env_vars: Option<BTreeMap<String, String>>,
-    pub default_user: Option<String>,
-    pub default_workdir: Option<String>,
-    pub timestamp: Option<Timestamp>,
-    pub hostname: Option<String>,
-    pub nameservers: Option<Vec<IpAddr>>,
-    pub sandbox_id: Option<String>,
+struct InitRequest {
+    access_token: Option<String>,
+    env_vars: Option<BTreeMap<String, String>>,
+    default_user: Option<String>,
+    default_workdir: Option<String>,
+    timestamp: Option<Timestamp>,
+    hostname: Option<String>,
+    nameservers: Option<Vec<IpAddr>>,
+    sandbox_id: Option<String>,
 }
 
 /// `POST /init`: applies what the host says, unless it has said something newer.

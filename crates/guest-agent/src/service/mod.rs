@@ -12,6 +12,7 @@ mod gate;
 mod metrics;
 mod process;
 mod process_input;
+pub mod restore;
 mod upload;
 
 use std::net::{IpAddr, SocketAddr};
@@ -80,7 +81,6 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/shutdown", post(control::shutdown))
         .route("/settle", post(capture::settle))
         .route("/freeze", post(capture::freeze))
-        .route("/restore", post(capture::restore))
         .route("/benchmark/spawn", get(control::benchmark_spawn))
         .layer(from_fn_with_state(agent.clone(), gate::only_the_host));
     let protected = Router::new()

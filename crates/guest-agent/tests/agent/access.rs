@@ -2,6 +2,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
+use proto::restore::word::Word as Said;
+use proto::restore::{Restoration, Word};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -34,11 +36,23 @@ async fn before_the_first_init_only_health_answers() {
 #[tokio::test]
 async fn control_routes_exist_for_the_host_alone() {
     let agent = Agent::with_control_peer("169.254.0.22");
-    for path in ["/init", "/clock", "/sync", "/shutdown", "/settle", "/freeze", "/restore", "/benchmark/spawn"] {
+    for path in ["/init", "/clock", "/sync", "/shutdown", "/settle", "/freeze", "/benchmark/spawn"] {
         assert_eq!(agent.get(path).await.0, 404, "GET {path}");
         assert_eq!(agent.put(path, "{}").await.0, 404, "POST {path}");
     }
     assert_eq!(agent.get("/envs").await.0, 401, "nothing was set");
+    assert!(agent.to_restore().say(restoration("new")).is_err(), "it hangs up");
+    assert_eq!(agent.get("/envs").await.0, 401, "nothing was set");
+}
+
+fn restoration(token: &str) -> Word {
+    let restoration = Restoration {
+        entropy: vec![1; 64],
+        hostname: "sb1".to_owned(),
+        access_token: token.to_owned(),
+        ..Default::default()
+    };
+    Word { word: Some(Said::Restoration(Box::new(restoration))), ..Default::default() }
 }
 
 #[tokio::test]
@@ -71,13 +85,30 @@ async fn a_frozen_agent_refuses_users_until_it_is_restored_with_a_new_token() {
     assert_eq!(envs("old").await, 401);
     assert_eq!(agent.get("/files?path=/etc/passwd").await.0, 401);
     assert_eq!(agent.get("/health").await.0, 204);
-    for nonsense in ["", "{}", r#"{"entropy":"!"}"#, r#"{"entropy":"AAAA","hostname":"-"}"#] {
-        assert_eq!(agent.put("/restore", nonsense).await.0, 400, "{nonsense}");
-        assert_eq!(envs("old").await, 401, "{nonsense}");
+    let refused = |word: Word| !agent.to_restore().say(word).unwrap().is_empty();
+    let without = |change: fn(&mut Restoration)| {
+        let mut word = restoration("new");
+        let Some(Said::Restoration(restoration)) = &mut word.word else { unreachable!() };
+        change(restoration);
+        word
+    };
+    assert!(refused(Word::default()));
+    assert!(refused(without(|restoration| restoration.entropy.clear())));
+    assert!(refused(without(|restoration| restoration.entropy = vec![0; 257])));
+    assert!(refused(without(|restoration| restoration.hostname = "-".to_owned())));
+    assert!(refused(without(|restoration| restoration.nameservers = vec!["x".to_owned()])));
+    assert!(agent.to_restore().send(b"nonsense").is_err(), "it hangs up");
+    assert_eq!(envs("old").await, 401);
+
+    let mut host = agent.to_restore();
+    let clock = Word { word: Some(Said::ClockUnixNs(1_600_000_000_000_000_000)), ..Default::default() };
+    for _ in 0..2 {
+        assert_eq!(host.say(clock.clone()).unwrap(), "");
+        assert_eq!(envs("old").await, 401, "the time alone makes nothing right");
     }
-    let restore = json!({ "entropy": "AAAA", "accessToken": "new", "timestamp": "2020-01-01T00:00:00Z" });
-    assert_eq!(agent.put("/restore", restore.to_string()).await.0, 204);
+    assert_eq!(host.say(restoration("new")).unwrap(), "");
     assert_eq!((envs("old").await, envs("new").await), (401, 200));
+    assert!(host.say(clock).is_err(), "that was the last word");
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 //! A real agent as an ordinary program on a free port, and the clients to drive it.
 
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use buffa::Message;
 use bytes::Bytes;
 use connectrpc::ConnectError;
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
@@ -15,14 +16,36 @@ use proto::process::process_event::data_event::Output;
 use proto::process::process_event::{EndEvent, Event};
 use proto::process::process_selector::Selector;
 use proto::process::{ProcessClient, ProcessConfig, ProcessSelector, StartRequest, StartResponse};
+use proto::restore::{Answer, Word};
 use serde_json::json;
 
 /// Longer than anything here takes, so that a hang fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The host's end of the conversation after a capture.
+pub struct Restore(TcpStream);
+
+impl Restore {
+    /// Says one thing; the answer is what went wrong, or the end of the conversation.
+    pub fn say(&mut self, word: Word) -> std::io::Result<String> {
+        self.send(&word.encode_to_vec())
+    }
+
+    pub fn send(&mut self, message: &[u8]) -> std::io::Result<String> {
+        self.0.write_all(&u32::try_from(message.len()).unwrap().to_be_bytes())?;
+        self.0.write_all(message)?;
+        let mut length = [0; 4];
+        self.0.read_exact(&mut length)?;
+        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        self.0.read_exact(&mut answer)?;
+        Ok(Answer::decode_from_slice(&answer).unwrap().error)
+    }
+}
+
 pub struct Agent {
     child: Child,
     address: SocketAddr,
+    restored_at: SocketAddr,
     pub http: reqwest::Client,
 }
 
@@ -33,7 +56,7 @@ impl Agent {
     }
 
     pub fn with_control_peer(peer: &str) -> Self {
-        let args = ["--listen", "127.0.0.1:0", "--control-peer", peer];
+        let args = ["--listen", "127.0.0.1:0", "--listen-restore", "127.0.0.1:0", "--control-peer", peer];
         let program = env!("CARGO_BIN_EXE_guest-agent");
         let mut child = Command::new(program)
             .args(args)
@@ -44,10 +67,13 @@ impl Agent {
             .expect("start the agent");
         let console = BufReader::new(child.stderr.take().expect("piped"));
         let mut lines = console.lines().map(|line| line.expect("console"));
-        let address = lines.find_map(|line| Some(line.strip_prefix("sandpiper: listening on ")?.to_owned()));
-        let address = address.expect("the agent listens").parse().expect("address");
+        let mut address = |words: &str| -> SocketAddr {
+            let text = lines.find_map(|line| Some(line.strip_prefix("sandpiper: ")?.strip_prefix(words)?.to_owned()));
+            text.expect("the agent listens").parse().expect("address")
+        };
+        let (restored_at, address) = (address("restored at "), address("listening on "));
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, http: reqwest::Client::new() }
+        Self { child, address, restored_at, http: reqwest::Client::new() }
     }
 
     /// One that may be used by everybody.
@@ -64,6 +90,13 @@ impl Agent {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// A connection by which a captured system is made right.
+    pub fn to_restore(&self) -> Restore {
+        let stream = TcpStream::connect(self.restored_at).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Restore(stream)
     }
 
     pub fn pid(&self) -> u32 {

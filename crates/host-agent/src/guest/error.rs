@@ -14,9 +14,15 @@ pub enum GuestError {
     /// No answer in time.
     #[error("the guest agent did not answer in time")]
     Silent,
+    /// The conversation with a guest that goes on ended early.
+    #[error("the guest agent hung up")]
+    Broken(#[source] std::io::Error),
     /// An answer that is none.
     #[error("the guest agent's answer cannot be understood")]
     Garbled,
+    /// It could not become what it was to be, in the guest's words.
+    #[error("the guest could not be made right: {0}")]
+    NotRestored(String),
     /// A refusal, in the guest's words.
     #[error("the guest agent refused ({status}): {message}")]
     Refused {
@@ -64,6 +70,10 @@ impl GuestError {
     pub(super) fn refused(status: StatusCode, body: &[u8]) -> Self {
         Self::Refused { status, message: message_of(body) }
     }
+
+    pub(super) fn not_restored(words: &str) -> Self {
+        Self::NotRestored(printable(words))
+    }
 }
 
 impl FileError {
@@ -84,6 +94,10 @@ fn message_of(body: &[u8]) -> String {
     let json = serde_json::from_slice::<serde_json::Value>(body).ok();
     let text = json.as_ref().and_then(|json| json["message"].as_str()).map(str::to_owned);
     let text = text.unwrap_or_else(|| String::from_utf8_lossy(&body[..body.len().min(1024)]).into_owned());
+    printable(&text)
+}
+
+fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(1024).collect()
 }
 

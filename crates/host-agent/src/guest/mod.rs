@@ -79,8 +79,13 @@ impl Guest {
     /// Connects nowhere yet. The access token is new: the guest learns it when it is introduced.
     pub fn new(connector: GuestConnector) -> Self {
         let access_token: Arc<str> = random_token().into();
-        let header = HeaderValue::from_str(&access_token).expect("tokens are made of letters and digits");
-        Self { transport: Transport::new(connector.clone(), header), connector, access_token }
+        Self { transport: Transport::new(connector.clone(), header_of(&access_token)), connector, access_token }
+    }
+
+    /// The same guest, by the same connections, with a new access token: it learns it when it is restored.
+    pub fn renewed(&self) -> Self {
+        let access_token: Arc<str> = random_token().into();
+        Self { transport: self.transport.with_token(header_of(&access_token)), access_token, ..self.clone() }
     }
 
     /// Waits until the agent answers.
@@ -166,6 +171,10 @@ impl Guest {
         }
         self.transport.send(request).await.map_err(GuestError::Unreachable)
     }
+}
+
+fn header_of(token: &str) -> HeaderValue {
+    HeaderValue::from_str(token).expect("tokens are made of letters and digits")
 }
 
 /// 128 random bits.

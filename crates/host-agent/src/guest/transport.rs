@@ -38,9 +38,15 @@ pub(super) struct Transport {
 
 impl Transport {
     pub fn new(connector: GuestConnector, token: HeaderValue) -> Self {
-        let client =
-            Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE_CONNECTIONS).build(Connector(connector));
-        Self { client, token }
+        let mut builder = Client::builder(TokioExecutor::new());
+        // A guest does not close what is idle; while it stood still, the host's end is gone with the monitor.
+        builder.pool_max_idle_per_host(IDLE_CONNECTIONS).pool_idle_timeout(None);
+        Self { client: builder.build(Connector(connector)), token }
+    }
+
+    /// The same connections, with another token.
+    pub fn with_token(&self, token: HeaderValue) -> Self {
+        Self { client: self.client.clone(), token }
     }
 
     /// Sends a request whose URI needs only a path.

@@ -216,6 +216,14 @@ impl SandboxNetwork {
         self.connector.clone()
     }
 
+    /// Makes it another sandbox's.
+    pub fn give_to(&mut self, sandbox: &SandboxId) -> Result<(), ClaimError> {
+        let claim = self.installation.claim_for(sandbox);
+        self.installation.claims.replace(self.slot, &claim)?;
+        self.claim = claim;
+        Ok(())
+    }
+
     /// A connection to a port of the guest, which sees it come from [`TAP_IP`].
     pub async fn connect(&self, port: u16, timeout: Duration) -> io::Result<TcpStream> {
         self.connector.connect(port, timeout).await

@@ -115,17 +115,24 @@ impl Claims {
 
     /// Takes the lowest free slot. One that another process gave back may be found later than a higher one.
     pub fn claim(&self, claim: &Claim) -> Result<Slot, ClaimError> {
-        let encode = |source| ClaimError::Encode { data_dir: claim.data_dir.clone(), source };
-        let content = serde_json::to_vec(claim).map_err(encode)?;
-        let file = self.unnamed(&content)?;
+        let file = self.unnamed(&encoded(claim)?)?;
         let mut lowest = self.lock();
         for number in (*lowest..=Slot::LAST).chain(Slot::FIRST..*lowest) {
-            if self.link(&file, Slot(number))? {
+            if self.name(&file, &self.path(Slot(number)))? {
                 *lowest = number + 1;
                 return Ok(Slot(number));
             }
         }
         Err(ClaimError::AllTaken)
+    }
+
+    /// Takes the place of the claim that holds `slot`, which is the caller's too. At no moment the slot is free.
+    pub fn replace(&self, slot: Slot, claim: &Claim) -> Result<(), ClaimError> {
+        let staged = self.path(slot).with_extension("next");
+        // What a crash left there was never a claim.
+        let _ = std::fs::remove_file(&staged);
+        self.name(&self.unnamed(&encoded(claim)?)?, &staged)?;
+        std::fs::rename(&staged, self.path(slot)).map_err(|error| ClaimError::file("replacing", &staged, error))
     }
 
     /// Gives `slot` back if `claim` is what holds it.
@@ -180,14 +187,13 @@ impl Claims {
         Ok(file)
     }
 
-    /// Names the file `slot`: the step that decides. False if the slot is taken.
-    fn link(&self, file: &std::fs::File, slot: Slot) -> Result<bool, ClaimError> {
-        let path = self.path(slot);
+    /// Gives the file a name: the step that decides. False if there is one of that name.
+    fn name(&self, file: &std::fs::File, path: &Path) -> Result<bool, ClaimError> {
         let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-        match rustix::fs::linkat(CWD, unnamed, CWD, &path, AtFlags::SYMLINK_FOLLOW) {
+        match rustix::fs::linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::EXIST) => Ok(false),
-            Err(error) => Err(ClaimError::file("creating", &path, error)),
+            Err(error) => Err(ClaimError::file("creating", path, error)),
         }
     }
 
@@ -198,6 +204,10 @@ impl Claims {
     fn lock(&self) -> MutexGuard<'_, u16> {
         self.lowest.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn encoded(claim: &Claim) -> Result<Vec<u8>, ClaimError> {
+    serde_json::to_vec(claim).map_err(|source| ClaimError::Encode { data_dir: claim.data_dir.clone(), source })
 }
 
 #[cfg(test)]
@@ -233,6 +243,21 @@ mod tests {
         claims.release(slot, &claim).unwrap();
         claims.release(slot, &claim).unwrap();
         assert_eq!(claims.all().unwrap(), []);
+    }
+
+    #[test]
+    fn a_slot_that_was_given_on_is_its_new_holder_s_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (claims, first) = (Claims::open(directory.path()).unwrap(), claim_of(directory.path()));
+        let slot = claims.claim(&first).unwrap();
+        let second = Claim { sandbox: SandboxId::random(), ..first.clone() };
+        std::fs::write(directory.path().join("1.next"), "left by a crash").unwrap();
+        claims.replace(slot, &second).unwrap();
+        assert_eq!(claims.all().unwrap(), [(slot, second.clone())]);
+        claims.release(slot, &first).unwrap();
+        assert_eq!(claims.holder(slot).unwrap(), Some(second.clone()));
+        claims.release(slot, &second).unwrap();
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -4,13 +4,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use model::{Lifetime, SandboxId};
 use tokio_util::sync::CancellationToken;
 use vmm::Vm;
 
-use super::parts::{MEMORY_FILE, OVERLAY_FILE, Parts, file_error, make_overlay};
+use super::parts::{MEMORY_FILE, OVERLAY_FILE, Parts, file_error, identity, make_overlay};
+use super::restore::RESTORE_DEADLINE;
 use super::{CreateError, SandboxSpec};
 use crate::host::Host;
 use crate::snapshot::{
@@ -53,6 +54,33 @@ impl Parts {
                 host.bakes.discard(&key);
                 Ok(false)
             }
+        }
+    }
+
+    /// Makes a sandbox for the warm pool out of the image `key`, and runs in it what the next caller will want to run.
+    /// False where there is no such image.
+    pub(super) async fn restore_for_pool(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        template: &Template,
+        key: &BakeKey,
+        cancel: &CancellationToken,
+    ) -> Result<bool, CreateError> {
+        let Some(bake) = host.bakes.find(key, &Origin::new(template, spec.shape, host.vmm.platform())) else {
+            return Ok(false);
+        };
+        self.begin(host, spec, SystemTime::now(), template).await?;
+        self.restore(host, spec, &bake, None, cancel).await?;
+        let guest = self.guest.clone().expect("a sandbox that was restored has a guest");
+        let warm_up = async {
+            guest.warm_up().await;
+            // The claim will say the same.
+            guest.restore(identity(host, spec, template), RESTORE_DEADLINE).await.map_err(CreateError::Introduce)
+        };
+        tokio::select! {
+            warm = warm_up => warm.map(|()| true),
+            () = cancel.cancelled() => Err(CreateError::Deleted),
         }
     }
 }
@@ -117,7 +145,7 @@ impl Parts {
     async fn capture_for_bake(&mut self, stage: &Path) -> Result<(), CreateError> {
         let guest = self.guest.clone().expect("a sandbox that was made has a guest");
         let vm = self.vm.clone().expect("a sandbox that was made has a virtual machine");
-        guest.warm_up().await.map_err(CreateError::Introduce)?;
+        guest.settle().await.map_err(CreateError::Introduce)?;
         guest.freeze().await.map_err(CreateError::Introduce)?;
         vm.pause().await.map_err(CreateError::Capture)?;
         save_state(&*vm, &stage.join(STATE)).await?;

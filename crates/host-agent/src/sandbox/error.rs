@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use model::{DiskMb, IllegalTransition, SandboxId, SnapshotId, Status, TemplateName};
 
+use super::ledger::Refusal;
 use crate::guest::{GuestError, ReadyError};
 use crate::net;
 use crate::template::TemplateError;
@@ -51,7 +52,10 @@ pub enum CreateError {
         /// Never used for sandboxes.
         reserve_mb: u64,
     },
-    /// The host's memory is too small or in use.
+    /// Host or owner have no room for it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The host's memory is in use.
     #[error("no memory: the sandbox asks for {wanted_mb} MB and the host has {available_mb} MB available")]
     NoMemory {
         /// Of the shape.
@@ -111,6 +115,9 @@ pub enum CreateError {
     /// The monitor would not let its guest go on.
     #[error("let the virtual machine go on")]
     Go(#[source] vmm::VmError),
+    /// Something that was useless is in the way.
+    #[error(transparent)]
+    Left(DestroyError),
 }
 
 /// Why a sandbox was not paused or resumed. It is as it was, unless it is in error.

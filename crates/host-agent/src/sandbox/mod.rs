@@ -10,10 +10,12 @@ mod bake;
 mod capture;
 mod disk;
 mod error;
+mod ledger;
 pub mod metrics;
 mod owner;
 mod parts;
 mod pause;
+mod pool;
 mod record;
 mod restore;
 mod sweep;
@@ -35,9 +37,13 @@ use crate::sandbox::metrics::Metrics;
 use crate::snapshot::{Frozen, Reservation, SnapshotError};
 use activity::Activity;
 pub use activity::Busy;
+pub use admission::LimitSettings;
 pub use error::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
+pub use ledger::{Ledger, Limits, Refusal};
 use owner::Farewell;
 pub(crate) use pause::paused_dir;
+pub(crate) use pool::keep as keep_pool;
+pub use pool::{InvalidPoolMode, Pool, PoolMode};
 pub use sweep::{Found, SweepError, sweep};
 
 /// What a sandbox is to be.

@@ -64,7 +64,8 @@ pub(super) fn new(host: Arc<Host>, spec: SandboxSpec) -> (Handle, Owner) {
 /// A sandbox that an earlier host agent has paused, and its owner, to be run.
 pub(super) fn of_paused(host: Arc<Host>, directory: PathBuf, record: Record) -> (Handle, Owner) {
     let (spec, created_at) = (record.spec.clone(), record.created_at());
-    with(host, spec, created_at, Parts::of_paused(directory, record), Status::Paused)
+    let place = host.ledger.keep(&spec.owner);
+    with(host, spec, created_at, Parts::of_paused(directory, record, place), Status::Paused)
 }
 
 fn with(host: Arc<Host>, spec: SandboxSpec, created_at: SystemTime, parts: Parts, status: Status) -> (Handle, Owner) {
@@ -471,6 +472,8 @@ mod tests {
             qemu: None,
             boot_timeout: Duration::from_secs(30),
             disk_reserve_mb: 0,
+            limits: Default::default(),
+            pool: crate::sandbox::PoolMode::Off,
             uid_base: 2_000_000_000,
             guest_agent: b"",
         };
@@ -481,11 +484,11 @@ mod tests {
     async fn defect(data_dir: &std::path::Path) -> (Handle, Owner) {
         let spec = SandboxSpec {
             id: model::SandboxId::random(),
+            owner: model::OwnerId::nobody(),
             template: "absent".parse().unwrap(),
             shape: model::Shape::default(),
             lifetime: Lifetime::Never,
             on_expiry: OnExpiry::Destroy,
-            owner: model::OwnerId::nobody(),
             snapshot: None,
         };
         let (handle, owner) = new(host(data_dir).await, spec);

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt;
 use model::DiskMb;
 use tokio_util::sync::CancellationToken;
 use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 
+use super::ledger::{Place, Share};
 use super::record::{RECORD, Record};
 use super::{CreateError, DestroyError, SandboxSpec, admission};
 use crate::guest::{Guest, Identity};
@@ -51,6 +53,10 @@ pub(super) struct Parts {
     pub(super) platform: Option<Platform>,
     pub(super) vm: Option<Arc<dyn Vm>>,
     pub(super) guest: Option<Guest>,
+    /// That it counts as one of its owner's.
+    pub(super) place: Option<Place>,
+    /// The memory and vCPUs that were promised to it.
+    pub(super) share: Option<Share>,
 }
 
 /// Whose the file is that a running sandbox's memory is mapped from.
@@ -65,8 +71,8 @@ pub(super) enum MemoryOwner {
 
 impl Parts {
     /// Those of a paused sandbox that an earlier host agent left. It has no network.
-    pub fn of_paused(directory: PathBuf, record: Record) -> Self {
-        Self { directory: Some(directory), record: Some(record), ..Self::default() }
+    pub fn of_paused(directory: PathBuf, record: Record, place: Place) -> Self {
+        Self { directory: Some(directory), record: Some(record), place: Some(place), ..Self::default() }
     }
 
     /// Makes everything. After an error, or when cancelled, what was made is still here, to be removed.
@@ -77,21 +83,24 @@ impl Parts {
         created_at: SystemTime,
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
+        let _working = host.pool.begin_work();
         if let Some(id) = &spec.snapshot {
             let origin = host.snapshots.get(id)?.manifest.origin;
             let template = host.templates.get_build(&origin.template, &origin.build)?;
-            admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
+            self.admit(host, spec).await?;
             self.begin(host, spec, created_at, &template).await?;
             return self.restore_snapshot(host, spec, id, cancel).await;
         }
         let template = host.templates.get(&spec.template)?;
         check_disk_size(spec, &template)?;
-        admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
+        if self.claim(host, spec, created_at, &template).await? {
+            return Ok(());
+        }
+        self.admit(host, spec).await?;
         self.begin(host, spec, created_at, &template).await?;
         if self.restore_from_bake(host, spec, &template, cancel).await? {
             return Ok(());
         }
-        admission::check_disk(&host.data_dir, host.disk_reserve_mb, spec.shape.memory.get().into())?;
         self.boot_anew(host, spec, &template, Room::Reserved, cancel).await
     }
 
@@ -107,8 +116,14 @@ impl Parts {
         self.boot_anew(host, spec, template, Room::AsNeeded, cancel).await
     }
 
+    async fn admit(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let (place, share) = admission::admit(host, spec).await?;
+        (self.place, self.share) = (Some(place), Some(share));
+        Ok(())
+    }
+
     /// Directory and network.
-    async fn begin(
+    pub(super) async fn begin(
         &mut self,
         host: &Host,
         spec: &SandboxSpec,
@@ -141,7 +156,12 @@ impl Parts {
     ) -> Result<(), CreateError> {
         let directory = self.directory();
         make_overlay(&directory.join(OVERLAY_FILE), self.disk()).await?;
+        let promised = match room {
+            Room::Reserved => Some(admission::promise_disk(host, spec.shape.memory.get().into())?),
+            Room::AsNeeded => None,
+        };
         make_memory(&directory.join(MEMORY_FILE), spec, room)?;
+        drop(promised);
         self.record_layers(Vec::new())?;
         self.memory = MemoryOwner::Sandbox;
         let guest = self.boot(host, spec, template, cancel).await?;
@@ -186,6 +206,13 @@ impl Parts {
         Ok(())
     }
 
+    /// Writes down that it is another sandbox now, made of the same.
+    pub(super) fn rename(&mut self, spec: &SandboxSpec, created_at: SystemTime) -> Result<(), CreateError> {
+        let (build, layers) = (self.record().build.clone(), self.record().layers.clone());
+        self.record = Some(Record::new(spec.clone(), created_at, build));
+        self.record_layers(layers)
+    }
+
     /// What a capture of its virtual machine is of.
     pub(super) fn origin(&self) -> Origin {
         let platform = self.platform.clone().expect("a virtual machine that was started runs on something");
@@ -227,6 +254,7 @@ impl Parts {
                 _ => self.directory = None,
             }
         }
+        (self.place, self.share) = (None, None);
         Ok(())
     }
 
@@ -238,6 +266,11 @@ impl Parts {
             self.network = None;
         }
         Ok(())
+    }
+
+    /// Whether its monitor has not ended.
+    pub(super) fn is_alive(&self) -> bool {
+        self.vm.as_ref().is_some_and(|vm| vm.process().ended().now_or_never().is_none())
     }
 
     fn make_directory(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {

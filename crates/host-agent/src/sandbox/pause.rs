@@ -123,6 +123,7 @@ impl Parts {
     async fn end_monitor(&mut self, vm: &dyn Vm) {
         vm.kill().await;
         (self.vm, self.guest, self.memory) = (None, None, MemoryOwner::Sandbox);
+        self.share = None;
         let directory = self.directory();
         // What is left here costs disk space and nothing else.
         let _ = fs::remove_file(directory.join(FROZEN_MEMORY_FILE));
@@ -139,13 +140,14 @@ impl Parts {
     ) -> Result<(), CreateError> {
         // Fails where the monitor is gone, which its owner notices.
         vm.resume().await.map_err(CreateError::Go)?;
-        let restored = guest.restore(|| identity(host, spec, self.template()), RESUME_DEADLINE).await;
+        let restored = guest.restore(identity(host, spec, self.template()), RESUME_DEADLINE).await;
         restored.map_err(CreateError::Introduce)
     }
 
     /// Lets the sandbox go on. The guest has a new access token.
     pub(super) async fn resume(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), ResumeFailure> {
         let begun = Instant::now();
+        let _working = host.pool.begin_work();
         let vm = match self.load(host, spec).await {
             Ok(vm) => vm,
             Err(error) => return Err(ResumeFailure::Paused(error)),
@@ -155,7 +157,7 @@ impl Parts {
         vm.resume().await.map_err(|error| ResumeFailure::Unanswered(CreateError::Go(error)))?;
         let guest = self.guest_client();
         let answered = tokio::select! {
-            restored = guest.restore(|| identity(host, spec, self.template()), RESUME_DEADLINE) => {
+            restored = guest.restore(identity(host, spec, self.template()), RESUME_DEADLINE) => {
                 restored.map_err(CreateError::Introduce)
             }
             () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),
@@ -174,10 +176,11 @@ impl Parts {
         let memory = self.directory().join(MEMORY_FILE);
         let wanted = Origin::new(self.template(), spec.shape, host.vmm.platform());
         let manifest = Manifest::open(&paused, &memory, &wanted)?;
-        admission::check(&spec.shape, &host.data_dir, host.disk_reserve_mb)?;
-        admission::check_disk(&host.data_dir, host.disk_reserve_mb, spec.shape.memory.get().into())?;
+        let share = admission::readmit(host, spec).await?;
+        let promised = admission::promise_disk(host, spec.shape.memory.get().into())?;
         let reserved = File::options().read(true).write(true).open(&memory);
         reserved.and_then(|file| vmm::memory::reserve(&file)).map_err(file_error("reserve disk space for", &memory))?;
+        drop(promised);
         self.make_network(host, spec).await?;
         let state = paused.join(STATE);
         let state = File::open(&state).map_err(file_error("open", &state))?.into();
@@ -189,6 +192,7 @@ impl Parts {
             vm.kill().await;
             return Err(file_error("spend", &paused)(error));
         }
+        self.share = Some(share);
         Ok(vm)
     }
 }

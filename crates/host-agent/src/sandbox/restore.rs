@@ -21,7 +21,7 @@ use crate::snapshot::{Frozen, Layer, Origin, link};
 pub(super) const FROZEN_MEMORY_FILE: &str = "frozen-memory";
 
 /// A restored guest answers in a tenth of a second; this is for a busy host, and still less than a boot takes there.
-const RESTORE_DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const RESTORE_DEADLINE: Duration = Duration::from_secs(15);
 
 impl Parts {
     /// Makes the sandbox out of a snapshot. What its guest may have read of itself before is replaced.
@@ -66,7 +66,7 @@ impl Parts {
         let loaded = begun.elapsed();
         vm.resume().await.map_err(CreateError::Go)?;
         let guest = self.guest_client();
-        let identity = || Identity { boot_id: boot_id.clone(), ..identity(host, spec, self.template()) };
+        let identity = Identity { boot_id, ..identity(host, spec, self.template()) };
         tokio::select! {
             restored = guest.restore(identity, RESTORE_DEADLINE) => restored.map_err(CreateError::Introduce)?,
             () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),

@@ -54,7 +54,7 @@ impl IntoConnect for std::sync::Arc<CreateError> {
             CreateError::AlreadyExists(_) => ErrorCode::AlreadyExists,
             CreateError::Template(error) => error.code(),
             CreateError::NoDiskSpace { .. } => ErrorCode::ResourceExhausted,
-            CreateError::NoMemory { .. } | CreateError::Closing => ErrorCode::Unavailable,
+            CreateError::Closing => ErrorCode::Unavailable,
             CreateError::Network(net::CreateError::Claim(net::ClaimError::AllTaken)) => ErrorCode::Unavailable,
             CreateError::Unanswered { .. } => ErrorCode::DeadlineExceeded,
             CreateError::Deleted => ErrorCode::Aborted,
@@ -79,7 +79,7 @@ impl IntoConnect for CreateError {
         match self {
             CreateError::DiskTooSmall { .. } => ErrorCode::InvalidArgument,
             CreateError::NoDiskSpace { .. } => ErrorCode::ResourceExhausted,
-            CreateError::NoMemory { .. } => ErrorCode::Unavailable,
+            CreateError::Refused(_) | CreateError::NoMemory { .. } => ErrorCode::Unavailable,
             CreateError::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 ErrorCode::ResourceExhausted
             }
@@ -163,8 +163,8 @@ impl IntoConnect for GuestError {
     fn code(&self) -> ErrorCode {
         match self {
             GuestError::Silent => ErrorCode::DeadlineExceeded,
-            GuestError::Unreachable(_) => ErrorCode::Unavailable,
-            GuestError::Garbled | GuestError::Refused { .. } => ErrorCode::Internal,
+            GuestError::Unreachable(_) | GuestError::Broken(_) => ErrorCode::Unavailable,
+            GuestError::Garbled | GuestError::NotRestored(_) | GuestError::Refused { .. } => ErrorCode::Internal,
         }
     }
 }
@@ -196,11 +196,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::sandbox::Refusal;
 
     #[test]
     fn each_kind_of_failure_has_the_code_that_tells_callers_what_to_do() {
         let check = |error: CreateError, code: ErrorCode| assert_eq!(Arc::new(error).code(), code);
         check(CreateError::NoMemory { wanted_mb: 2, available_mb: 1 }, ErrorCode::Unavailable);
+        check(Refusal::OwnerSandboxes { limit: 1 }.into(), ErrorCode::Unavailable);
         check(CreateError::Network(net::CreateError::Claim(net::ClaimError::AllTaken)), ErrorCode::Unavailable);
         let directory = "/var/lib".into();
         check(

@@ -80,7 +80,7 @@ impl Bakes {
     {
         let mut make = Some(make);
         loop {
-            if let Some(bake) = self.stored(key, wanted) {
+            if let Some(bake) = self.find(key, wanted) {
                 return Ok(bake);
             }
             let (guard, outcome) = match self.join(key)? {
@@ -116,11 +116,17 @@ impl Bakes {
         }
     }
 
-    fn stored(&self, key: &BakeKey, wanted: &Origin) -> Option<Frozen> {
-        let directory = self.directory.join(key.as_str());
-        if !directory.exists() {
+    /// Whether there is an image of that name, fit or not.
+    pub fn has(&self, key: &BakeKey) -> bool {
+        self.directory.join(key.as_str()).exists()
+    }
+
+    /// The image of that name, if it is there and fit for `wanted`. One that is not is removed.
+    pub fn find(&self, key: &BakeKey, wanted: &Origin) -> Option<Frozen> {
+        if !self.has(key) {
             return None;
         }
+        let directory = self.directory.join(key.as_str());
         match Manifest::open(&directory, &directory.join(MEMORY), wanted) {
             Ok(manifest) => {
                 // Only which one is evicted first depends on it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use host_agent::HostConfig;
-use host_agent::sandbox::OnClose;
+use host_agent::sandbox::{LimitSettings, OnClose, PoolMode};
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
@@ -142,6 +142,24 @@ pub struct HostArgs {
     /// Free disk space in MB that sandboxes never use: with less, a create is refused
     #[arg(long, env = "SANDPIPER_DISK_RESERVE_MB", value_name = "MB", default_value_t = 1024)]
     pub disk_reserve_mb: u64,
+    /// How many sandboxes of each kind in use are kept ready before they are asked for: auto, off or a number. Auto is as
+    /// many as their use asks for, within a part of the host's memory
+    #[arg(long, env = "SANDPIPER_POOL", value_name = "MODE", default_value_t = PoolMode::Auto)]
+    pub pool: PoolMode,
+    /// Memory in MB that running sandboxes may have together. Unless given it is twice the host's: they take only what
+    /// they touch
+    #[arg(long, env = "SANDPIPER_MAX_MEMORY_MB", value_name = "MB")]
+    pub max_memory_mb: Option<u64>,
+    /// vCPUs that running sandboxes may have together, for each processor of the host
+    #[arg(long, env = "SANDPIPER_VCPU_OVERCOMMIT", value_name = "NUMBER", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub vcpu_overcommit: u32,
+    /// Sandboxes that one owner may have at once, paused ones included
+    #[arg(long, env = "SANDPIPER_MAX_SANDBOXES_PER_OWNER", value_name = "NUMBER")]
+    pub max_sandboxes_per_owner: Option<u64>,
+    /// Memory in MB that the running sandboxes of one owner may have together
+    #[arg(long, env = "SANDPIPER_MAX_MEMORY_MB_PER_OWNER", value_name = "MB")]
+    pub max_memory_mb_per_owner: Option<u64>,
     /// First of the 32768 user ids, one for each network slot, that virtual machines run under; nobody else may have
     /// them
     #[arg(long, env = "SANDPIPER_UID_BASE", value_name = "UID", default_value_t = 1_879_048_192,
@@ -161,6 +179,13 @@ impl HostArgs {
             qemu: self.qemu.clone(),
             boot_timeout: Duration::from_secs(self.boot_timeout_sec),
             disk_reserve_mb: self.disk_reserve_mb,
+            limits: LimitSettings {
+                memory_mb: self.max_memory_mb,
+                vcpu_overcommit: self.vcpu_overcommit,
+                owner_sandboxes: self.max_sandboxes_per_owner,
+                owner_memory_mb: self.max_memory_mb_per_owner,
+            },
+            pool: self.pool,
             uid_base: self.uid_base,
             guest_agent: crate::GUEST_AGENT,
         }

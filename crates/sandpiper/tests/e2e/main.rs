@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod admission;
 mod browser;
 mod building;
 mod clock;
@@ -18,6 +19,7 @@ mod jail;
 mod lifecycle;
 mod metrics;
 mod network;
+mod pool;
 mod refusals;
 mod restart;
 mod rpc;

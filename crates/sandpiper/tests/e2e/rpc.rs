@@ -43,6 +43,7 @@ impl Role {
             .arg("--data-dir")
             .arg(data_dir.path())
             .env_remove("DATABASE_URL")
+            .env("SANDPIPER_POOL", "off")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
