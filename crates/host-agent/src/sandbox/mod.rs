@@ -187,7 +187,7 @@ impl Sandboxes {
             let (handle, owner) = owner::of_paused(self.host.clone(), directory, record);
             let id = handle.spec.id.clone();
             self.table().handles.insert(id.clone(), handle);
-            self.live(id, owner.run_paused());
+            self.live(id, owner.run());
         }
     }
 
