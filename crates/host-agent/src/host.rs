@@ -269,4 +269,39 @@ mod tests {
         drop(lock);
         prepare(directory.path()).unwrap();
     }
+
+    #[tokio::test]
+    async fn what_paused_sandboxes_and_snapshots_need_is_kept_and_the_rest_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = directory.path();
+        let captured = |at: &str, bundle: &str, build: &str| {
+            let mut origin = crate::snapshot::manifest_tests::origin();
+            (origin.platform.bundle, origin.build) = (bundle.to_owned(), build.parse().unwrap());
+            fs::create_dir_all(data_dir.join(at)).unwrap();
+            Manifest::new(origin).write(&data_dir.join(at)).unwrap();
+        };
+        captured("sandboxes/sb1/paused", "aa", "00000000000000aa");
+        captured("snapshots/sn1", "bb", "00000000000000bb");
+        captured("sandboxes/sb2/spent", "cc", "00000000000000cc");
+        let things = ["aa", "bb", "cc"].map(|name| {
+            [data_dir.join("vmm").join(name), data_dir.join(format!("templates/minimal/00000000000000{name}"))]
+        });
+        for path in things.iter().flatten() {
+            fs::create_dir_all(path).unwrap();
+        }
+        let host = Host::open(HostConfig {
+            data_dir: data_dir.to_owned(),
+            accelerator: AcceleratorMode::Tcg,
+            qemu: None,
+            boot_timeout: Duration::from_secs(30),
+            disk_reserve_mb: 0,
+            uid_base: 2_000_000_000,
+            guest_agent: b"",
+        });
+        let host = host.await.unwrap();
+        host.prune();
+        let there = things.map(|pair| pair.map(|path| path.exists()));
+        assert_eq!(there, [[true, true], [true, true], [false, false]]);
+        assert!(data_dir.join("vmm").join(host.vmm.platform().bundle).is_dir(), "and what is current");
+    }
 }

@@ -8,7 +8,6 @@
 //!
 //! Before the bracket a failure removes what was written.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -140,8 +139,7 @@ impl Parts {
         let mut manifest = Manifest::new(origin);
         manifest.sandbox = Some(record.spec.id.clone());
         manifest.layers = record.layers.iter().map(|layer| layer.name.clone()).collect();
-        manifest.files =
-            record.layers.iter().map(|layer| (layer.name.clone(), layer.digest.clone())).collect::<BTreeMap<_, _>>();
+        manifest.files = record.layers.iter().map(|layer| (layer.name.clone(), layer.digest.clone())).collect();
         let capture = Capture { stage: reservation.stage()?, manifest, reservation };
         for layer in &record.layers {
             let to = capture.file(&layer.name);

@@ -198,7 +198,7 @@ impl Sandboxes {
             let (handle, owner) = owner::of_paused(self.host.clone(), directory, record);
             let (id, view) = (handle.spec.id.clone(), handle.view.clone());
             self.table().handles.insert(id.clone(), handle);
-            self.live(view, id, owner.run_paused());
+            self.live(view, id, owner.run());
         }
     }
 

@@ -113,12 +113,6 @@ impl Owner {
         self.end(last.ok()).await
     }
 
-    /// As [`run`](Self::run), of a sandbox that is paused already.
-    pub async fn run_paused(mut self) -> Option<Farewell> {
-        let last = AssertUnwindSafe(self.live_on(Vec::new())).catch_unwind().await;
-        self.end(last.ok()).await
-    }
-
     /// After its last command; none where our defect ended the taking of commands.
     async fn end(mut self, last: Option<Last>) -> Option<Farewell> {
         match last {
@@ -135,18 +129,18 @@ impl Owner {
         }
     }
 
-    /// From the create to when it is to end.
+    /// From the create, or from when it was found paused, to when it is to end.
     async fn live(&mut self) -> Last {
-        let waiting = self.create().await;
-        if self.status() == Status::Running { self.live_on(waiting).await } else { Last::Delete(waiting) }
-    }
-
-    /// While it runs or is paused.
-    async fn live_on(&mut self, mut waiting: Vec<DestroyReply>) -> Last {
-        match self.serve().await {
-            Ending::Leave(reply) => return Last::Leave(reply),
-            Ending::Delete(reply) => waiting.extend(reply),
-            Ending::Lost => waiting.extend(self.mourn().await),
+        let mut waiting = Vec::new();
+        if self.status() == Status::Pending {
+            waiting = self.create().await;
+        }
+        if self.status() != Status::Pending {
+            match self.serve().await {
+                Ending::Leave(reply) => return Last::Leave(reply),
+                Ending::Delete(reply) => waiting.extend(reply),
+                Ending::Lost => waiting.extend(self.mourn().await),
+            }
         }
         Last::Delete(waiting)
     }

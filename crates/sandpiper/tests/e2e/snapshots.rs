@@ -65,9 +65,14 @@ async fn children_of_a_running_sandbox(file_system: FileSystem) {
     host.shell(&parent, "echo parent > /root/file").await;
     let identity = host.shell(&parent, IDENTITY).await;
 
-    // A command that is under way does not notice.
+    // A command that is under way does not notice, and those that come meanwhile wait.
     let command = host.shell(&parent, "for i in $(seq 30); do echo $i; sleep 0.05; done");
-    let (printed, info) = tokio::join!(command, host.snapshot(&parent, "sn1"));
+    let calls = async {
+        for number in 0..10 {
+            assert_eq!(host.shell(&parent, &format!("echo {number}")).await, format!("{number}\n"));
+        }
+    };
+    let (printed, info, ()) = tokio::join!(command, host.snapshot(&parent, "sn1"), calls);
     assert_eq!(printed.lines().count(), 30);
     assert_eq!((info.sandbox_id.as_str(), info.template.as_str(), info.memory_mb), (parent.as_str(), "python311", 512));
     assert!(info.size_bytes > 50 << 20 && info.created_at_unix_ms > 0, "{info:?}");
@@ -176,11 +181,26 @@ async fn a_snapshot_of_a_paused_sandbox_leaves_it_paused_and_survives_restarts()
     counted_beyond(&host, &id, own).await;
     counted_beyond(&host, &child, child_count).await;
     verify_snapshots(&host);
+    host.pause(&id).await;
     host.end("KILL").await;
+    forget_networks(&host);
     host.start_again().await;
     assert_eq!(host.snapshots().await.len(), 2);
-    let child = host.create_from("second").await;
-    counted_beyond(&host, &child, 0).await;
+    let other_slot = host.create_from("second").await;
+    host.resume(&id).await;
+    counted_beyond(&host, &other_slot, 0).await;
+    counted_beyond(&host, &id, own).await;
+}
+
+/// What a restart of the machine does to them.
+fn forget_networks(host: &Host) {
+    let inventory = host.inventory();
+    for namespace in inventory.of_kind("namespace") {
+        assert!(Command::new("ip").args(["netns", "delete", namespace]).status().unwrap().success());
+    }
+    for slot in inventory.of_kind("slot") {
+        fs::remove_file(Path::new("/run/sandpiper/slots").join(slot)).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -401,4 +421,49 @@ async fn the_build_that_something_captured_needs_is_kept_and_goes_when_nothing_d
     host.end("TERM").await;
     host.start_again().await;
     assert!(!earlier.exists(), "neither a snapshot nor a paused sandbox needs it");
+}
+
+/// After the host agent was killed: either the sandbox is paused, whole, or nothing is left of it. True where it is.
+async fn is_whole_or_gone(host: &mut Host, id: &str) -> bool {
+    host.end("KILL").await;
+    host.start_again().await;
+    assert!(host.inventory().of_kind("monitor").is_empty());
+    match host.status(id).await.as_deref() {
+        Some("paused") => {
+            host.resume(id).await;
+            assert_eq!(host.shell(id, "sha256sum --quiet -c /dev/shm/sums && echo whole").await, "whole\n");
+            true
+        }
+        status => {
+            assert_eq!((status, host.sandbox_dir(id).exists()), (None, false));
+            false
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_agent_that_is_killed_within_a_pause_or_a_resume_leaves_a_paused_sandbox_or_none() {
+    let mut host = Host::start(FileSystem::Any, &[]).await;
+    for moment in ["paused.staged", "paused.staged/state", "memory.written", "paused", "resume"] {
+        let id = host.create("minimal").await;
+        host.shell(&id, "head -c 60000000 /dev/urandom > /dev/shm/noise; sha256sum /dev/shm/noise > /dev/shm/sums")
+            .await;
+        let directory = host.sandbox_dir(&id);
+        if moment == "resume" {
+            host.pause(&id).await;
+            let started = async || (!host.inventory().of_kind("monitor").is_empty()).then_some(());
+            tokio::select! {
+                _ = host.try_resume(&id) => {}
+                () = wait_for("the monitor to be started", started) => {}
+            }
+        } else {
+            tokio::select! {
+                _ = host.try_pause(&id) => {}
+                () = wait_for("the pause to come there", async || directory.join(moment).exists().then_some(())) => {}
+            }
+        }
+        if is_whole_or_gone(&mut host, &id).await {
+            host.destroy(&id).await;
+        }
+    }
 }
