@@ -53,7 +53,7 @@ impl Parts {
     /// Puts the sandbox on disk and ends its monitor. After an error it runs as before, unless its monitor is gone.
     pub(super) async fn pause(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
         let begun = Instant::now();
-        admission::check_disk(&host.data_dir, host.disk_reserve_mb, self.copied_by_pause_mb())?;
+        let _promised = admission::promise_disk(host, self.copied_by_pause_mb())?;
         let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
         let guest = self.guest.clone().expect("a running sandbox has a guest");
         let captured = async {

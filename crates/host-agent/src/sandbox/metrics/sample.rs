@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::Status;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use super::super::View;
 use super::cpu::{Cpu, ticks};
@@ -18,6 +18,9 @@ use crate::guest::Guest;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 const MEMORY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A guest that has just begun is not asked before: its first command would have to wait. The first point comes after it.
+const MEMORY_DELAY: Duration = Duration::from_millis(900);
 
 /// What is measured.
 pub(in crate::sandbox) struct Subject {
@@ -50,7 +53,7 @@ async fn watch_host(subject: &Subject, view: &watch::Receiver<View>, memory: &At
             continue;
         }
         let Some((used, disk_bytes)) = look(subject.pid, &subject.overlay).await else { continue };
-        if let Some(cpu_percent) = cpu.used_since_last(Instant::now(), used, subject.vcpus) {
+        if let Some(cpu_percent) = cpu.used_since_last(Instant::now().into_std(), used, subject.vcpus) {
             let memory_bytes = memory.load(Ordering::Relaxed);
             metrics.add(Point { timestamp: unix_seconds(), cpu_percent, memory_bytes, disk_bytes });
         }
@@ -58,7 +61,7 @@ async fn watch_host(subject: &Subject, view: &watch::Receiver<View>, memory: &At
 }
 
 async fn watch_memory(subject: &Subject, view: &watch::Receiver<View>, memory: &AtomicU64) {
-    let mut clock = interval(MEMORY_INTERVAL);
+    let mut clock = interval_at(Instant::now() + MEMORY_DELAY, MEMORY_INTERVAL);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         clock.tick().await;

@@ -104,7 +104,7 @@ fn has_room(mode: PoolMode, memory: Meminfo, kept_mb: u64, wanted_mb: u64) -> bo
 }
 
 fn is_short(memory: Meminfo) -> bool {
-    matches!(memory, Meminfo { total_mb: Some(total), available_mb: Some(available) } if available < total / SHORT_OF_MEMORY)
+    memory.total_mb.zip(memory.available_mb).is_some_and(|(total, available)| available < total / SHORT_OF_MEMORY)
 }
 
 /// Waits until no create or resume is under way or has just been.
