@@ -296,6 +296,8 @@ mod tests {
             boot_timeout: Duration::from_secs(30),
             disk_reserve_mb: 0,
             uid_base: 2_000_000_000,
+            limits: LimitSettings::default(),
+            pool: PoolMode::Off,
             guest_agent: b"",
         });
         let host = host.await.unwrap();
