@@ -5,7 +5,8 @@ set -euo pipefail
 
 run_packages=(nftables iproute2 mmdebstrap e2fsprogs ca-certificates libc-bin kmod)
 build_packages=(build-essential pkg-config)
-test_packages=(curl openssl postgresql python3 python3-venv chromium chromium-driver fonts-dejavu-core xfsprogs)
+test_packages=(curl openssl postgresql python3 python3-venv chromium chromium-driver fonts-dejavu-core xfsprogs
+    libfaketime)
 # QEMU below 8.2 lacks what sandboxes need (docs/adr/0002), and 10 starts processes in a guest four times quicker.
 qemu_packages=(qemu-system-x86 qemu-utils)
 qemu_at_least=8.2

@@ -10,7 +10,7 @@ use reqwest::{Method, RequestBuilder, Url};
 use crate::http::Call;
 use crate::types::ExecResponse;
 use crate::{
-    BadKey, BadUrl, CreateSandbox, Error, ExecOutput, ExecRequest, Health, ListFilter, Sandbox, SandboxId,
+    BadKey, BadUrl, CreateSandbox, Error, ExecOutput, ExecRequest, Footprint, Health, ListFilter, Sandbox, SandboxId,
     SpawnBenchmark,
 };
 
@@ -134,6 +134,12 @@ impl Client {
     pub async fn spawn_benchmark(&self, id: &SandboxId) -> Result<SpawnBenchmark, Error> {
         let request = self.request(Method::GET, &["v1", "sandboxes", id.as_str(), "benchmark"]);
         self.call("timing process starts in the guest").json(request, LIFECYCLE_LIMIT).await
+    }
+
+    /// What a running sandbox costs its host.
+    pub async fn footprint(&self, id: &SandboxId) -> Result<Footprint, Error> {
+        let request = self.request(Method::GET, &["v1", "sandboxes", id.as_str(), "footprint"]);
+        self.call("asking what a sandbox costs").json(request, QUERY_LIMIT).await
     }
 
     pub(crate) fn call(&self, action: &'static str) -> Call<'_> {

@@ -19,6 +19,6 @@ pub use exec::{ExecEvent, ExecStart, ExecStream};
 pub use exit::Exit;
 pub use sandbox_id::{InvalidSandboxId, SandboxId};
 pub use types::{
-    CreateSandbox, DiskUsage, DiskUse, ExecOutput, ExecRequest, Health, ListFilter, OnTimeout, Pruned, Removed,
-    Sandbox, Snapshot, SpawnBenchmark,
+    CreateSandbox, DiskUsage, DiskUse, ExecOutput, ExecRequest, Footprint, Health, ListFilter, OnTimeout, Pruned,
+    Removed, Sandbox, Snapshot, SpawnBenchmark, Start,
 };

@@ -39,6 +39,21 @@ pub struct CreateSandbox {
     /// Names and values of the caller's own.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// How it comes to be; absent is the quickest way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+}
+
+/// How a sandbox comes to be. It runs the same whichever way it came: this is for measurements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// The quickest way there is.
+    Auto,
+    /// The template's kernel is booted.
+    Boot,
+    /// Restored from the image of a booted one, never out of the warm pool.
+    Restore,
 }
 
 /// What becomes of a sandbox that nobody uses for too long.
@@ -234,6 +249,19 @@ pub struct SpawnBenchmark {
     pub median_us: u64,
     /// The quickest.
     pub min_us: u64,
+}
+
+/// What a running sandbox costs its host.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Footprint {
+    /// Memory of its monitor; a page that several map counts in parts.
+    pub pss_bytes: u64,
+    /// Processor time of its monitor.
+    pub cpu_us: u64,
+    /// What its monitor took from its start to its first answer.
+    pub monitor_start_us: u64,
+    /// How it came to be: `boot`, `restore`, `pool` or `resume`.
+    pub start: String,
 }
 
 /// The wire form of [`ExecOutput`].

@@ -18,7 +18,7 @@ use crate::files::write_durably;
 use crate::net::{self, Network, NetworkConfig, Slot};
 use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode};
 use crate::snapshot::{Bakes, Manifest, Origin, SnapshotError, Snapshots};
-use crate::template::{TemplateError, TemplateStore};
+use crate::template::{BuildId, TemplateError, TemplateStore};
 
 /// What baked images may take on the disk. One of an ordinary shape takes about 100 MB.
 const BAKE_BUDGET_BYTES: u64 = 10 << 30;
@@ -175,6 +175,12 @@ impl Host {
         if let Err(error) = self.vmm.prune(&platforms) {
             tracing::warn!(%error, "old copies of the monitor are left");
         }
+    }
+
+    /// The template builds that sandboxes and snapshots need.
+    pub fn builds_in_use(&self) -> HashSet<BuildId> {
+        let captured = self.captured().into_iter().map(|origin| origin.build);
+        captured.chain(sandbox::builds_in(&self.sandboxes_dir())).collect()
     }
 
     /// What paused sandboxes and snapshots were captured of.

@@ -4,6 +4,7 @@
 //! boots from), [`net`] (its namespace and addresses), [`jail`] (how its monitor is confined) and the `vmm` crate (the
 //! virtual machine). [`service`] is the edge that the control plane calls; [`guest`] speaks to the agent inside.
 
+pub mod disk;
 mod files;
 pub mod guest;
 mod host;

@@ -12,6 +12,7 @@ mod role;
 mod shape;
 mod snapshot;
 mod snapshot_plan;
+mod start;
 mod status;
 mod template;
 
@@ -24,5 +25,6 @@ pub use role::Role;
 pub use shape::{DiskMb, InvalidShape, MemoryMb, Shape, ShapeRequest, VcpuCount};
 pub use snapshot::{InvalidSnapshotName, SnapshotKind, SnapshotName, SnapshotRef, SnapshotStatus, UnknownSnapshotWord};
 pub use snapshot_plan::{HeldSnapshot, RecordedSnapshot, SnapshotStep, plan_snapshots};
+pub use start::{StartMode, UnknownStartMode};
 pub use status::{Event, IllegalTransition, Status, UnknownStatus, transition};
 pub use template::{InvalidTemplateName, TemplateName};

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 use crate::{Inventory, wait_for};
 
+/// Shows a process another wall clock (Debian's libfaketime).
+const WALL_CLOCK: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
 pub struct ServerOptions {
@@ -45,7 +48,7 @@ impl Server {
     pub async fn start(binary: &Path, options: ServerOptions) -> Self {
         let data_dir = tempfile::Builder::new().prefix("sandpiper-test-").tempdir().unwrap();
         share_templates(data_dir.path(), options.own_templates);
-        let child = spawn(binary, data_dir.path(), &options.arguments);
+        let child = command(binary, data_dir.path(), &options.arguments).spawn().unwrap();
         let mut server = Self {
             child,
             binary: binary.to_owned(),
@@ -60,7 +63,19 @@ impl Server {
 
     /// Starts the server again in the same data directory, after it ended.
     pub async fn start_again(&mut self) {
-        self.child = spawn(&self.binary, self.data_dir.path(), &self.arguments);
+        self.child = command(&self.binary, self.data_dir.path(), &self.arguments).spawn().unwrap();
+        self.wait_until_ready().await;
+    }
+
+    /// As [`Self::start_again`], for a server that believes it is later.
+    pub async fn start_again_later(&mut self, days: u32) {
+        let mut command = command(&self.binary, self.data_dir.path(), &self.arguments);
+        // Only the wall clock moves: what waits for so many seconds still does.
+        command
+            .env("LD_PRELOAD", WALL_CLOCK)
+            .env("FAKETIME", format!("+{days}d"))
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        self.child = command.spawn().unwrap();
         self.wait_until_ready().await;
     }
 
@@ -156,9 +171,10 @@ fn log_of(data_dir: &Path) -> PathBuf {
     data_dir.join("server.log")
 }
 
-fn spawn(binary: &Path, data_dir: &Path, arguments: &[OsString]) -> Child {
+fn command(binary: &Path, data_dir: &Path, arguments: &[OsString]) -> Command {
     let log = fs::File::create(log_of(data_dir)).unwrap();
-    Command::new(binary)
+    let mut command = Command::new(binary);
+    command
         .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(data_dir)
         .args(arguments)
@@ -170,9 +186,8 @@ fn spawn(binary: &Path, data_dir: &Path, arguments: &[OsString]) -> Child {
         .env_remove("SANDPIPER_LOG_FORMAT")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+        .stderr(log);
+    command
 }
 
 /// Templates take minutes to build, so they are built once for all tests (`make test` does) and shown to each server.

@@ -14,6 +14,7 @@ pub mod qemu;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use model::Shape;
@@ -64,6 +65,9 @@ pub trait Vmm: Send + Sync {
 pub trait Vm: Send + Sync {
     /// The monitor's process.
     fn process(&self) -> &VmmProcess;
+
+    /// What the monitor took from its start to its first answer.
+    fn first_answer(&self) -> Duration;
 
     /// Stops the vCPUs. Legal while they run.
     fn pause(&self) -> BoxFuture<'_, Result<(), VmError>>;

@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod exec_stream;
 mod files;
+mod footprint;
 mod fork;
 mod guard;
 mod health;
@@ -136,6 +137,7 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(directory::remove)))
         .routes(surface.routes(routes!(sandbox_metrics::get)))
         .routes(surface.routes(routes!(benchmark::get)))
+        .routes(surface.routes(routes!(footprint::get)))
 }
 
 /// The OpenAPI document of every route.

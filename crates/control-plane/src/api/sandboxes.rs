@@ -12,7 +12,8 @@ use http::HeaderValue;
 use http::StatusCode;
 use jiff::Timestamp;
 use model::{
-    AutoResume, DiskMb, MemoryMb, Metadata, OnExpiry, OwnerId, SandboxId, ShapeRequest, SnapshotId, Status, VcpuCount,
+    AutoResume, DiskMb, MemoryMb, Metadata, OnExpiry, OwnerId, SandboxId, ShapeRequest, SnapshotId, StartMode, Status,
+    VcpuCount,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -26,6 +27,7 @@ use super::openapi::{HostErrors, JsonErrors, QueryErrors, RecordErrors, SandboxI
 use super::origin::{Origin, Wish};
 use super::request::{Caller, InPath, in_time, json, read_json, whole};
 use super::surface::Surface;
+use crate::lifecycle::Making;
 use crate::store::{NewSandbox, Sandbox};
 
 /// How long a host is asked for what somebody who asks for a record only might want to know.
@@ -65,6 +67,9 @@ struct CreateRequest {
     snapshot: Option<String>,
     #[schema(schema_with = metadata)]
     metadata: Option<BTreeMap<String, String>>,
+    /// How it comes to be, for measurements.
+    #[schema(schema_with = start)]
+    start: Option<String>,
 }
 
 /// The schema of a request to create.
@@ -113,6 +118,16 @@ fn on_timeout() -> RefOr<Schema> {
         "description": "What becomes of it then",
         "enum": [OnExpiry::Destroy.as_str(), OnExpiry::Pause.as_str(), "", null],
         "default": Surface::Sandboxes.on_expiry().as_str(),
+    }))
+}
+
+fn start() -> RefOr<Schema> {
+    schema(json!({
+        "type": ["string", "null"],
+        "description": "How it comes to be, for measurements: it runs the same whichever way it came. `boot` starts the \
+            kernel, `restore` goes on from the image of a booted one and never takes one from the warm pool",
+        "enum": StartMode::ALL.map(|mode| json!(mode.as_str())).into_iter().chain([json!(""), json!(null)]).collect::<Vec<_>>(),
+        "default": StartMode::default().as_str(),
     }))
 }
 
@@ -252,6 +267,7 @@ pub async fn create(
             disk_mb: request.disk_mb.unwrap_or_default(),
         },
     };
+    let start = start_mode(request.start.as_deref(), &wish)?;
     let Origin { template, snapshot, shape } = api.origin(surface, &owner, wish).await?;
     let new = NewSandbox {
         id: SandboxId::random(),
@@ -275,12 +291,26 @@ pub async fn create(
             .map_err(|error: model::InvalidMetadata| invalid(&error))?,
     };
     let (owner, id) = (new.owner.clone(), new.id.clone());
-    let work = api.lifecycle.create(new, surface.while_building()).map_err(ApiError::from);
+    let making = Making { while_building: surface.while_building(), start };
+    let work = api.lifecycle.create(new, making).map_err(ApiError::from);
     settled(&api, surface, StatusCode::CREATED, (&owner, &id), work).await
 }
 
 fn invalid(error: &dyn std::error::Error) -> ApiError {
     ApiError::invalid_request(error.to_string())
+}
+
+/// What came from a snapshot has booted long ago.
+fn start_mode(start: Option<&str>, wish: &Wish) -> Result<StartMode, ApiError> {
+    let not_valid = |error: model::UnknownStartMode| ApiError::invalid_request(format!("start is not valid: {error}"));
+    let mode = start.filter(|mode| !mode.is_empty()).map_or(Ok(StartMode::Auto), str::parse).map_err(not_valid)?;
+    let is_from_snapshot = wish.snapshot.as_deref().is_some_and(|name| !name.is_empty());
+    match mode {
+        StartMode::Boot if is_from_snapshot => {
+            Err(ApiError::invalid_request("a sandbox from a snapshot cannot be booted"))
+        }
+        mode => Ok(mode),
+    }
 }
 
 /// 0 is never.

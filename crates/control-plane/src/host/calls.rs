@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use connectrpc::client::CallOptions;
 use connectrpc::{ConnectError, ErrorCode};
-use model::{OnExpiry, SandboxId, Status};
+use model::{OnExpiry, SandboxId, StartMode, Status};
 use proto::hostagent::v1 as pb;
 
 use super::{HostAgent, HostError};
@@ -103,6 +103,19 @@ pub struct SpawnTimes {
     pub min_us: u64,
 }
 
+/// What a sandbox costs its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Footprint {
+    /// Bytes of memory of its monitor.
+    pub pss_bytes: u64,
+    /// Microseconds of processor time of its monitor.
+    pub cpu_us: u64,
+    /// Microseconds from the start of its monitor to that one's first answer.
+    pub monitor_start_us: u64,
+    /// How it came to be, in the host's word.
+    pub start: String,
+}
+
 pub(super) fn within(deadline: Duration) -> CallOptions {
     CallOptions::default().with_timeout(deadline)
 }
@@ -145,7 +158,7 @@ fn int32(number: u32) -> i32 {
 impl HostAgent {
     /// Makes a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it. The
     /// same id means the same sandbox, so it may be asked for twice.
-    pub async fn create(&self, sandbox: &Sandbox) -> Result<String, HostError> {
+    pub async fn create(&self, sandbox: &Sandbox, start: StartMode) -> Result<String, HostError> {
         let request = pb::CreateSandboxRequest {
             sandbox_id: sandbox.id.to_string(),
             template: sandbox.template.to_string(),
@@ -159,6 +172,11 @@ impl HostAgent {
             owner_id: sandbox.owner.to_string(),
             snapshot_id: sandbox.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
             disk_mb: int32(sandbox.shape.disk.get()),
+            start: match start {
+                StartMode::Auto => pb::StartMode::START_MODE_AUTO.into(),
+                StartMode::Boot => pb::StartMode::START_MODE_BOOT.into(),
+                StartMode::Restore => pb::StartMode::START_MODE_RESTORE.into(),
+            },
             ..Default::default()
         };
         let call = |options| self.sandboxes.create_sandbox_with_options(request.clone(), options);
@@ -246,6 +264,18 @@ impl HostAgent {
         let request = pb::BenchmarkSpawnRequest { sandbox_id: id.to_string(), count, ..Default::default() };
         let reply = self.host.benchmark_spawn_with_options(request, within(BENCHMARK)).await?.into_owned();
         Ok(SpawnTimes { count: reply.count, median_us: reply.median_us, min_us: reply.min_us })
+    }
+
+    /// What a running sandbox costs.
+    pub async fn footprint(&self, id: &SandboxId) -> Result<Footprint, HostError> {
+        let request = pb::GetFootprintRequest { sandbox_id: id.to_string(), ..Default::default() };
+        let reply = self.host.get_footprint_with_options(request, within(LIST)).await?.into_owned();
+        Ok(Footprint {
+            pss_bytes: reply.pss_bytes,
+            cpu_us: reply.cpu_us,
+            monitor_start_us: reply.monitor_start_us,
+            start: reply.start,
+        })
     }
 
     /// Every sandbox that the host has.

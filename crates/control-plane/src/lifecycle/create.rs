@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::{Event, transition};
+use model::{Event, StartMode, transition};
 
 use super::{Lifecycle, LifecycleError};
 use crate::host::HostError;
@@ -20,6 +20,15 @@ pub enum WhileBuilding {
     Wait,
 }
 
+/// How a sandbox is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Making {
+    /// What is done while its template is being built.
+    pub while_building: WhileBuilding,
+    /// By which way it comes to be.
+    pub start: StartMode,
+}
+
 /// What is left of a sandbox that a host did not make and has nothing of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trace {
@@ -31,18 +40,18 @@ enum Trace {
 
 impl Lifecycle {
     /// Records the sandbox, has it booted, and answers when its guest agent does.
-    pub async fn create(&self, new: NewSandbox, building: WhileBuilding) -> Result<Sandbox, LifecycleError> {
+    pub async fn create(&self, new: NewSandbox, making: Making) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("create", async move { this.create_now(new, building).await }).await
+        self.detached("create", async move { this.create_now(new, making).await }).await
     }
 
-    async fn create_now(&self, new: NewSandbox, building: WhileBuilding) -> Result<Sandbox, LifecycleError> {
+    async fn create_now(&self, new: NewSandbox, making: Making) -> Result<Sandbox, LifecycleError> {
         let pending = self.store.insert(&new).await?;
-        self.make(pending, building).await
+        self.make(pending, making).await
     }
 
     /// Has the host make what is recorded as pending.
-    pub(super) async fn make(&self, pending: Sandbox, building: WhileBuilding) -> Result<Sandbox, LifecycleError> {
+    pub(super) async fn make(&self, pending: Sandbox, making: Making) -> Result<Sandbox, LifecycleError> {
         // From here on the log of the host, which knows no requests, speaks of the sandbox.
         tracing::info!(sandbox = %pending.id, template = %pending.template, "creating");
         transition(pending.status, Event::Ready)?;
@@ -53,9 +62,11 @@ impl Lifecycle {
         }
         let mut trace = Trace::None;
         loop {
-            match self.host.create(&pending).await {
+            match self.host.create(&pending, making.start).await {
                 Ok(host_ip) => return self.created(pending, host_ip).await,
-                Err(error) if error.is_building() && building == WhileBuilding::Wait => trace = Trace::Record,
+                Err(error) if error.is_building() && making.while_building == WhileBuilding::Wait => {
+                    trace = Trace::Record
+                }
                 Err(error) => return Err(self.not_created(pending, error, trace).await?),
             }
             tokio::time::sleep(BUILT_YET).await;

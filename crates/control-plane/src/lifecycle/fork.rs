@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::StreamExt;
 use futures::stream;
-use model::{Event, OwnerId, SandboxId, SnapshotId, SnapshotKind, transition};
+use model::{Event, OwnerId, SandboxId, SnapshotId, SnapshotKind, StartMode, transition};
 
-use super::{Lifecycle, LifecycleError, WhileBuilding};
+use super::{Lifecycle, LifecycleError, Making, WhileBuilding};
 use crate::store::{Action, EventKind, Naming, Needed, NewSandbox, Sandbox, Snapshot};
+
+/// A child needs no template, and comes from its parent's snapshot by the only way there is.
+const FORKED: Making = Making { while_building: WhileBuilding::Refuse, start: StartMode::Auto };
 
 /// Children that are made, or undone, at the same time.
 const AT_ONCE: usize = 8;
@@ -63,7 +66,7 @@ impl Lifecycle {
             if has_failed.load(Ordering::Relaxed) {
                 return None;
             }
-            let made = self.make(child, WhileBuilding::Refuse).await;
+            let made = self.make(child, FORKED).await;
             has_failed.fetch_or(made.is_err(), Ordering::Relaxed);
             Some(made)
         };

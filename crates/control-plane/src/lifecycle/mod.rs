@@ -24,7 +24,7 @@ use crate::host::HostAgent;
 use crate::metrics::Metrics;
 use crate::store::{Change, Sandbox, Store, StoreError};
 
-pub use create::WhileBuilding;
+pub use create::{Making, WhileBuilding};
 pub use error::LifecycleError;
 pub use snapshot::SnapshotError;
 

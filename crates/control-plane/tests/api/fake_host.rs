@@ -192,6 +192,21 @@ impl HostService for FakeHost {
         Response::ok(pb::BenchmarkSpawnResponse { count, median_us: 900, min_us: 800, ..Default::default() })
     }
 
+    async fn get_footprint(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::GetFootprintRequest>,
+    ) -> ServiceResult<pb::GetFootprintResponse> {
+        self.enter("footprint", request.sandbox_id).await?;
+        Response::ok(pb::GetFootprintResponse {
+            pss_bytes: 50_000_000,
+            cpu_us: 2_000_000,
+            monitor_start_us: 30_000,
+            start: "restore".into(),
+            ..Default::default()
+        })
+    }
+
     async fn create_snapshot(
         &self,
         _: RequestContext,

@@ -10,6 +10,7 @@ mod bake;
 mod capture;
 mod disk;
 mod error;
+mod footprint;
 mod ledger;
 pub mod metrics;
 mod owner;
@@ -27,9 +28,10 @@ use std::time::SystemTime;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use model::{Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, Status, TemplateName};
+use model::{Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status, TemplateName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
+use vmm::Vm;
 
 use crate::guest::Guest;
 use crate::host::Host;
@@ -39,11 +41,13 @@ use activity::Activity;
 pub use activity::Busy;
 pub use admission::LimitSettings;
 pub use error::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
+pub use footprint::{Footprint, FootprintError, Start};
 pub use ledger::{Ledger, Limits, Refusal};
 use owner::Farewell;
 pub(crate) use pause::paused_dir;
 pub(crate) use pool::keep as keep_pool;
 pub use pool::{InvalidPoolMode, Pool, PoolMode};
+pub(crate) use record::builds_in;
 pub use sweep::{Found, SweepError, sweep};
 
 /// What a sandbox is to be.
@@ -63,6 +67,9 @@ pub struct SandboxSpec {
     pub owner: OwnerId,
     /// What it goes on from, where that is a snapshot. Template and shape are then the snapshot's.
     pub snapshot: Option<SnapshotId>,
+    /// How it is to come to be.
+    #[serde(default)]
+    pub start: StartMode,
 }
 
 /// What the end of the host agent does to a sandbox that runs. A paused one stays on disk.
@@ -123,12 +130,20 @@ struct Handle {
     view: watch::Receiver<View>,
     activity: Arc<Activity>,
     /// There while the sandbox runs; another one each time.
-    guest: SharedGuest,
+    machine: SharedMachine,
     metrics: Arc<Metrics>,
 }
 
-/// The guest of a sandbox that runs.
-type SharedGuest = Arc<Mutex<Option<Guest>>>;
+/// The virtual machine of a sandbox that runs.
+type SharedMachine = Arc<Mutex<Option<Running>>>;
+
+/// A virtual machine whose guest answers.
+#[derive(Clone)]
+struct Running {
+    guest: Guest,
+    vm: Arc<dyn Vm>,
+    start: Start,
+}
 
 /// A guest that may be talked to. While this exists the sandbox counts as busy and does not expire.
 pub struct GuestUse {
@@ -163,8 +178,10 @@ impl Sandboxes {
     /// Makes a sandbox and returns when its guest answers. The same request again means the same sandbox. Goes on when
     /// the caller does not wait; can be ended by [`Self::destroy`] at any time.
     pub async fn create(&self, spec: SandboxSpec) -> Result<SandboxInfo, Arc<CreateError>> {
-        // Nothing is begun that can only be asked for again.
-        self.host.templates.check_announced(&spec.template).map_err(|error| Arc::new(error.into()))?;
+        // Nothing is begun that can only be asked for again. What comes from a snapshot needs the build that this has.
+        if spec.snapshot.is_none() {
+            self.host.templates.check_announced(&spec.template).map_err(|error| Arc::new(error.into()))?;
+        }
         let mut handle = self.register(spec)?;
         let settled = handle.view.wait_for(|view| view.status != Status::Pending || view.failure.is_some()).await;
         let view = settled.map_err(|_| Arc::new(CreateError::Deleted))?.clone();
@@ -292,14 +309,21 @@ impl Sandboxes {
         let settled = handle.view.wait_for(|view| view.status != Status::Snapshotting).await;
         let status = settled.map_err(|_| UseError::NotFound(id.clone()))?.status;
         let not_running = || UseError::NotRunning { id: id.clone(), status };
-        let guest = handle.guest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let guest = guest.filter(|_| status == Status::Running).ok_or_else(not_running)?;
+        let running = handle.running().filter(|_| status == Status::Running).ok_or_else(not_running)?;
         // Fails when the owner has just decided that the sandbox has expired.
         let busy = handle.activity.begin().ok_or_else(|| match handle.spec.on_expiry {
             OnExpiry::Destroy => UseError::NotFound(id.clone()),
             OnExpiry::Pause => UseError::NotRunning { id: id.clone(), status: Status::Pausing },
         })?;
-        Ok(GuestUse { guest, busy })
+        Ok(GuestUse { guest: running.guest, busy })
+    }
+
+    /// What a running sandbox costs its host. Asking is no use of it.
+    pub fn footprint(&self, id: &SandboxId) -> Result<Footprint, FootprintError> {
+        let handle = self.handle(id).ok_or_else(|| UseError::NotFound(id.clone()))?;
+        let status = handle.view.borrow().status;
+        let running = handle.running().ok_or_else(|| UseError::NotRunning { id: id.clone(), status })?;
+        Footprint::of(&*running.vm, running.start).map_err(FootprintError::Look)
     }
 
     /// What a sandbox uses and has used, whatever it is in now.
@@ -370,6 +394,10 @@ async fn pass_on(mut view: watch::Receiver<View>, changes: watch::Sender<()>) {
 }
 
 impl Handle {
+    fn running(&self) -> Option<Running> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn info(&self) -> SandboxInfo {
         let view = self.view.borrow();
         SandboxInfo {

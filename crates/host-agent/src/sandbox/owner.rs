@@ -21,7 +21,7 @@ use super::parts::Parts;
 use super::pause::ResumeFailure;
 use super::record::Record;
 use super::{
-    CaptureError, Captured, Command, CreateError, DestroyError, Handle, OnClose, QUEUE, SandboxSpec, SharedGuest,
+    CaptureError, Captured, Command, CreateError, DestroyError, Handle, OnClose, QUEUE, SandboxSpec, SharedMachine,
     TransitionError, View,
 };
 use crate::host::Host;
@@ -40,7 +40,7 @@ pub(super) struct Owner {
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<View>,
     activity: Arc<Activity>,
-    guest: SharedGuest,
+    machine: SharedMachine,
     metrics: Arc<Metrics>,
     /// Attends to the virtual machine that there is now.
     attendant: Option<AbortOnDropHandle<()>>,
@@ -72,19 +72,19 @@ fn with(host: Arc<Host>, spec: SandboxSpec, created_at: SystemTime, parts: Parts
     let (sender, commands) = mpsc::channel(QUEUE);
     let (view, receiver) = watch::channel(View { status, host_ip: None, failure: None });
     let activity = Activity::new();
-    let guest = SharedGuest::default();
+    let machine = SharedMachine::default();
     let handle = Handle {
         spec: spec.clone(),
         created_at,
         commands: sender,
         view: receiver,
         activity: activity.clone(),
-        guest: guest.clone(),
+        machine: machine.clone(),
         metrics: Arc::default(),
     };
     let metrics = handle.metrics.clone();
     let (attendant, failure) = (None, None);
-    (handle, Owner { host, spec, created_at, commands, view, activity, guest, metrics, attendant, parts, failure })
+    (handle, Owner { host, spec, created_at, commands, view, activity, machine, metrics, attendant, parts, failure })
 }
 
 /// Why the time of taking commands is over.
@@ -183,7 +183,7 @@ impl Owner {
     fn show_guest(&mut self) {
         let host_ip = self.parts.host_ip();
         self.view.send_modify(|view| view.host_ip = host_ip);
-        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = self.parts.guest().cloned();
+        *self.machine.lock().unwrap_or_else(PoisonError::into_inner) = self.parts.running();
         let attend = |subject| tokio::spawn(attend(subject, self.view.subscribe(), self.metrics.clone()));
         self.attendant = self.subject().map(attend).map(AbortOnDropHandle::new);
     }
@@ -484,6 +484,7 @@ mod tests {
             lifetime: Lifetime::Never,
             on_expiry: OnExpiry::Destroy,
             snapshot: None,
+            start: Default::default(),
         };
         let (handle, owner) = new(host(data_dir).await, spec);
         owner.view.send_modify(|view| view.status = Status::Running);

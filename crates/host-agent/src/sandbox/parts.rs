@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::DiskMb;
+use model::{DiskMb, StartMode};
 use tokio_util::sync::CancellationToken;
 use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 
 use super::ledger::{Place, Share};
 use super::record::{RECORD, Record};
-use super::{CreateError, DestroyError, SandboxSpec, admission};
+use super::{CreateError, DestroyError, Running, SandboxSpec, Start, admission};
 use crate::guest::{Guest, Identity};
 use crate::host::Host;
 use crate::jail::Jail;
@@ -53,6 +53,8 @@ pub(super) struct Parts {
     pub(super) platform: Option<Platform>,
     pub(super) vm: Option<Arc<dyn Vm>>,
     pub(super) guest: Option<Guest>,
+    /// How that virtual machine came to be.
+    pub(super) start: Start,
     /// That it counts as one of its owner's.
     pub(super) place: Option<Place>,
     /// The memory and vCPUs that were promised to it.
@@ -93,11 +95,14 @@ impl Parts {
         }
         let template = host.templates.get(&spec.template)?;
         check_disk_size(spec, &template)?;
-        if self.claim(host, spec, created_at, &template).await? {
+        if spec.start == StartMode::Auto && self.claim(host, spec, created_at, &template).await? {
             return Ok(());
         }
         self.admit(host, spec).await?;
         self.begin(host, spec, created_at, &template).await?;
+        if spec.start == StartMode::Boot {
+            return self.boot_anew(host, spec, &template, Room::Reserved, cancel).await;
+        }
         if self.restore_from_bake(host, spec, &template, cancel).await? {
             return Ok(());
         }
@@ -163,7 +168,7 @@ impl Parts {
         make_memory(&directory.join(MEMORY_FILE), spec, room)?;
         drop(promised);
         self.record_layers(Vec::new())?;
-        self.memory = MemoryOwner::Sandbox;
+        (self.memory, self.start) = (MemoryOwner::Sandbox, Start::Boot);
         let guest = self.boot(host, spec, template, cancel).await?;
         guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
         self.guest = Some(guest);
@@ -217,6 +222,11 @@ impl Parts {
     pub(super) fn origin(&self) -> Origin {
         let platform = self.platform.clone().expect("a virtual machine that was started runs on something");
         Origin::new(self.template(), self.record().spec.shape, platform)
+    }
+
+    /// The virtual machine, once its guest knows who it is.
+    pub fn running(&self) -> Option<Running> {
+        Some(Running { guest: self.guest.clone()?, vm: self.vm.clone()?, start: self.start })
     }
 
     /// The guest, once it knows who it is.

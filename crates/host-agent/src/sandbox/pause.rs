@@ -21,7 +21,7 @@ use super::admission;
 use super::bake::save_state;
 use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
 use super::restore::FROZEN_MEMORY_FILE;
-use super::{CreateError, SandboxSpec};
+use super::{CreateError, SandboxSpec, Start};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::snapshot::{Manifest, Origin, STATE, SnapshotError, Stage};
@@ -164,7 +164,7 @@ impl Parts {
         };
         answered.map_err(ResumeFailure::Unanswered)?;
         tracing::debug!(sandbox = %spec.id, ?loaded, answered = ?begun.elapsed(), "resumed");
-        self.guest = Some(guest);
+        (self.guest, self.start) = (Some(guest), Start::Resume);
         let _ = fs::remove_dir_all(self.directory().join(SPENT));
         Ok(())
     }

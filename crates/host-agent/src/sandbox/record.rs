@@ -1,6 +1,7 @@
 //! What is written in a sandbox's directory of what it is, so that a host agent that starts finds it again. Written
 //! before its virtual machine exists, and again when what it says has changed.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -31,6 +32,12 @@ pub(super) struct Record {
     pub build: BuildId,
     /// The frozen overlays between that and its own, the lowest first; files in its directory.
     pub layers: Vec<Layer>,
+}
+
+/// The builds under the disks of all sandboxes in `directory`, running or paused.
+pub(crate) fn builds_in(directory: &Path) -> HashSet<BuildId> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| Record::read(&entry.path()).ok()).map(|record| record.build).collect()
 }
 
 impl Record {
@@ -78,6 +85,7 @@ pub(super) mod tests {
             on_expiry: model::OnExpiry::Pause,
             owner: "team-1".parse().unwrap(),
             snapshot: Some("sn1".parse().unwrap()),
+            start: model::StartMode::Auto,
         };
         let layers = vec![Layer { name: "layer0.qcow2".to_owned(), digest: Digest::of(b"x") }];
         Record { layers, ..Record::new(spec, SystemTime::now(), "0123456789abcdef".parse().unwrap()) }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use vmm::{Memory, RestoreSpec};
 
 use super::parts::{MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
-use super::{CreateError, SandboxSpec};
+use super::{CreateError, SandboxSpec, Start};
 use crate::guest::Identity;
 use crate::host::Host;
 use crate::snapshot::{Frozen, Layer, Origin, link};
@@ -57,7 +57,7 @@ impl Parts {
         self.record_layers(take_files(frozen, &directory)?)?;
         let state = frozen.state();
         let state = File::open(&state).map_err(file_error("open", &state))?.into();
-        self.memory = MemoryOwner::Shared;
+        (self.memory, self.start) = (MemoryOwner::Shared, Start::Restore);
         let platform = frozen.manifest.origin.platform.clone();
         self.platform = Some(platform.clone());
         let machine = self.machine(spec, Memory::Frozen(directory.join(FROZEN_MEMORY_FILE)))?;

@@ -6,10 +6,11 @@ use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use model::{InvalidId, InvalidShape, InvalidTemplateName};
 use proto::hostagent::v1::TemplateBuilding;
 
+use crate::disk::PruneError;
 use crate::guest::{ExecError, FileError, GuestError};
 use crate::net;
 use crate::sandbox::metrics::InvalidRange;
-use crate::sandbox::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
+use crate::sandbox::{CaptureError, CreateError, DestroyError, FootprintError, TransitionError, UseError};
 use crate::snapshot::SnapshotError;
 use crate::template::{RecipeError, TemplateError};
 
@@ -113,6 +114,24 @@ impl IntoConnect for TemplateError {
             TemplateError::Building { .. } => ErrorCode::Unavailable,
             TemplateError::Damaged { .. } => ErrorCode::FailedPrecondition,
             _ => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for PruneError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            PruneError::Look(_) | PruneError::Bake { .. } | PruneError::Templates(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for FootprintError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            FootprintError::Use(error) => error.code(),
+            // The monitor ends, or has just ended.
+            FootprintError::Look(_) => ErrorCode::FailedPrecondition,
         }
     }
 }

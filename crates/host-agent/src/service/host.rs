@@ -1,5 +1,6 @@
 //! Our own service: the host itself.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
@@ -7,15 +8,17 @@ use futures::StreamExt;
 use model::{InvalidId, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
-    DeleteSnapshotRequest, DeleteSnapshotResponse, GetDiskUsageRequest, GetDiskUsageResponse, GetHostRequest,
-    GetHostResponse, HostService as Service, ListSnapshotsRequest, ListSnapshotsResponse, PruneRequest, PruneResponse,
-    SnapshotInfo, WatchSandboxesRequest, WatchSandboxesResponse,
+    DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, GetDiskUsageRequest, GetDiskUsageResponse,
+    GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse, HostService as Service,
+    ListSnapshotsRequest, ListSnapshotsResponse, PruneRequest, PruneResponse, SnapshotInfo, WatchSandboxesRequest,
+    WatchSandboxesResponse,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::IntoConnect;
 use crate::HostAgent;
+use crate::disk::{self, DiskUse, PruneError};
 use crate::snapshot::Frozen;
 
 /// Enough for a median.
@@ -59,6 +62,29 @@ fn wire_snapshot(id: &SnapshotId, frozen: &Frozen) -> SnapshotInfo {
         disk_mb: small(shape.disk.get()),
         created_at_unix_ms: large(manifest.created_ms),
         size_bytes: large(frozen.size_bytes()),
+        ..Default::default()
+    }
+}
+
+/// What the host agent does with many files.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PruneError> + Send + 'static,
+) -> Result<T, ConnectError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|_| ConnectError::internal("the host agent broke down while it looked at its disk"))?;
+    done.map_err(IntoConnect::into_connect)
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn wire_use(one: &DiskUse, is_prunable: bool) -> WireUse {
+    WireUse {
+        kind: one.kind.to_string(),
+        id: one.id.clone(),
+        bytes: signed(one.bytes),
+        is_prunable,
         ..Default::default()
     }
 }
@@ -141,20 +167,54 @@ impl Service for HostService {
         Response::ok(ListSnapshotsResponse { snapshots, ..Default::default() })
     }
 
+    async fn get_footprint(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, GetFootprintRequest>,
+    ) -> ServiceResult<GetFootprintResponse> {
+        let id = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let footprint = self.agent.sandboxes.footprint(&id).map_err(IntoConnect::into_connect)?;
+        let microseconds = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Response::ok(GetFootprintResponse {
+            pss_bytes: footprint.pss_bytes,
+            cpu_us: microseconds(footprint.cpu),
+            monitor_start_us: microseconds(footprint.monitor_start),
+            start: footprint.start.as_str().to_owned(),
+            ..Default::default()
+        })
+    }
+
     async fn get_disk_usage(
         &self,
         _context: RequestContext,
         _request: ServiceRequest<'_, GetDiskUsageRequest>,
     ) -> ServiceResult<GetDiskUsageResponse> {
-        Err(ConnectError::unimplemented("GetDiskUsage"))
+        let host = self.agent.host.clone();
+        let look = move || {
+            let useless: HashSet<_> = disk::plan(&host)?.into_iter().map(|one| one.path).collect();
+            let uses = disk::uses(&host.data_dir).map_err(PruneError::Look)?;
+            Ok((disk::room(&host.data_dir).map_err(PruneError::Look)?, uses, useless))
+        };
+        let (room, uses, useless) = blocking(look).await?;
+        Response::ok(GetDiskUsageResponse {
+            total_bytes: signed(room.total),
+            free_bytes: signed(room.free),
+            reserve_bytes: signed(self.agent.host.disk_reserve_mb << 20),
+            uses: uses.iter().map(|one| wire_use(one, useless.contains(&one.path))).collect(),
+            ..Default::default()
+        })
     }
 
     async fn prune(
         &self,
         _context: RequestContext,
-        _request: ServiceRequest<'_, PruneRequest>,
+        request: ServiceRequest<'_, PruneRequest>,
     ) -> ServiceResult<PruneResponse> {
-        Err(ConnectError::unimplemented("Prune"))
+        let host = self.agent.host.clone();
+        let work = if request.dry_run { disk::plan } else { disk::prune };
+        let removed = blocking(move || work(&host)).await?;
+        let removed = removed.iter().map(|one| wire_use(one, true)).collect();
+        Response::ok(PruneResponse { removed, ..Default::default() })
     }
 
     async fn watch_sandboxes(

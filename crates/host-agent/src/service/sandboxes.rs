@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
-use model::{Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, TemplateName};
+use model::{Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, StartMode, TemplateName};
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
     ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, GetSandboxMetricsRequest,
@@ -81,7 +81,17 @@ fn spec_of(
         other => return Err(ConnectError::invalid_argument(format!("on_expiry {other} is not known"))),
     };
     let owner = request.owner_id.parse().map_err(invalid)?;
-    Ok(SandboxSpec { id, template, shape, lifetime: Lifetime::from_idle_seconds(seconds), on_expiry, owner, snapshot })
+    let start = match request.start.to_i32() {
+        0 => StartMode::Auto,
+        1 => StartMode::Boot,
+        2 => StartMode::Restore,
+        other => return Err(ConnectError::invalid_argument(format!("start {other} is not known"))),
+    };
+    if start == StartMode::Boot && snapshot.is_some() {
+        return Err(ConnectError::invalid_argument("a sandbox from a snapshot cannot be booted"));
+    }
+    let lifetime = Lifetime::from_idle_seconds(seconds);
+    Ok(SandboxSpec { id, template, shape, lifetime, on_expiry, owner, snapshot, start })
 }
 
 fn template_of(request: &CreateSandboxRequest) -> Result<TemplateName, ConnectError> {

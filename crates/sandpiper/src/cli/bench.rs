@@ -1,46 +1,51 @@
-//! `bench`: how quick a server is, as its users see it. Medians of runs one after another.
+//! `bench`: how quick a server is, as its users see it, set against what its machine can do at best.
+//!
+//! Everything goes through the REST API, one thing after another unless it says otherwise, in one run, so that figures
+//! can be divided by each other whatever the machine.
 
 mod control_plane;
 mod environment;
 mod figures;
+mod measure;
+mod promises;
+mod report;
+mod session;
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
-use client::{Client, CreateSandbox, ExecRequest, Sandbox};
 
-use self::figures::{Figures, Report};
+use self::report::Report;
+use self::session::Session;
 use super::output;
 use super::server::ServerArgs;
 use super::signals::{Ended, Signals};
-use super::temporary::with_sandbox;
-
-/// The smallest command there is: what it costs is the way to it.
-const COMMAND: &str = "/bin/true";
-
-/// Commands before the measured ones. A new guest reads programs from its disk and, under emulation, has its code
-/// translated on first use; neither side is measured with that.
-const UNCOUNTED: u32 = 20;
 
 /// Flags of `bench`.
 #[derive(Debug, Args)]
-#[command(after_help = "Create to ready is the time from asking for a sandbox to the answer that it runs. The first \
-    create of a template and shape on a server boots a guest and bakes its image, and stands by itself; the others \
-    are restored from that image. Exec is /bin/true through the API in a guest that has run it a few times, set \
-    against the same program started and awaited inside the guest. Every sandbox of the benchmark is removed, also \
-    after Ctrl-C.")]
+#[command(
+    after_help = "A cold boot starts the template's kernel; it is what everything else is compared with. A restored \
+    sandbox goes on from the image of a booted one; one from the warm pool was restored beforehand. Commands are \
+    measured in a guest that has run a few: under emulation code is translated on first use. Pauses are durable when \
+    they are answered, with 40 MB of fresh memory each. Every sandbox and snapshot of the benchmark is removed, also \
+    after Ctrl-C."
+)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct BenchArgs {
     #[command(subcommand)]
     other: Option<BenchCommand>,
-    /// How often each thing is measured
+    /// How often quick things are measured; slow ones are measured a third as often
     #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
+    /// Sandboxes that are created at once
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=500))]
+    burst: u32,
     /// Template of the sandboxes
     #[arg(long, value_name = "NAME", default_value = "minimal")]
     template: String,
+    /// Compare with what is promised and fail if a promise is not kept
+    #[arg(long)]
+    check: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -63,81 +68,21 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let client = args.server.client()?;
     let mut signals = Signals::listen()?;
     let environment = environment::read(&client.health().await?);
-    let first = match creates(&client, args, 1, &mut signals).await? {
-        Ended::Done(first) => first,
+    let session = Session::new(client, &args.template);
+    let measured = tokio::select! {
+        rows = measure::everything(&session, args.runs, args.burst) => rows.map(Ended::Done),
+        interrupt = signals.next() => Ok(Ended::Interrupted(interrupt)),
+    };
+    session.remove_everything().await?;
+    let report = match measured? {
+        Ended::Done(rows) => Report::new(&args.template, rows, environment),
         Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
     };
-    let creates = match creates(&client, args, args.runs, &mut signals).await? {
-        Ended::Done(creates) => creates,
-        Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
-    };
-    let (exec, guest) = match execs(&client, args, &mut signals).await? {
-        Ended::Done(times) => times,
-        Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),
-    };
-    let report = Report::new(&args.template, [first, creates], exec, &guest, environment);
     if args.json {
         output::json(&report)?
     } else {
-        report.print()?
+        report.print(args.check)?
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A sandbox made and removed again, a number of times.
-async fn creates(
-    client: &Client,
-    args: &BenchArgs,
-    runs: u32,
-    signals: &mut Signals,
-) -> anyhow::Result<Ended<Figures>> {
-    let mut times = Vec::new();
-    for _ in 0..runs {
-        let start = Instant::now();
-        let create = with_sandbox(client, &wish(args), signals, async |_, _| Ok(Ended::Done(start.elapsed()))).await?;
-        match create {
-            Ended::Done(time) => times.push(time),
-            Ended::Interrupted(interrupt) => return Ok(Ended::Interrupted(interrupt)),
-        }
-    }
-    Ok(Ended::Done(Figures::of(times)))
-}
-
-type ExecTimes = (Figures, client::SpawnBenchmark);
-
-/// Commands in one sandbox, through the API and inside.
-async fn execs(client: &Client, args: &BenchArgs, signals: &mut Signals) -> anyhow::Result<Ended<ExecTimes>> {
-    with_sandbox(client, &wish(args), signals, async |sandbox, signals| {
-        tokio::select! {
-            times = measure_execs(client, sandbox, args.runs) => Ok(Ended::Done(times?)),
-            interrupt = signals.next() => Ok(Ended::Interrupted(interrupt)),
-        }
-    })
-    .await
-}
-
-async fn measure_execs(client: &Client, sandbox: &Sandbox, runs: u32) -> anyhow::Result<ExecTimes> {
-    for _ in 0..UNCOUNTED {
-        exec_once(client, sandbox).await?;
-    }
-    let mut times = Vec::new();
-    for _ in 0..runs {
-        times.push(exec_once(client, sandbox).await?);
-    }
-    Ok((Figures::of(times), client.spawn_benchmark(&sandbox.id).await?))
-}
-
-async fn exec_once(client: &Client, sandbox: &Sandbox) -> anyhow::Result<Duration> {
-    let command = ExecRequest { cmd: COMMAND.to_owned(), ..ExecRequest::default() };
-    let start = Instant::now();
-    let output = client.exec(&sandbox.id, &command).await?;
-    let time = start.elapsed();
-    if output.exit_code != 0 {
-        bail!("{COMMAND} ended with {}: {}", output.exit_code, String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(time)
-}
-
-fn wish(args: &BenchArgs) -> CreateSandbox {
-    CreateSandbox { template: args.template.clone(), ..CreateSandbox::default() }
+    let broken = args.check && report.promises.iter().any(|promise| !promise.is_kept());
+    Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

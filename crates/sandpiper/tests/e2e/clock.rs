@@ -14,6 +14,24 @@ async fn seconds_off(server: &Server, id: &str) -> f64 {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_was_paused_for_days_has_the_hosts_time() {
+    let mut server = server(&[]).await;
+    let id = server.create(json!({ "vcpus": 2 })).await;
+    let paused = server.call("POST", &format!("/v1/sandboxes/{id}/pause"), Value::Null).await;
+    assert_eq!(paused.status, 200, "{paused:?}");
+    server.signal("TERM");
+    server.ended().await;
+    server.start_again_later(3).await;
+    let resumed = server.call("POST", &format!("/v1/sandboxes/{id}/resume"), Value::Null).await;
+    assert_eq!(resumed.status, 200, "{resumed:?}\n{}", server.log());
+    let before = SystemTime::now();
+    let off = seconds_off(&server, &id).await - 3.0 * 86_400.0;
+    let answered_within = before.elapsed().unwrap().as_secs_f64();
+    // The guest looked at its clock some time before we looked at ours.
+    assert!(off < 0.1 && off > -0.1 - answered_within, "{off} s off, asked within {answered_within} s");
+}
+
+#[tokio::test]
 async fn a_clock_that_is_wrong_is_put_right_within_a_minute_and_at_each_resume() {
     let server = server(&[]).await;
     let id = server.create(json!({})).await;

@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 
@@ -128,10 +129,11 @@ impl Qemu {
             stderr: stderr_writer.into(),
         }
         .into_program();
+        let started = Instant::now();
         let process = launcher.launch(program).await?;
         let log = BoundedLog::default();
         let following = log.follow(stderr_reader);
-        QemuVm::connect(process, &qmp_socket, &console_socket, Stderr { log, following }, layer_count).await
+        QemuVm::connect(started, process, &qmp_socket, &console_socket, Stderr { log, following }, layer_count).await
     }
 }
 

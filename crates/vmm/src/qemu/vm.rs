@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -39,6 +39,8 @@ pub(super) struct QemuVm {
     stderr: BoundedLog,
     /// Frozen overlays that it was started with.
     layer_count: usize,
+    /// From its start.
+    first_answer: Duration,
     /// Until it is in use.
     guard: Option<KillUnlessDone>,
 }
@@ -47,6 +49,7 @@ impl QemuVm {
     /// Takes over a QEMU that was just started with its vCPUs stopped. Kills it when that fails, and when what is
     /// returned is dropped before it was taken into use.
     pub async fn connect(
+        started: Instant,
         process: VmmProcess,
         qmp_socket: &Path,
         console_socket: &Path,
@@ -66,7 +69,8 @@ impl QemuVm {
             }
             Err(source) => return Err(BootError::Refused { last_words: last_words(&process, stderr).await, source }),
         };
-        let vm = Self { process, qmp, console, stderr: stderr.log, layer_count, guard: Some(guard) };
+        let first_answer = started.elapsed();
+        let vm = Self { process, qmp, console, stderr: stderr.log, layer_count, first_answer, guard: Some(guard) };
         if let Ok(stream) = connect(console_socket).await {
             vm.console.follow(stream);
         }
@@ -149,6 +153,10 @@ async fn last_words(process: &VmmProcess, stderr: Stderr) -> String {
 impl Vm for QemuVm {
     fn process(&self) -> &VmmProcess {
         &self.process
+    }
+
+    fn first_answer(&self) -> Duration {
+        self.first_answer
     }
 
     fn pause(&self) -> BoxFuture<'_, Result<(), VmError>> {
@@ -234,7 +242,8 @@ mod tests {
         let stderr = Stderr { log: BoundedLog::default(), following: tokio::spawn(async {}) };
 
         let console = directory.path().join("console.sock");
-        let result = QemuVm::connect(process, &socket, &console, stderr, 0).await.unwrap().let_go().await;
+        let result =
+            QemuVm::connect(Instant::now(), process, &socket, &console, stderr, 0).await.unwrap().let_go().await;
 
         let error = result.err().expect("the monitor refused");
         assert!(

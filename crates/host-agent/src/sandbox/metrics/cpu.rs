@@ -25,7 +25,7 @@ impl Cpu {
 }
 
 /// User and system time of all threads, from the text of `/proc/PID/stat`.
-pub(super) fn ticks(stat: &str) -> Option<u64> {
+pub(in crate::sandbox) fn ticks(stat: &str) -> Option<u64> {
     // The name may hold anything, brackets and spaces included.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);

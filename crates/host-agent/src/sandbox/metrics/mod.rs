@@ -8,6 +8,7 @@ mod sample;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(super) use cpu::ticks;
 use ring::Ring;
 pub(super) use sample::{Subject, sample};
 

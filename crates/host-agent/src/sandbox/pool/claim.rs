@@ -7,7 +7,7 @@ use rustix::fs::{CWD, RenameFlags};
 
 use super::super::ledger::Refusal;
 use super::super::parts::{Parts, file_error, identity};
-use super::super::{CreateError, SandboxSpec};
+use super::super::{CreateError, SandboxSpec, Start};
 use crate::host::Host;
 use crate::net;
 use crate::snapshot::BakeKey;
@@ -92,7 +92,7 @@ impl Parts {
             }
             () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }.into()),
         }
-        self.guest = Some(guest);
+        (self.guest, self.start) = (Some(guest), Start::Pool);
         Ok(())
     }
 

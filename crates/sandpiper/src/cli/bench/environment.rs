@@ -37,6 +37,13 @@ impl Machine {
     }
 }
 
+impl Environment {
+    /// What guests execute on: `kvm` or `tcg`.
+    pub fn accelerator(&self) -> &str {
+        &self.accelerator
+    }
+}
+
 /// Asks this machine, and the server by its health.
 pub fn read(health: &Health) -> Environment {
     Environment {
