@@ -113,6 +113,9 @@ impl Parts {
             let overlay = directory.join(OVERLAY_FILE);
             File::open(&overlay).and_then(|file| file.sync_data()).map_err(file_error("sync", &overlay))?;
             write_manifest(stage.path(), origin)?;
+            // The sandbox's own directory has that name perhaps only since now.
+            let sandboxes = directory.parent().unwrap_or(&directory);
+            File::open(sandboxes).and_then(|file| file.sync_all()).map_err(file_error("sync", sandboxes))?;
             memory.keep().map_err(file_error("keep the memory in", &directory))?;
             stage.publish()?;
             Ok(())
