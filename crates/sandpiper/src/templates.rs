@@ -18,14 +18,16 @@ pub fn announce_missing(store: &TemplateStore, names: &[TemplateName]) {
     store.announce(names.iter().filter(|name| store.get(name).is_err()).cloned());
 }
 
-/// Builds those of `names` that cannot be used yet. What is there is taken as it is, also when its recipe is older.
+/// Builds those of `names` that were announced or cannot be used. What was there is taken as it is, also when its recipe
+/// is older. One that was announced is asked for in any case: another process may have built it since.
 pub async fn build_missing(
     store: &TemplateStore,
     names: &[TemplateName],
     signals: &mut Signals,
 ) -> anyhow::Result<Ended<()>> {
+    let announced = store.announced();
     for name in names {
-        if store.get(name).is_ok() {
+        if store.get(name).is_ok() && !announced.contains(name) {
             continue;
         }
         if let Ended::Interrupted(interrupt) = build_one(store, name, Force::No, signals).await? {
