@@ -6,7 +6,7 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: compatibility help setup build demo test integrity check fmt openapi bench bench-control-plane deny clean
+.PHONY: bench-check compatibility help setup build demo test integrity check fmt openapi bench bench-control-plane deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,8 +44,11 @@ compatibility: build ## Write docs/compatibility.md from a run of the published 
 	@SANDPIPER_WRITE_DOCS=1 SANDPIPER_TEST_TEMPLATES=$${SANDPIPER_TEST_TEMPLATES:-/var/cache/sandpiper/templates} \
 		cargo nextest run --release --locked --workspace -E 'binary(e2e) & test(wrenn::)'
 
-bench: setup build ## Measure this machine: boot and exec, against its own limits
+bench: setup build ## Measure this machine: creates, commands, pauses, forks, against its own limits
 	@scripts/bench.sh $(SANDPIPER)
+
+bench-check: setup build ## The same, and fail where a promise of SPECIFICATION.md is not kept
+	@scripts/bench.sh $(SANDPIPER) --check
 
 bench-control-plane: build ## Measure the control plane alone, on SQLite and on PostgreSQL
 	@scripts/setup.sh test

@@ -27,7 +27,7 @@ use crate::store::{Filter, SnapshotFilter};
 const SANDBOX: &str = "sandbox";
 const SNAPSHOT: &str = "snapshot";
 /// What nobody in particular owns.
-const SHARED: [&str; 3] = ["bake", "template", "monitor"];
+const SHARED: [&str; 5] = ["bake", "template", "kernel", "monitor", "cache"];
 /// What others own, and what is on its way.
 const OTHER: &str = "other";
 

@@ -211,11 +211,14 @@ impl Parts {
         Ok(())
     }
 
-    /// Writes down that it is another sandbox now, made of the same.
-    pub(super) fn rename(&mut self, spec: &SandboxSpec, created_at: SystemTime) -> Result<(), CreateError> {
-        let (build, layers) = (self.record().build.clone(), self.record().layers.clone());
-        self.record = Some(Record::new(spec.clone(), created_at, build));
-        self.record_layers(layers)
+    /// The record of another sandbox that is made of the same, written in the place of its own.
+    pub(super) async fn renamed(&self, spec: &SandboxSpec, created_at: SystemTime) -> Result<Record, CreateError> {
+        let mut record = Record::new(spec.clone(), created_at, self.record().build.clone());
+        record.layers = self.record().layers.clone();
+        let (written, directory) = (record.clone(), self.directory().to_owned());
+        let write = tokio::task::spawn_blocking(move || written.write(&directory));
+        let done = write.await.unwrap_or_else(|error| Err(error.into()));
+        done.map_err(file_error("write the record in", self.directory())).map(|()| record)
     }
 
     /// What a capture of its virtual machine is of.

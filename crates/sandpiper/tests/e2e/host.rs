@@ -238,7 +238,12 @@ fn log_of(data_dir: &Path) -> PathBuf {
 fn spawn(arguments: &[String], data_dir: &Path) -> Child {
     let log = fs::File::create(log_of(data_dir)).unwrap();
     let mut command = Command::new(binary());
-    command.args(arguments).env("SANDPIPER_LOG", "info,host_agent=debug").stdin(Stdio::null()).stdout(Stdio::null());
+    command
+        .args(arguments)
+        .env("SANDPIPER_LOG", "info,host_agent=debug")
+        .env("SANDPIPER_POOL", "off")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     command.stderr(log).spawn().unwrap()
 }
 

@@ -9,6 +9,7 @@ mod building;
 mod clock;
 mod command_line;
 mod database;
+mod disk;
 mod docs_page;
 mod exec;
 mod forks;

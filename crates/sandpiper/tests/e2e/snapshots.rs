@@ -222,7 +222,7 @@ async fn wrong_requests_are_refused_before_anything_is_made() {
     let whole = fs::read_to_string(&manifest).unwrap();
     for (from, to) in [
         ("\"accelerator\": \"", "\"accelerator\": \"x"),
-        ("\"guest_protocol\": 1", "\"guest_protocol\": 2"),
+        ("\"guest_protocol\": ", "\"guest_protocol\": 9"),
         ("\"state\": \"", "\"state\": \"0"),
         ("\"format\": 2", "\"format\": 3"),
     ] {

@@ -82,16 +82,20 @@ impl Parts {
         let place = host.ledger.hand_over(share, &spec.owner).map_err(Unclaimed::Refused)?;
         self.place = Some(place);
         self.move_to(&host.sandboxes_dir().join(spec.id.as_str()))?;
-        self.rename(spec, created_at)?;
         let network = self.network.as_mut().expect("what is in the pool has a network");
         network.give_to(&spec.id).map_err(net::CreateError::from)?;
         let guest = self.guest.as_ref().expect("what is in the pool has a guest").renewed();
-        tokio::select! {
-            restored = guest.restore(identity(host, spec, template), DEADLINE) => {
-                restored.map_err(CreateError::Introduce)?;
+        let restored = async {
+            tokio::select! {
+                restored = guest.restore(identity(host, spec, template), DEADLINE) => {
+                    restored.map_err(CreateError::Introduce)
+                }
+                () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),
             }
-            () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }.into()),
-        }
+        };
+        // The disk takes as long as the guest.
+        let ((), record) = tokio::try_join!(restored, self.renamed(spec, created_at))?;
+        self.record = Some(record);
         (self.guest, self.start) = (Some(guest), Start::Pool);
         Ok(())
     }

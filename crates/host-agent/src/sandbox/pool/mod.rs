@@ -7,8 +7,8 @@
 //!                                           └──▶ removed: dead, outdated, not wanted any more, memory short, server's end
 //! ```
 //!
-//! A member is the [`Parts`] of a sandbox with an id of its own that nobody is told. It is in no list and has no record, so
-//! what a crash leaves of it is swept by the next start. Taking one from its shelf is what makes it somebody's: it is
+//! A member is the [`Parts`] of a sandbox with an id of its own that nobody is told. It is in no list, and what a crash
+//! leaves of it is swept by the next start as every sandbox that ran. Taking one from its shelf is what makes it somebody's: it is
 //! then no longer here, and nobody else can take it.
 
 mod claim;

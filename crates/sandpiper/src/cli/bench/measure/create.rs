@@ -10,7 +10,7 @@ use crate::cli::bench::session::Session;
 use crate::console::output::note;
 
 /// Until a pool has had time to fill itself again.
-const REFILL: Duration = Duration::from_secs(1);
+const REFILL: Duration = Duration::from_millis(2500);
 
 /// The least that a command with output does.
 const HELLO: (&str, &[&str]) = ("/bin/echo", &["hello"]);
