@@ -49,7 +49,6 @@ async fn serve() -> Server {
         .route("/v1/sandboxes/{id}", delete(remove))
         .route("/v1/sandboxes/{id}/exec", post(exec))
         .route("/v1/sandboxes/{id}/exec/stream", any(stream))
-        .route("/v1/sandboxes/{id}/benchmark", get(benchmark))
         .route("/v1/sandboxes/{id}/snapshots", post(snapshot))
         .route("/v1/sandboxes/{id}/fork", post(fork))
         .route("/v1/snapshots", get(|| async { Json([base("ready")]) }))
@@ -135,10 +134,6 @@ async fn prune(Json(wish): Json<Value>) -> Json<Value> {
 
 async fn exec() -> Json<Value> {
     Json(json!({"stdout": "", "stderr": "", "exit_code": 0, "duration_ms": 1, "encoding": "utf-8"}))
-}
-
-async fn benchmark() -> (StatusCode, Json<Value>) {
-    (StatusCode::OK, Json(json!({"count": 5, "median_us": 1000, "min_us": 900})))
 }
 
 async fn stream(State(script): State<Script>, upgrade: WebSocketUpgrade) -> axum::response::Response {
@@ -357,22 +352,6 @@ async fn rm_takes_several_or_all() {
     assert_eq!(text(&server.run(&["sandbox", "rm", "--all"]).await.stdout), "sb1\n");
     for id in ["sb7", "sb8", "sb1"] {
         assert_eq!(server.saw().await, Seen::Delete(id.into()));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn bench_reports_figures_and_removes_its_sandboxes() {
-    let mut server = serve().await;
-    let output = server.run(&["bench", "--runs", "2", "--json"]).await;
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&report["create_to_ready"]["runs"], &report["exec_rest"]["runs"]), (&json!(2), &json!(2)));
-    assert_eq!(report["first_create"]["runs"], 1);
-    assert_eq!(
-        (&report["exec_guest"]["median_ms"], &report["environment"]["accelerator"]),
-        (&json!(1.0), &json!("tcg"))
-    );
-    for _ in 0..4 {
-        assert_eq!((server.saw().await, server.saw().await), (Seen::Create, Seen::Delete("sb1".into())));
     }
 }
 

@@ -12,18 +12,17 @@ use crate::cli::bench::report::{Key, Row};
 use crate::cli::bench::session::Session;
 use crate::console::output::note;
 
-/// Creates for each figure of throughput.
-const CREATES: usize = 16;
-
 /// How many sandboxes a second come to be, by how many are asked for at a time.
-pub async fn throughput(session: &Session) -> anyhow::Result<Vec<Row>> {
+pub async fn throughput(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>> {
     let widths = [(Key::CreatesOneByOne, 1), (Key::CreatesByTwo, 2), (Key::CreatesByFour, 4), (Key::CreatesByEight, 8)];
     let mut rows = Vec::new();
     for (key, width) in widths {
+        // As many as there are at a time, twice at least.
+        let count = (runs as usize).max(2 * width);
         let begun = Instant::now();
-        let creates = stream::iter(0..CREATES).map(|_| session.create(Start::Restore)).buffer_unordered(width);
+        let creates = stream::iter(0..count).map(|_| session.create(Start::Restore)).buffer_unordered(width);
         let made: Vec<(Sandbox, Duration)> = creates.try_collect().await?;
-        let rate = CREATES as f64 / begun.elapsed().as_secs_f64();
+        let rate = count as f64 / begun.elapsed().as_secs_f64();
         session.remove(made.into_iter().map(|(sandbox, _)| sandbox.id)).await?;
         rows.push(Row { key, figures: Figures::single(Unit::PerSecond, rate) });
     }

@@ -8,18 +8,19 @@ use crate::cli::bench::figures::{Figures, Unit};
 use crate::cli::bench::report::{Key, Row};
 use crate::cli::bench::session::Session;
 
-const SANDBOXES: usize = 10;
-
 /// Until what their start has stirred up is over.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// For how long their processor time is counted.
-const WINDOW: Duration = Duration::from_secs(15);
+/// For how long their processor time is counted: a second for each run, within these.
+const WINDOW: (u32, u32) = (5, 15);
+
+/// How many there are: one for each run, within these.
+const SANDBOXES: (u32, u32) = (2, 10);
 
 /// Memory in the proportional sense: a page that several map counts in parts.
-pub async fn idle(session: &Session) -> anyhow::Result<Vec<Row>> {
+pub async fn idle(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>> {
     let mut sandboxes = Vec::new();
-    for _ in 0..SANDBOXES {
+    for _ in 0..runs.clamp(SANDBOXES.0, SANDBOXES.1) {
         let (sandbox, _) = session.create(Start::Restore).await?;
         session.exec(&sandbox.id, "/bin/true", &[]).await?;
         sandboxes.push(sandbox.id);
@@ -27,7 +28,7 @@ pub async fn idle(session: &Session) -> anyhow::Result<Vec<Row>> {
     tokio::time::sleep(SETTLE).await;
     let begun = Instant::now();
     let before = footprints(session, &sandboxes).await?;
-    tokio::time::sleep(WINDOW).await;
+    tokio::time::sleep(Duration::from_secs(runs.clamp(WINDOW.0, WINDOW.1).into())).await;
     let after = footprints(session, &sandboxes).await?;
     let seconds = begun.elapsed().as_secs_f64();
     session.remove(sandboxes).await?;

@@ -32,11 +32,11 @@ pub async fn everything(session: &Session, runs: u32, burst: u32) -> anyhow::Res
     rows.extend(fork::snapshots(session, runs).await?);
     rows.extend(fork::forks(session, few).await?);
     note("creates in parallel");
-    rows.extend(burst::throughput(session).await?);
+    rows.extend(burst::throughput(session, runs).await?);
     note("creates all at once");
     rows.extend(burst::burst(session, burst).await?);
     note("idle sandboxes");
-    rows.extend(idle::idle(session).await?);
+    rows.extend(idle::idle(session, runs).await?);
     Ok(rows)
 }
 
