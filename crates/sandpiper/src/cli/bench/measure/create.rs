@@ -47,7 +47,8 @@ pub async fn restores(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>> 
 pub async fn from_pool(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>> {
     let (mut running, mut output) = (Vec::new(), Vec::new());
     let wanted = runs as usize;
-    for _ in 0..wanted * 3 {
+    let tries = 2 * wanted + 10;
+    for _ in 0..tries {
         if running.len() == wanted {
             break;
         }
@@ -61,7 +62,7 @@ pub async fn from_pool(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>>
         session.remove([sandbox.id]).await?;
     }
     if running.len() < wanted {
-        note(format_args!("the warm pool had a sandbox for {} of {} creates", running.len(), wanted * 3));
+        note(format_args!("the warm pool had a sandbox for {} of {tries} creates", running.len()));
     }
     Ok([row(Key::Pool, running), row(Key::PoolToOutput, output)].into_iter().flatten().collect())
 }
