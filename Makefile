@@ -24,10 +24,11 @@ demo: setup build ## Boot a microVM and run Python in it, from nothing
 test: ## Install what the tests need and run all of them, real VMs included
 	@scripts/test.sh
 
-integrity: ## Pause, resume, capture and fork at random, CYCLES times (100), and miss no byte
+integrity: ## Pause, resume, capture and fork at random, CYCLES times (100), and miss no byte; watch a clock for 10 minutes
 	@scripts/setup.sh test
-	SANDPIPER_INTEGRITY_CYCLES=$${CYCLES:-100} cargo nextest run --release --locked --workspace --no-capture \
-		-E 'binary(e2e) & test(integrity::)'
+	SANDPIPER_INTEGRITY_CYCLES=$${CYCLES:-100} SANDPIPER_CLOCK_SEC=600 \
+		cargo nextest run --release --locked --workspace --no-capture \
+		-E 'binary(e2e) & (test(integrity::) + test(a_clock_stays_right))'
 
 check: ## The inner loop: format, lints, and tests without VMs
 	@scripts/test.sh quick

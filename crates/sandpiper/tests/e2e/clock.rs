@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use testkit::Server;
+use tokio::time::interval;
 
 use super::server;
 
@@ -11,6 +12,31 @@ async fn seconds_off(server: &Server, id: &str) -> f64 {
     let (_, text) = server.shell(id, "date +%s.%N").await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     text.trim().parse::<f64>().unwrap() - now
+}
+
+/// Seconds for which a clock is watched: enough to see one that runs wrong. `make integrity` watches for ten minutes.
+fn watch_seconds() -> u64 {
+    let wanted = std::env::var("SANDPIPER_CLOCK_SEC");
+    wanted.map_or(10, |text| text.parse().expect("SANDPIPER_CLOCK_SEC is a number"))
+}
+
+#[tokio::test]
+async fn a_clock_stays_right_while_a_sandbox_runs() {
+    let server = server(&[]).await;
+    let id = server.create(json!({ "vcpus": 2, "timeout_sec": 0 })).await;
+    let end = Instant::now() + Duration::from_secs(watch_seconds());
+    let mut worst = 0.0_f64;
+    let mut looks = interval(Duration::from_secs(1));
+    while Instant::now() < end {
+        looks.tick().await;
+        let before = Instant::now();
+        let off = seconds_off(&server, &id).await;
+        // The guest looked at its clock some time before we looked at ours.
+        let off = if off < 0.0 { (off + before.elapsed().as_secs_f64()).min(0.0) } else { off };
+        worst = worst.max(off.abs());
+    }
+    assert!(worst < 0.1, "{worst} s off");
+    println!("at most {worst:.4} s off in {} s", watch_seconds());
 }
 
 #[tokio::test]
