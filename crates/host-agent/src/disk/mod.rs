@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use prune::{PruneError, plan, prune};
+pub use prune::{PruneError, look, plan, prune};
 use walk::Walk;
 
 /// What a part of the data directory is.

@@ -33,11 +33,21 @@ pub enum PruneError {
     Templates(#[from] TemplateError),
 }
 
-/// What [`prune`] would remove now. Reads many directories: not for the runtime's threads.
-pub fn plan(host: &Host) -> Result<Vec<DiskUse>, PruneError> {
+/// All that there is, and of each whether [`prune`] would remove it now. Reads many directories: not for the runtime's
+/// threads.
+pub fn look(host: &Host) -> Result<Vec<(DiskUse, bool)>, PruneError> {
     let builds = host.builds_in_use();
     let all = uses(&host.data_dir).map_err(PruneError::Look)?;
-    Ok(all.into_iter().filter(|one| is_useless(one, &builds)).collect())
+    let judge = |one| {
+        let is_useless = is_useless(&one, &builds);
+        (one, is_useless)
+    };
+    Ok(all.into_iter().map(judge).collect())
+}
+
+/// What [`prune`] would remove now.
+pub fn plan(host: &Host) -> Result<Vec<DiskUse>, PruneError> {
+    Ok(look(host)?.into_iter().filter(|(_, is_useless)| *is_useless).map(|(one, _)| one).collect())
 }
 
 /// Removes it, and says what is gone. Reads many directories: not for the runtime's threads.

@@ -1,6 +1,5 @@
 //! Our own service: the host itself.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
@@ -190,17 +189,13 @@ impl Service for HostService {
         _request: ServiceRequest<'_, GetDiskUsageRequest>,
     ) -> ServiceResult<GetDiskUsageResponse> {
         let host = self.agent.host.clone();
-        let look = move || {
-            let useless: HashSet<_> = disk::plan(&host)?.into_iter().map(|one| one.path).collect();
-            let uses = disk::uses(&host.data_dir).map_err(PruneError::Look)?;
-            Ok((disk::room(&host.data_dir).map_err(PruneError::Look)?, uses, useless))
-        };
-        let (room, uses, useless) = blocking(look).await?;
+        let look = move || Ok((disk::room(&host.data_dir).map_err(PruneError::Look)?, disk::look(&host)?));
+        let (room, uses) = blocking(look).await?;
         Response::ok(GetDiskUsageResponse {
             total_bytes: signed(room.total),
             free_bytes: signed(room.free),
             reserve_bytes: signed(self.agent.host.disk_reserve_mb << 20),
-            uses: uses.iter().map(|one| wire_use(one, useless.contains(&one.path))).collect(),
+            uses: uses.iter().map(|(one, is_prunable)| wire_use(one, *is_prunable)).collect(),
             ..Default::default()
         })
     }
