@@ -25,7 +25,7 @@ mod tests {
     use crate::store::Change;
     use crate::store::testing::{self, Database};
 
-    testing::on_both_engines!(every_owners_sandboxes_are_counted);
+    testing::on_every_engine!(every_owners_sandboxes_are_counted);
 
     async fn every_owners_sandboxes_are_counted(database: Database) {
         let store = database.open().await;

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use model::{HostId, OwnerId, SandboxId, Status};
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, FromRow, Row};
+use sqlx::{FromRow, Row};
 
+use super::connections::Connection;
 use super::{Sandbox, Snapshot, Store, StoreError, failed};
 
 /// Events that are kept.
@@ -241,7 +242,7 @@ impl Store {
 
 /// Records a change of status, and the action that led to it. The transaction's last work: from here on others wait.
 pub(super) async fn append_change(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     from: Status,
     sandbox: &Sandbox,
     action: Option<Action>,
@@ -263,7 +264,7 @@ pub(super) async fn append_change(
 }
 
 pub(super) async fn append_action(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     sandbox: &Sandbox,
     Action { kind, details }: Action,
 ) -> Result<i64, sqlx::Error> {
@@ -273,7 +274,7 @@ pub(super) async fn append_action(
 
 /// Records an action on a snapshot, with what may be gone when somebody hears of it.
 pub(super) async fn append_of_snapshot(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     snapshot: &Snapshot,
     Action { kind, mut details }: Action,
 ) -> Result<i64, sqlx::Error> {
@@ -283,7 +284,7 @@ pub(super) async fn append_of_snapshot(
     append(connection, New { owner: Some(&snapshot.owner), kind, resource, details }).await
 }
 
-async fn append(connection: &mut AnyConnection, new: New<'_>) -> Result<i64, sqlx::Error> {
+async fn append(connection: &mut Connection, new: New<'_>) -> Result<i64, sqlx::Error> {
     let id: i64 = sqlx::query_scalar("update event_sequence set last = last + 1 returning last")
         .fetch_one(&mut *connection)
         .await?;
@@ -315,7 +316,7 @@ mod tests {
     use crate::store::Change;
     use crate::store::testing::{self, Database};
 
-    testing::on_both_engines!(
+    testing::on_every_engine!(
         changes_and_actions_are_events_of_their_owner,
         what_is_not_committed_is_no_event_and_numbers_grow,
         only_the_newest_are_kept,

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
     use crate::store::testing;
 
-    testing::on_both_engines!(what_a_host_last_said_is_kept);
+    testing::on_every_engine!(what_a_host_last_said_is_kept);
 
     async fn what_a_host_last_said_is_kept(database: testing::Database) {
         let store = database.open().await;

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use crate::store::testing::{self, Database};
 
-    testing::on_both_engines!(
+    testing::on_every_engine!(
         without_keys_everybody_is_let_in_and_with_one_nobody_without,
         a_revoked_key_is_dead_and_the_server_still_asks,
         what_is_recorded_is_not_the_key,

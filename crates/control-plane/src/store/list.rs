@@ -137,7 +137,7 @@ mod tests {
     use crate::store::{Action, EventKind};
     use crate::store::{Change, NewSandbox};
 
-    testing::on_both_engines!(
+    testing::on_every_engine!(
         filters_by_status_and_metadata_go_together,
         pages_have_everything_once_whatever_comes_and_goes,
         metadata_goes_with_its_sandbox,

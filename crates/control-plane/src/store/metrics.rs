@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::store::{Change, NewSandbox, Sandbox, testing};
 
-    testing::on_both_engines!(
+    testing::on_every_engine!(
         what_is_kept_grows_as_far_back_as_its_series_reaches,
         what_is_kept_of_a_sandbox_goes_with_it
     );

@@ -4,9 +4,11 @@
 //! decided on, so that of two changes at once one is lost instead of both being half done. Knows nothing of REST, of
 //! RPC or of what is legal in which state.
 
+mod connections;
 mod counts;
 mod events;
 mod hosts;
+mod in_memory;
 mod keys;
 mod list;
 mod metrics;
@@ -24,11 +26,13 @@ mod usage;
 
 use std::sync::Arc;
 
-use sqlx::AnyPool;
 use tokio::sync::watch;
+
+use connections::Connections;
 
 pub use events::{Action, Actor, Event, EventKind, Outcome, sandbox_of};
 pub use hosts::HostFacts;
+pub use in_memory::{Memory, Passage, Way};
 pub use keys::{Admission, ApiKey};
 pub use list::{Cursor, Filter};
 pub use metrics::{Series, Use};
@@ -42,7 +46,7 @@ pub use usage::{Running, step};
 /// A handle on the records; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: AnyPool,
+    pool: Connections,
     /// The number of the newest event that this process has recorded.
     news: Arc<watch::Sender<i64>>,
 }

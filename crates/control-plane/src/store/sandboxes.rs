@@ -235,7 +235,7 @@ mod tests {
     use crate::store::testing::{self, Database};
     use crate::store::{EventKind, Filter};
 
-    testing::on_both_engines!(
+    testing::on_every_engine!(
         what_was_recorded_is_read_back,
         another_owners_sandbox_is_not_there,
         of_two_changes_decided_on_the_same_record_one_wins,

@@ -47,9 +47,14 @@ pub enum Others {
 }
 
 impl Seat {
+    /// The place of somebody who is alone.
+    pub fn only() -> Self {
+        Self(Kind::Only)
+    }
+
     /// Takes a place.
     pub async fn take(url: &StoreUrl) -> Result<(Self, Others), StoreError> {
-        let StoreUrl::Postgres(server) = url else { return Ok((Self(Kind::Only), Others::None)) };
+        let StoreUrl::Postgres(server) = url else { return Ok((Self::only(), Others::None)) };
         let work = async {
             let mut connection = connect(server).await?;
             let is_first = lock(&mut connection, "select pg_try_advisory_lock($1)", PRESENT).await?;

@@ -14,9 +14,9 @@ impl Store {
 
     /// The engine's own words for what it is.
     pub async fn engine(&self) -> Result<String, StoreError> {
-        let version = match self.pool.connect_options().database_url.scheme() {
-            "sqlite" => "select 'SQLite ' || sqlite_version()",
-            _ => "select split_part(version(), ' on ', 1)",
+        let version = match self.pool.is_sqlite() {
+            true => "select 'SQLite ' || sqlite_version()",
+            false => "select split_part(version(), ' on ', 1)",
         };
         sqlx::query_scalar(version).fetch_one(&self.pool).await.map_err(failed("ask the database what it is"))
     }

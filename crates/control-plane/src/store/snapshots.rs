@@ -7,8 +7,9 @@ use model::{
     TemplateName,
 };
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, FromRow, Row};
+use sqlx::{FromRow, Row};
 
+use super::connections::Connection;
 use super::events::append_of_snapshot;
 use super::record::{optional, parse, shape, time};
 use super::{Action, Store, StoreError, failed};
@@ -340,7 +341,7 @@ impl Store {
 
 /// Frees a name: whoever has it is to be deleted.
 async fn take_name(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     owner: &OwnerId,
     name: &SnapshotName,
     now: i64,
@@ -364,7 +365,7 @@ mod tests {
     use crate::store::testing::{self, Database};
     use crate::store::{Change, EventKind, NewSandbox};
 
-    testing::on_both_engines!(
+    testing::on_every_engine!(
         what_was_recorded_is_read_back_by_id_and_by_name,
         a_name_belongs_to_one_snapshot_of_an_owner,
         a_name_is_taken_only_when_its_new_bearer_is_ready,

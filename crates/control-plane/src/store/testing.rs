@@ -1,8 +1,8 @@
-//! The store's tests run on both engines: one body, called with a new database of either.
+//! The store's tests run on every engine: one body, called with a new database of each.
 
 use model::{AutoResume, Lifetime, OnExpiry, SandboxId};
 
-use crate::store::{NewSandbox, Store};
+use crate::store::{Memory, NewSandbox, Store};
 use crate::store_url::StoreUrl;
 
 /// A new sandbox of `owner`, with the defaults for everything else.
@@ -22,33 +22,46 @@ pub fn sandbox(owner: &str) -> NewSandbox {
 }
 
 /// An empty database that is there as long as this is.
-pub struct Database {
-    url: StoreUrl,
-    _directory: Option<tempfile::TempDir>,
+pub enum Database {
+    At { url: StoreUrl, _directory: Option<tempfile::TempDir> },
+    InMemory(Memory),
 }
 
 impl Database {
     pub fn sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { url: StoreUrl::Sqlite(directory.path().join("store.db")), _directory: Some(directory) }
+        Self::At { url: StoreUrl::Sqlite(directory.path().join("store.db")), _directory: Some(directory) }
     }
 
     pub fn postgres() -> Self {
-        Self { url: testkit::Postgres::shared().database().parse().unwrap(), _directory: None }
+        Self::At { url: testkit::Postgres::shared().database().parse().unwrap(), _directory: None }
     }
 
     pub async fn open(&self) -> Store {
-        Store::open(&self.url).await.unwrap()
+        match self {
+            Self::At { url, .. } => Store::open(url).await.unwrap(),
+            Self::InMemory(memory) => Store::in_memory(memory.clone(), None),
+        }
+    }
+
+    pub fn in_memory() -> Self {
+        Self::InMemory(Memory::new().unwrap())
     }
 }
 
 /// Makes a test on each engine of every named function, which gets a [`Database`] of its own.
-macro_rules! on_both_engines {
+macro_rules! on_every_engine {
     ($($name:ident),+ $(,)?) => {
         mod on_sqlite {
             $(#[tokio::test]
             async fn $name() {
                 super::$name($crate::store::testing::Database::sqlite()).await;
+            })+
+        }
+        mod in_memory {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::store::testing::Database::in_memory()).await;
             })+
         }
         mod on_postgres {
@@ -59,4 +72,4 @@ macro_rules! on_both_engines {
         }
     };
 }
-pub(crate) use on_both_engines;
+pub(crate) use on_every_engine;

@@ -206,7 +206,7 @@ mod tests {
     use crate::store::Change;
     use crate::store::testing::{self, Database};
 
-    testing::on_both_engines!(what_runs_is_sampled_and_added_up, old_samples_go);
+    testing::on_every_engine!(what_runs_is_sampled_and_added_up, old_samples_go);
 
     async fn run(store: &Store, owner: &str) -> crate::store::Sandbox {
         let new = testing::sandbox(owner);
