@@ -22,11 +22,14 @@ mod tls;
 
 pub use api::openapi_yaml;
 pub use config::{ClientPatience, Config, HostAgentAddress, Limits};
+pub use host::InProcess;
 pub use keys::Keys;
 pub use retention::RetentionPolicy;
 pub use server::{ControlPlane, RunError};
-pub use simulation::{Passes, SimulatedHost, Simulation, SimulationError};
+pub use simulation::{
+    Failure, Passes, Recorded, Records, SimulatedControlPlane, SimulatedHost, Simulation, SimulationError, Wish,
+};
 pub use starting::Starting;
-pub use store::{ApiKey, OpenError, StoreError};
+pub use store::{ApiKey, OpenError, Passage, StoreError, Way};
 pub use store_url::{InvalidStoreUrl, PostgresUrl, StoreUrl};
 pub use tls::{Tls, TlsError};

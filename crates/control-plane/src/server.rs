@@ -69,9 +69,21 @@ impl ControlPlane {
         // Before anything else: what is younger than this is our own work.
         let since = Timestamp::now();
         let store = Store::open(&config.store).await?;
-        let (mut seat, others) = Seat::take(&config.store).await?;
+        let seat = Seat::take(&config.store).await?;
         let metrics = Metrics::new();
         let host = HostAgent::new(&config.host_agent, metrics.clone());
+        Ok(Self::with(config, since, store, seat, host, metrics).await)
+    }
+
+    /// The same with what is open already.
+    pub(crate) async fn with(
+        config: Config,
+        since: Timestamp,
+        store: Store,
+        (mut seat, others): (Seat, Others),
+        host: HostAgent,
+        metrics: Metrics,
+    ) -> Self {
         let tasks = TaskTracker::new();
         let nudge = Arc::new(Notify::new());
         let lifecycle = Lifecycle::new(store.clone(), host.clone(), tasks.clone(), nudge.clone(), metrics.clone());
@@ -95,7 +107,15 @@ impl ControlPlane {
             memory: Memory::new(since),
         };
         reconciler.turn(&mut seat).await;
-        Ok(Self { config, store, host, lifecycle, reconciler, seat, nudge, tasks, host_id, metrics })
+        Self { config, store, host, lifecycle, reconciler, seat, nudge, tasks, host_id, metrics }
+    }
+
+    /// Everything that goes on by itself goes on; whoever has what this answers changes sandboxes directly.
+    pub(crate) fn go(self) -> (Lifecycle, HostId) {
+        tokio::spawn(self.reconciler.watch(self.seat, self.config.reconcile_interval, self.nudge.clone()));
+        tokio::spawn(listen_for_changes(self.host, self.nudge));
+        tokio::spawn(sample(self.store));
+        (self.lifecycle, self.host_id)
     }
 
     /// Serves until `shutdown` is cancelled. Then new requests are refused, and those under way and lifecycle work have

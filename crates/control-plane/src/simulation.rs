@@ -4,6 +4,8 @@
 //! Hosts are the caller's to simulate; a pass over them is the reconciler's own. The control plane itself calls one
 //! host agent for now, so several hosts have several reconcilers here, one after another.
 
+mod process;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -19,6 +21,8 @@ use crate::reconcile::{Memory, Reconciler, Report};
 use crate::retention::Retainer;
 use crate::store::{OpenError, Store, StoreError};
 use crate::store_url::StoreUrl;
+
+pub use process::{Failure, Recorded, Records, SimulatedControlPlane, Wish};
 
 /// Made-up records in a database.
 #[derive(Debug, Clone)]

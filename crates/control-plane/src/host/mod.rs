@@ -4,6 +4,7 @@
 //! none. Writes no records, and knows nothing of what is legal in which state.
 
 mod calls;
+mod carrier;
 mod connection;
 mod directory;
 mod disk;
@@ -16,7 +17,7 @@ mod watch;
 
 use std::time::Duration;
 
-use connectrpc::client::{ClientConfig, Http2Connection, ServiceTransport, SharedHttp2Connection};
+use connectrpc::client::{ClientConfig, Http2Connection, ServiceTransport};
 use http::Uri;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -24,9 +25,11 @@ use proto::hostagent::v1::{HostAgentServiceClient, HostServiceClient};
 
 use crate::config::HostAgentAddress;
 use crate::metrics::Metrics;
+use carrier::Carrier;
 use connection::{Connector, Protocol};
 
 pub use calls::{Collected, Command, HostSandbox, RunLimit};
+pub use carrier::InProcess;
 pub use directory::{Entry, EntryKind};
 pub use disk::{DiskUse, DryRun};
 pub use error::HostError;
@@ -46,8 +49,8 @@ type StreamClient = Client<Connector, connectrpc::client::ClientBody>;
 /// One host agent; cheap to clone.
 #[derive(Clone)]
 pub struct HostAgent {
-    sandboxes: HostAgentServiceClient<SharedHttp2Connection>,
-    host: HostServiceClient<SharedHttp2Connection>,
+    sandboxes: HostAgentServiceClient<Carrier>,
+    host: HostServiceClient<Carrier>,
     /// Streams have connections of their own: a slow reader of one holds up nothing else.
     streams: StreamClient,
     base: Uri,
@@ -69,6 +72,16 @@ impl HostAgent {
             .keep_alive_timeout(Duration::from_secs(20))
             .lazy_with_connector(connection::connector(address, Protocol::Http2), base.clone())
             .shared(CALLS_WAITING);
+        Self::by(Carrier::Connection(calls), base, address, metrics)
+    }
+
+    /// A host agent in this process, whose calls are carried by somebody else. Guests cannot be reached by it.
+    pub fn in_process(calls: InProcess, metrics: Metrics) -> Self {
+        let nowhere = HostAgentAddress::Unix(Default::default());
+        Self::by(Carrier::InProcess(calls), Uri::from_static("http://localhost"), &nowhere, metrics)
+    }
+
+    fn by(calls: Carrier, base: Uri, address: &HostAgentAddress, metrics: Metrics) -> Self {
         let config = ClientConfig::new(base.clone()).with_default_max_message_size(MAX_REPLY);
         let streams = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())

@@ -1,13 +1,13 @@
 //! The host's own word that something changed there, instead of asking it again and again.
 
+use axum::body::Body;
 use connectrpc::client::{CallOptions, ServerStream};
-use hyper::body::Incoming;
 use proto::hostagent::v1::__buffa::view::WatchSandboxesResponseView;
 
 use super::{HostAgent, HostError};
 
 /// Tells of changes for as long as the host can be heard.
-pub struct Changes(ServerStream<Incoming, WatchSandboxesResponseView<'static>>);
+pub struct Changes(ServerStream<Body, WatchSandboxesResponseView<'static>>);
 
 impl HostAgent {
     /// Listens for changes of any sandbox's state. What changed before counts as one.
