@@ -15,7 +15,8 @@ use vmm::qemu::{BundleError, Qemu};
 use vmm::{AcceleratorMode, ForcedKvmUnusable};
 
 use crate::files::write_durably;
-use crate::net::{self, Network, NetworkConfig, Slot};
+use crate::machine::{Machine, Surroundings, ThisMachine};
+use crate::net::{self, Network, NetworkConfig, Networks, Slot};
 use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode};
 use crate::snapshot::{Bakes, Manifest, Origin, SnapshotError, Snapshots};
 use crate::template::{BuildId, TemplateError, TemplateStore};
@@ -55,7 +56,9 @@ pub struct Host {
     /// The virtual machine monitor.
     pub vmm: Arc<dyn Vmm>,
     /// The networks of sandboxes.
-    pub network: Network,
+    pub network: Arc<dyn Networks>,
+    /// What the machine says and does.
+    pub surroundings: Arc<dyn Surroundings>,
     /// What sandboxes boot from.
     pub templates: TemplateStore,
     /// What sandboxes are restored from instead of booting.
@@ -127,34 +130,47 @@ impl Host {
         if !rustix::process::geteuid().is_root() {
             return Err(HostError::NotRoot);
         }
-        let data_dir = &config.data_dir;
-        let lock = prepare(data_dir)?;
-        let instance = instance_id(data_dir)?;
+        let home = Home::open(&config.data_dir)?;
         // Monitors lose their helper at once; as our children they are reaped as long as we live.
         let own = Some(rustix::process::getpid());
         rustix::process::set_child_subreaper(own).map_err(|error| HostError::Subreaper(error.into()))?;
         let choice = vmm::choose(config.accelerator, vmm::kvm_obstacle())?;
         tracing::info!(accelerator = %choice.accelerator, reason = %choice.reason, "accelerator chosen");
-        let vmm = Arc::new(Qemu::open(data_dir, config.qemu.as_deref(), choice)?);
-        let network = Network::open(NetworkConfig::new(instance.clone(), data_dir.clone())).await?;
+        let vmm = Arc::new(Qemu::open(&config.data_dir, config.qemu.as_deref(), choice)?);
+        let network = NetworkConfig::new(home.instance.clone(), config.data_dir.clone());
+        let network = Arc::new(Network::open(network).await?);
+        let machine = Machine { vmm, network, surroundings: Arc::new(ThisMachine) };
+        Self::with(config, home, machine)
+    }
+
+    /// Opens the files, for a machine that is not this one.
+    pub fn open_on(config: HostConfig, machine: impl FnOnce(&InstanceId) -> Machine) -> Result<Self, HostError> {
+        let home = Home::open(&config.data_dir)?;
+        let machine = machine(&home.instance);
+        Self::with(config, home, machine)
+    }
+
+    fn with(config: HostConfig, home: Home, machine: Machine) -> Result<Self, HostError> {
+        let data_dir = &config.data_dir;
         let templates = TemplateStore::open(data_dir, config.guest_agent)?;
         let bakes = Bakes::open(data_dir, BAKE_BUDGET_BYTES)?;
         let snapshots = Snapshots::open(data_dir).map_err(HostError::Snapshots)?;
         Ok(Self {
-            instance,
+            instance: home.instance,
             bakes,
             snapshots,
             ledger: Ledger::new(config.limits.here()),
             pool: Pool::new(config.pool),
-            vmm,
-            network,
+            vmm: machine.vmm,
+            network: machine.network,
+            surroundings: machine.surroundings,
             templates,
             boot_timeout: config.boot_timeout,
             disk_reserve_mb: config.disk_reserve_mb,
             nameservers: nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
             uid_base: config.uid_base,
             data_dir: config.data_dir,
-            _lock: lock,
+            _lock: home.lock,
         })
     }
 
@@ -195,6 +211,18 @@ impl Host {
     /// The uid and gid of a slot's monitor: slots are claimed for the whole machine, so no two monitors share one.
     pub fn uid_of(&self, slot: Slot) -> u32 {
         self.uid_base + u32::from(slot.number())
+    }
+}
+
+/// A data directory that is this host agent's.
+struct Home {
+    lock: File,
+    instance: InstanceId,
+}
+
+impl Home {
+    fn open(data_dir: &Path) -> Result<Self, HostError> {
+        Ok(Self { lock: prepare(data_dir)?, instance: instance_id(data_dir)? })
     }
 }
 

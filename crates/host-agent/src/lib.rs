@@ -4,11 +4,13 @@
 //! boots from), [`net`] (its namespace and addresses), [`jail`] (how its monitor is confined) and the `vmm` crate (the
 //! virtual machine). [`service`] is the edge that the control plane calls; [`guest`] speaks to the agent inside.
 
+mod blocking;
 pub mod disk;
 mod files;
 pub mod guest;
 mod host;
 pub mod jail;
+mod machine;
 pub mod net;
 pub mod sandbox;
 pub mod service;
@@ -17,10 +19,12 @@ pub mod template;
 
 use std::sync::Arc;
 
+use model::InstanceId;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use host::{Host, HostConfig, HostError};
+pub use machine::{Failpoint, Machine, Surroundings, ThisMachine};
 use sandbox::{DestroyError, OnClose, Sandboxes, SweepError};
 
 /// One host's sandboxes and what they share.
@@ -50,7 +54,19 @@ pub enum StartError {
 impl HostAgent {
     /// Opens the host, takes over paused sandboxes of an earlier run and removes what else it left.
     pub async fn start(config: HostConfig) -> Result<Self, StartError> {
-        let host = Arc::new(Host::open(config).await?);
+        Self::begin(Host::open(config).await?).await
+    }
+
+    /// The same on a machine that is not this one.
+    pub async fn start_on(
+        config: HostConfig,
+        machine: impl FnOnce(&InstanceId) -> Machine,
+    ) -> Result<Self, StartError> {
+        Self::begin(Host::open_on(config, machine)?).await
+    }
+
+    async fn begin(host: Host) -> Result<Self, StartError> {
+        let host = Arc::new(host);
         let paused = sandbox::sweep(&host).await?;
         host.prune();
         let sandboxes = Sandboxes::new(host.clone());

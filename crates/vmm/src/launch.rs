@@ -2,6 +2,8 @@
 //! launcher's business.
 
 use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use futures::future::BoxFuture;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
+
+use crate::memory;
 
 /// A program to start in a jail.
 #[derive(Debug)]
@@ -102,16 +106,82 @@ impl ProcessIdentity {
     }
 }
 
-/// A running monitor. Clones mean the same process.
-#[derive(Debug, Clone)]
-pub struct VmmProcess {
-    identity: ProcessIdentity,
-    pidfd: Arc<AsyncFd<OwnedFd>>,
+/// A monitor's process, for those who follow it.
+pub trait Process: fmt::Debug + Send + Sync {
+    /// Which process it is.
+    fn identity(&self) -> ProcessIdentity;
+
+    /// By which number `/proc` knows it; none where it is not the operating system's.
+    fn pid(&self) -> Option<i32>;
+
+    /// Returns when it has ended.
+    fn ended(&self) -> BoxFuture<'_, ()>;
+
+    /// Ends it and returns when it is gone.
+    fn kill(&self) -> BoxFuture<'_, ()>;
+
+    /// Bytes of memory that are its alone.
+    fn private_bytes(&self) -> io::Result<u64>;
+
+    /// Writes over `to`, a copy of `base`, what it has changed that maps `base` privately. It must be stopped.
+    fn write_changes(&self, base: &File, to: &File) -> io::Result<()>;
 }
 
+/// A running monitor. Clones mean the same process.
+#[derive(Debug, Clone)]
+pub struct VmmProcess(Arc<dyn Process>);
+
 impl VmmProcess {
+    /// One that is not the operating system's.
+    pub fn new(process: impl Process + 'static) -> Self {
+        Self(Arc::new(process))
+    }
+
     /// Takes hold of a process, if it is still the one meant.
     pub fn open(identity: ProcessIdentity) -> io::Result<Self> {
+        SystemProcess::open(identity).map(Self::new)
+    }
+
+    /// Which process it is.
+    pub fn identity(&self) -> ProcessIdentity {
+        self.0.identity()
+    }
+
+    /// By which number `/proc` knows it; none where it is not the operating system's.
+    pub fn pid(&self) -> Option<i32> {
+        self.0.pid()
+    }
+
+    /// Returns when the process has ended.
+    pub async fn ended(&self) {
+        self.0.ended().await;
+    }
+
+    /// Ends the process and returns when it is gone.
+    pub async fn kill(&self) {
+        self.0.kill().await;
+    }
+
+    /// Bytes of memory that are its alone.
+    pub fn private_bytes(&self) -> io::Result<u64> {
+        self.0.private_bytes()
+    }
+
+    /// Writes over `to`, a copy of `base`, what it has changed that maps `base` privately. It must be stopped.
+    pub fn write_changes(&self, base: &File, to: &File) -> io::Result<()> {
+        self.0.write_changes(base, to)
+    }
+}
+
+/// A process of the operating system.
+#[derive(Debug)]
+struct SystemProcess {
+    identity: ProcessIdentity,
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl SystemProcess {
+    fn open(identity: ProcessIdentity) -> io::Result<Self> {
         let pid = Pid::from_raw(identity.pid).ok_or_else(|| io::Error::other("pid 0 is no process"))?;
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
         // Only after the descriptor is held can the pid no longer come to mean another process.
@@ -120,28 +190,44 @@ impl VmmProcess {
         }
         #[expect(deprecated, reason = "its replacement is unsafe, and an OwnedFd keeps the promise that it asks for")]
         let pidfd = AsyncFd::new(pidfd)?;
-        Ok(Self { identity, pidfd: Arc::new(pidfd) })
+        Ok(Self { identity, pidfd })
     }
 
-    /// Which process it is.
-    pub fn identity(&self) -> ProcessIdentity {
-        self.identity
-    }
-
-    /// Returns when the process has ended, and takes it out of the process table if it is our child.
-    pub async fn ended(&self) {
+    /// Also takes it out of the process table if it is our child.
+    async fn wait(&self) {
         // The descriptor of a process becomes readable when it ends, and stays so. An error means it is gone already.
         let _ = self.pidfd.readable().await;
         // Fails where the process is not our child (adopted after a restart); its parent reaps it then.
         let _ =
             rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
+}
 
-    /// Ends the process and returns when it is gone.
-    pub async fn kill(&self) {
+impl Process for SystemProcess {
+    fn identity(&self) -> ProcessIdentity {
+        self.identity
+    }
+
+    fn pid(&self) -> Option<i32> {
+        Some(self.identity.pid)
+    }
+
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.wait())
+    }
+
+    fn kill(&self) -> BoxFuture<'_, ()> {
         // Fails only where the process has ended.
         let _ = rustix::process::pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL);
-        self.ended().await;
+        Box::pin(self.wait())
+    }
+
+    fn private_bytes(&self) -> io::Result<u64> {
+        memory::private_bytes(self.identity)
+    }
+
+    fn write_changes(&self, base: &File, to: &File) -> io::Result<()> {
+        memory::write_changes(self.identity, base, to).map(drop)
     }
 }
 

@@ -12,15 +12,15 @@ mod platform;
 pub mod qemu;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use model::Shape;
+use model::{DiskMb, Shape};
 
 pub use accelerator::{Accelerator, AcceleratorChoice, AcceleratorMode, ForcedKvmUnusable, choose, kvm_obstacle};
-pub use launch::{Bind, BindAccess, Device, LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
+pub use launch::{Bind, BindAccess, Device, LaunchError, Launcher, Process, ProcessIdentity, Program, VmmProcess};
 pub use log::{BoundedLog, LOG_LIMIT};
 pub use platform::{Platform, PlatformMismatch};
 
@@ -43,6 +43,13 @@ pub trait Vmm: Send + Sync {
         spec: RestoreSpec,
         launcher: &'a dyn Launcher,
     ) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>>;
+
+    /// Takes hold of a monitor that this driver started when it was part of another process, if it still runs.
+    fn find(&self, identity: ProcessIdentity) -> std::io::Result<VmmProcess>;
+
+    /// Makes an empty overlay of that size. It names no backing file: a virtual machine is told which it is, so that a
+    /// header that a guest has tampered with leads nowhere.
+    fn make_overlay<'a>(&'a self, path: &'a Path, disk: DiskMb) -> BoxFuture<'a, Result<(), OverlayError>>;
 
     /// What the next boot is on: a state that is saved there can be loaded only on the same.
     fn platform(&self) -> Platform;
@@ -187,6 +194,11 @@ pub enum BootError {
         source: VmError,
     },
 }
+
+/// Why there is no overlay.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct OverlayError(pub String);
 
 /// Why a monitor did not do as told.
 #[derive(Debug, thiserror::Error)]

@@ -9,9 +9,9 @@ use http::Method;
 use proto::restore::word::Word as Said;
 use proto::restore::{Answer, Restoration, Word};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::{Guest, GuestError, Identity, READY_INTERVAL};
+use crate::net::GuestStream;
 
 /// Where a guest that goes on listens to us alone.
 const RESTORE_PORT: u16 = 49982;
@@ -81,7 +81,7 @@ impl Guest {
 
     /// What asks for a connection before the guest runs waits for it in the tap, so one try is enough unless the
     /// guest's network says otherwise.
-    async fn connect_to_restore(&self, limit: Duration) -> TcpStream {
+    async fn connect_to_restore(&self, limit: Duration) -> GuestStream {
         loop {
             match self.connector.connect(RESTORE_PORT, limit).await {
                 Ok(stream) => return stream,
@@ -114,7 +114,7 @@ fn unix_ns() -> u64 {
 }
 
 /// Says one thing and waits until the guest has done it.
-async fn say(stream: &mut TcpStream, what: Said) -> Result<(), GuestError> {
+async fn say(stream: &mut GuestStream, what: Said) -> Result<(), GuestError> {
     let message = Word { word: Some(what), ..Default::default() }.encode_to_vec();
     let length = u32::try_from(message.len()).map_err(|_| GuestError::Garbled)?;
     let answer = exchange(stream, &[&length.to_be_bytes()[..], &message].concat()).await;
@@ -122,7 +122,7 @@ async fn say(stream: &mut TcpStream, what: Said) -> Result<(), GuestError> {
     if answer.error.is_empty() { Ok(()) } else { Err(GuestError::not_restored(&answer.error)) }
 }
 
-async fn exchange(stream: &mut TcpStream, message: &[u8]) -> io::Result<Vec<u8>> {
+async fn exchange(stream: &mut GuestStream, message: &[u8]) -> io::Result<Vec<u8>> {
     stream.write_all(message).await?;
     let length = stream.read_u32().await? as usize;
     if length > ANSWER_LIMIT {

@@ -12,10 +12,9 @@ use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
 
 use super::PORT;
-use crate::net::GuestConnector;
+use crate::net::{GuestConnector, GuestStream};
 
 const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 
@@ -76,9 +75,9 @@ impl ClientTransport for Transport {
 struct Connector(GuestConnector);
 
 impl tower::Service<Uri> for Connector {
-    type Response = GuestStream;
+    type Response = Pooled;
     type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<GuestStream>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Pooled>> + Send>>;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -88,21 +87,21 @@ impl tower::Service<Uri> for Connector {
         let connector = self.0.clone();
         Box::pin(async move {
             let stream = connector.connect(PORT, CONNECT_DEADLINE).await?;
-            Ok(GuestStream(TokioIo::new(stream)))
+            Ok(Pooled(TokioIo::new(stream)))
         })
     }
 }
 
 /// A connection, as the pool wants it described.
-struct GuestStream(TokioIo<TcpStream>);
+struct Pooled(TokioIo<GuestStream>);
 
-impl Connection for GuestStream {
+impl Connection for Pooled {
     fn connected(&self) -> Connected {
         Connected::new()
     }
 }
 
-impl hyper::rt::Read for GuestStream {
+impl hyper::rt::Read for Pooled {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -112,7 +111,7 @@ impl hyper::rt::Read for GuestStream {
     }
 }
 
-impl hyper::rt::Write for GuestStream {
+impl hyper::rt::Write for Pooled {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(context, bytes)
     }

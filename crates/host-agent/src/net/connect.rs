@@ -7,32 +7,32 @@ use std::io;
 use std::net::TcpStream as BlockingStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
 
+use futures::future::BoxFuture;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio::sync::oneshot;
+use tokio_util::either::Either;
 
 use super::address::GUEST_IP;
 use super::namespace;
+use super::seam::{Dial, GuestStream};
 
-/// Connects to one guest. Cheap to clone; while one exists, the namespace's memory stays, even after its removal.
-#[derive(Debug, Clone)]
-pub struct GuestConnector {
-    pub(super) namespace: Arc<OwnedFd>,
-    pub(super) sockets: Arc<SocketThread>,
+/// The way into the guest in one namespace. While this exists the namespace's memory stays, even after its removal.
+#[derive(Debug)]
+pub(super) struct InNamespace {
+    pub namespace: Arc<OwnedFd>,
+    pub sockets: Arc<SocketThread>,
 }
 
-impl GuestConnector {
-    /// A connection to a port of the guest, which sees it come from the host's side of the tap.
-    pub async fn connect(&self, port: u16, timeout: Duration) -> io::Result<TcpStream> {
-        let connect = async {
+impl Dial for InNamespace {
+    fn dial(&self, port: u16) -> BoxFuture<'_, io::Result<GuestStream>> {
+        Box::pin(async move {
             let socket = self.sockets.open(self.namespace.clone()).await?;
             let stream = socket.connect((GUEST_IP, port).into()).await?;
             stream.set_nodelay(true)?;
-            Ok(stream)
-        };
-        tokio::time::timeout(timeout, connect).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+            Ok(Either::Left(stream))
+        })
     }
 }
 

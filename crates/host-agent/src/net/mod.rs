@@ -22,6 +22,7 @@ mod links;
 mod names;
 mod namespace;
 mod remove;
+mod seam;
 mod slot;
 mod tap;
 #[cfg(test)]
@@ -36,19 +37,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{InstanceId, SandboxId};
-use tokio::net::TcpStream;
 
 pub use address::{AddressPlan, GUEST_IP, GUEST_MAC, InvalidPlan, SandboxAddresses, TAP_IP, TAP_PREFIX};
 pub use build::CreateError;
-pub use connect::GuestConnector;
 pub use firewall::FirewallError;
 pub use links::LinkError;
 pub use namespace::NamespaceError;
 pub use remove::RemoveError;
+pub use seam::{Dial, GuestConnector, GuestNetwork, GuestStream, Networks};
 pub use slot::{ClaimError, Slot};
 
 use build::Built;
-use connect::SocketThread;
+use connect::{InNamespace, SocketThread};
 use firewall::Firewall;
 use slot::{Claim, Claims};
 
@@ -146,7 +146,7 @@ impl Network {
         let build = move || async move { installation.build(claim).await };
         let Built { slot, addresses, claim, tap, namespace } =
             blocking::to_the_end(build).await.map_err(CreateError::Thread)??;
-        let connector = GuestConnector { namespace: namespace.into(), sockets: self.sockets.clone() };
+        let connector = GuestConnector::new(InNamespace { namespace: namespace.into(), sockets: self.sockets.clone() });
         Ok(SandboxNetwork {
             slot,
             addresses,
@@ -225,7 +225,7 @@ impl SandboxNetwork {
     }
 
     /// A connection to a port of the guest, which sees it come from [`TAP_IP`].
-    pub async fn connect(&self, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    pub async fn connect(&self, port: u16, timeout: Duration) -> io::Result<GuestStream> {
         self.connector.connect(port, timeout).await
     }
 

@@ -2,11 +2,11 @@
 //! what the kernel says is free at this moment. The warm pool gives way.
 
 use std::num::NonZero;
-use std::path::Path;
 
 use model::Shape;
 
 use super::ledger::{DiskPromise, Limits, MONITOR_OVERHEAD_MB, Place, Share};
+use super::parts::file_error;
 use super::{CreateError, SandboxSpec};
 use crate::host::Host;
 
@@ -49,13 +49,13 @@ impl LimitSettings {
 
 /// Room for a new sandbox.
 pub(super) async fn admit(host: &Host, spec: &SandboxSpec) -> Result<(Place, Share), CreateError> {
-    check_disk(&host.data_dir, host.disk_reserve_mb, 0)?;
+    check_disk(host, 0)?;
     first_of_all(host, &spec.shape, || host.ledger.admit(&spec.owner, &spec.shape)).await
 }
 
 /// Room for a paused sandbox to run again.
 pub(super) async fn readmit(host: &Host, spec: &SandboxSpec) -> Result<Share, CreateError> {
-    check_disk(&host.data_dir, host.disk_reserve_mb, 0)?;
+    check_disk(host, 0)?;
     first_of_all(host, &spec.shape, || host.ledger.readmit(&spec.owner, &spec.shape)).await
 }
 
@@ -67,7 +67,7 @@ async fn first_of_all<T>(
 ) -> Result<T, CreateError> {
     loop {
         let refused = match ask() {
-            Ok(room) => match check_memory(shape, Meminfo::read().available_mb) {
+            Ok(room) => match check_memory(shape, host.surroundings.available_memory_mb()) {
                 Ok(()) => return Ok(room),
                 Err(error) => error,
             },
@@ -84,17 +84,21 @@ async fn first_of_all<T>(
 }
 
 /// Refuses whatever takes disk space where there is none to spare.
-pub(super) fn check_disk(data_dir: &Path, reserve_mb: u64, wanted_mb: u64) -> Result<(), CreateError> {
-    let free_mb = free_mb(data_dir)?;
-    if free_mb > reserve_mb.saturating_add(wanted_mb) {
+pub(super) fn check_disk(host: &Host, wanted_mb: u64) -> Result<(), CreateError> {
+    let (free_mb, reserve_mb) = (free_mb(host)?, host.disk_reserve_mb);
+    if is_room(free_mb, reserve_mb, wanted_mb) {
         return Ok(());
     }
-    Err(CreateError::NoDiskSpace { directory: data_dir.to_owned(), free_mb, wanted_mb, reserve_mb })
+    Err(CreateError::NoDiskSpace { directory: host.data_dir.clone(), free_mb, wanted_mb, reserve_mb })
+}
+
+fn is_room(free_mb: u64, reserve_mb: u64, wanted_mb: u64) -> bool {
+    free_mb > reserve_mb.saturating_add(wanted_mb)
 }
 
 /// Keeps others from disk space that is about to be taken.
 pub(super) fn promise_disk(host: &Host, wanted_mb: u64) -> Result<DiskPromise, CreateError> {
-    let free_mb = free_mb(&host.data_dir)?;
+    let free_mb = free_mb(host)?;
     let promised = host.ledger.promise_disk(wanted_mb, free_mb.saturating_sub(host.disk_reserve_mb));
     promised.ok_or_else(|| CreateError::NoDiskSpace {
         directory: host.data_dir.clone(),
@@ -104,13 +108,9 @@ pub(super) fn promise_disk(host: &Host, wanted_mb: u64) -> Result<DiskPromise, C
     })
 }
 
-fn free_mb(data_dir: &Path) -> Result<u64, CreateError> {
-    let file_system = rustix::fs::statvfs(data_dir).map_err(|error| CreateError::File {
-        step: "find the free space of",
-        path: data_dir.to_owned(),
-        source: error.into(),
-    })?;
-    Ok(file_system.f_bavail.saturating_mul(file_system.f_frsize) >> 20)
+fn free_mb(host: &Host) -> Result<u64, CreateError> {
+    let free_mb = host.surroundings.free_disk_mb(&host.data_dir);
+    free_mb.map_err(file_error("find the free space of", &host.data_dir))
 }
 
 /// A kernel that does not say is not a reason to refuse.
@@ -126,7 +126,7 @@ fn check_memory(shape: &Shape, available_mb: Option<u64>) -> Result<(), CreateEr
 
 /// What the kernel says of the host's memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Meminfo {
+pub(crate) struct Meminfo {
     pub total_mb: Option<u64>,
     pub available_mb: Option<u64>,
 }
@@ -165,11 +165,10 @@ mod tests {
 
     #[test]
     fn a_reserve_larger_than_the_disk_leaves_no_room() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(check_disk(directory.path(), 0, 0).is_ok());
-        assert!(check_disk(directory.path(), 0, u64::MAX).is_err());
-        let error = check_disk(directory.path(), u64::MAX, 1).unwrap_err();
-        assert!(matches!(error, CreateError::NoDiskSpace { .. }));
+        assert!(is_room(1, 0, 0));
+        assert!(!is_room(1, 1, 0));
+        assert!(!is_room(1 << 40, 0, u64::MAX));
+        assert!(!is_room(1 << 40, u64::MAX, 1));
     }
 
     #[test]

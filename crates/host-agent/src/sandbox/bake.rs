@@ -10,9 +10,10 @@ use model::{Lifetime, SandboxId};
 use tokio_util::sync::CancellationToken;
 use vmm::Vm;
 
-use super::parts::{MEMORY_FILE, OVERLAY_FILE, Parts, file_error, identity, make_overlay};
+use super::parts::{MEMORY_FILE, OVERLAY_FILE, Parts, file_error, identity};
 use super::restore::RESTORE_DEADLINE;
 use super::{CreateError, SandboxSpec};
+use crate::blocking;
 use crate::host::Host;
 use crate::snapshot::{
     BakeError, BakeKey, EMPTY_OVERLAY, Frozen, MEMORY, Manifest, OVERLAY, Origin, STATE, SnapshotError, seal,
@@ -115,7 +116,7 @@ async fn bake(
         parts.build_for_bake(host, spec, template, cancel).await?;
         let booted = begun.elapsed();
         tokio::select! {
-            captured = parts.capture_for_bake(stage) => captured?,
+            captured = parts.capture_for_bake(host, stage) => captured?,
             () = cancel.cancelled() => return Err(CreateError::Deleted),
         }
         Ok(booted)
@@ -142,7 +143,7 @@ async fn bake(
 }
 
 impl Parts {
-    async fn capture_for_bake(&mut self, stage: &Path) -> Result<(), CreateError> {
+    async fn capture_for_bake(&mut self, host: &Host, stage: &Path) -> Result<(), CreateError> {
         let guest = self.guest.clone().expect("a sandbox that was made has a guest");
         let vm = self.vm.clone().expect("a sandbox that was made has a virtual machine");
         guest.settle().await.map_err(CreateError::Introduce)?;
@@ -150,10 +151,10 @@ impl Parts {
         vm.pause().await.map_err(CreateError::Capture)?;
         save_state(&*vm, &stage.join(STATE)).await?;
         vm.kill().await;
-        make_overlay(&stage.join(EMPTY_OVERLAY), self.disk()).await?;
+        host.vmm.make_overlay(&stage.join(EMPTY_OVERLAY), self.disk()).await?;
         let (directory, stage) = (self.directory().to_owned(), stage.to_owned());
         let origin = self.origin();
-        let freeze = tokio::task::spawn_blocking(move || freeze_files(&directory, &stage, origin));
+        let freeze = blocking::run(move || freeze_files(&directory, &stage, origin));
         freeze.await.map_err(|error| file_error("freeze", Path::new("files"))(error.into()))?
     }
 }

@@ -12,19 +12,22 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use model::SnapshotId;
-use vmm::{ProcessIdentity, Vm};
+use vmm::{Vm, VmmProcess};
 
 use super::admission;
 use super::bake::save_state;
-use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, make_overlay};
+use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error};
 use super::pause::PAUSED;
 use super::restore::FROZEN_MEMORY_FILE;
 use super::{CreateError, SandboxSpec};
+use crate::blocking;
 use crate::guest::Guest;
 use crate::host::Host;
+use crate::machine::{Failpoint, Surroundings};
 use crate::snapshot::{
     EMPTY_OVERLAY, Frozen, MEMORY, Manifest, OVERLAY, Origin, Reservation, STATE, SnapshotError, Stage, link, seal,
 };
@@ -40,6 +43,7 @@ const OWN_FILES: [&str; 4] = [STATE, MEMORY, OVERLAY, EMPTY_OVERLAY];
 pub(super) struct Capture {
     stage: Stage,
     manifest: Manifest,
+    surroundings: Arc<dyn Surroundings>,
     /// Given back last.
     reservation: Reservation,
 }
@@ -47,14 +51,17 @@ pub(super) struct Capture {
 impl Capture {
     /// Makes it durable and lets it be found. Reads all of it.
     pub fn publish(self) -> Result<(SnapshotId, Frozen), SnapshotError> {
-        let Self { reservation, stage, mut manifest } = self;
+        let Self { reservation, stage, mut manifest, surroundings } = self;
         for name in OWN_FILES {
             let path = stage.path().join(name);
             seal(&path).map_err(SnapshotError::at("freeze", &path))?;
         }
         manifest.digest(stage.path(), &OWN_FILES)?;
         manifest.write(stage.path())?;
+        let may_publish = surroundings.may_write(Failpoint::SnapshotUnpublished);
+        may_publish.map_err(SnapshotError::at("write in", stage.path()))?;
         stage.publish()?;
+        surroundings.reached(Failpoint::SnapshotPublished);
         Ok((reservation.id.clone(), reservation.get()?))
     }
 
@@ -73,7 +80,7 @@ impl Parts {
         let begun = Instant::now();
         let files: Vec<_> = layers.iter().map(|layer| self.directory().join(&layer.name)).collect();
         let bytes: u64 = files.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.blocks() * 512).sum();
-        admission::check_disk(&host.data_dir, host.disk_reserve_mb, bytes >> 20)?;
+        admission::check_disk(host, bytes >> 20)?;
         let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
         vm.merge_layers().await.map_err(CreateError::Merge)?;
         // In this order: an overlay may lie over layers that it does not need any more, and not the other way round.
@@ -95,7 +102,7 @@ impl Parts {
     ) -> Result<Capture, CreateError> {
         let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
         let guest = self.guest.clone().expect("a running sandbox has a guest");
-        let source = Source::of(self, vm.process().identity());
+        let source = Source::of(self, vm.process());
         let capture = self.begin_capture(host, self.origin(), &source, reservation).await?;
         let begun = Instant::now();
         let written = self.write_stopped(&capture, source, &*vm, &guest).await;
@@ -134,20 +141,21 @@ impl Parts {
         let overlay = directory.join(OVERLAY_FILE);
         let disk = fs::metadata(&overlay).map_err(file_error("measure", &overlay))?.blocks() * 512;
         let memory = source.bytes().map_err(file_error("measure the memory in", directory))?;
-        admission::check_disk(&host.data_dir, host.disk_reserve_mb, (disk + memory) >> 20)?;
+        admission::check_disk(host, (disk + memory) >> 20)?;
         let record = self.record();
         let mut manifest = Manifest::new(origin);
         manifest.sandbox = Some(record.spec.id.clone());
         manifest.layers = record.layers.iter().map(|layer| layer.name.clone()).collect();
         manifest.files = record.layers.iter().map(|layer| (layer.name.clone(), layer.digest.clone())).collect();
-        let capture = Capture { stage: reservation.stage()?, manifest, reservation };
+        let capture =
+            Capture { stage: reservation.stage()?, manifest, surroundings: host.surroundings.clone(), reservation };
         for layer in &record.layers {
             let to = capture.file(&layer.name);
             link(&directory.join(&layer.name), &to).map_err(file_error("link", &to))?;
         }
-        make_overlay(&capture.file(EMPTY_OVERLAY), self.disk()).await?;
+        host.vmm.make_overlay(&capture.file(EMPTY_OVERLAY), self.disk()).await?;
         let (source, to) = (source.clone(), capture.file(MEMORY));
-        blocking(&capture, move || source.copy_frozen(&to)).await?;
+        write(&capture, move || source.copy_frozen(&to)).await?;
         Ok(capture)
     }
 
@@ -172,7 +180,7 @@ impl Parts {
     async fn write_memory_and_disk(&self, capture: &Capture, source: Source) -> Result<(), CreateError> {
         let (memory, overlay) = (capture.file(MEMORY), capture.file(OVERLAY));
         let own = self.directory().join(OVERLAY_FILE);
-        blocking(capture, move || {
+        write(capture, move || {
             source.copy_rest(&memory)?;
             vmm::memory::copy(&File::open(own)?, &create(&overlay)?)
         })
@@ -186,14 +194,14 @@ enum Source {
     /// All of it in this file, which is the sandbox's own.
     Own(PathBuf),
     /// In this frozen file, and over it what the monitor has changed.
-    Frozen(PathBuf, ProcessIdentity),
+    Frozen(PathBuf, VmmProcess),
 }
 
 impl Source {
-    fn of(parts: &Parts, monitor: ProcessIdentity) -> Self {
+    fn of(parts: &Parts, monitor: &VmmProcess) -> Self {
         match parts.memory {
             MemoryOwner::Sandbox => Self::Own(parts.directory().join(MEMORY_FILE)),
-            MemoryOwner::Shared => Self::Frozen(parts.directory().join(FROZEN_MEMORY_FILE), monitor),
+            MemoryOwner::Shared => Self::Frozen(parts.directory().join(FROZEN_MEMORY_FILE), monitor.clone()),
         }
     }
 
@@ -201,9 +209,7 @@ impl Source {
     fn bytes(&self) -> io::Result<u64> {
         match self {
             Self::Own(file) => vmm::memory::data_bytes(&File::open(file)?),
-            Self::Frozen(file, monitor) => {
-                Ok(vmm::memory::data_bytes(&File::open(file)?)? + vmm::memory::private_bytes(*monitor)?)
-            }
+            Self::Frozen(file, monitor) => Ok(vmm::memory::data_bytes(&File::open(file)?)? + monitor.private_bytes()?),
         }
     }
 
@@ -221,7 +227,7 @@ impl Source {
         let to = File::options().read(true).write(true).open(to)?;
         match self {
             Self::Own(file) => vmm::memory::copy(&File::open(file)?, &to),
-            Self::Frozen(file, monitor) => vmm::memory::write_changes(*monitor, &File::open(file)?, &to).map(drop),
+            Self::Frozen(file, monitor) => monitor.write_changes(&File::open(file)?, &to),
         }
     }
 }
@@ -231,10 +237,7 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 /// Runs what reads and writes much.
-async fn blocking(
-    capture: &Capture,
-    work: impl FnOnce() -> io::Result<()> + Send + 'static,
-) -> Result<(), CreateError> {
-    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.into()));
+async fn write(capture: &Capture, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<(), CreateError> {
+    let done = blocking::run(work).await.unwrap_or_else(|error| Err(error.into()));
     done.map_err(file_error("write the capture in", capture.stage.path()))
 }

@@ -78,8 +78,8 @@ pub enum CreateError {
     #[error("set up the sandbox's network")]
     Network(#[from] net::CreateError),
     /// Its disk.
-    #[error("make the sandbox's overlay: {0}")]
-    Overlay(String),
+    #[error("make the sandbox's overlay")]
+    Overlay(#[from] vmm::OverlayError),
     /// Its virtual machine.
     #[error("boot the sandbox's virtual machine")]
     Boot(#[from] vmm::BootError),

@@ -65,7 +65,7 @@ pub enum FootprintError {
 impl Footprint {
     /// As it is now.
     pub(super) fn of(vm: &dyn Vm, start: Start) -> io::Result<Self> {
-        let pid = vm.process().identity().pid;
+        let pid = vm.process().pid().ok_or(io::ErrorKind::Unsupported)?;
         let garbled = |what| io::Error::new(io::ErrorKind::InvalidData, what);
         let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let pss_kib = pss_kib(&memory).ok_or_else(|| garbled("no Pss"))?;

@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm::Vm;
 
+use crate::blocking;
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::sandbox::metrics::Metrics;
@@ -40,6 +41,7 @@ use crate::snapshot::{Frozen, Reservation, SnapshotError};
 use activity::Activity;
 pub use activity::Busy;
 pub use admission::LimitSettings;
+pub(crate) use admission::Meminfo;
 pub use error::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
 pub use footprint::{Footprint, FootprintError, Start};
 pub use ledger::{Ledger, Limits, Refusal};
@@ -336,7 +338,7 @@ impl Sandboxes {
     pub async fn disk_bytes(&self, id: &SandboxId) -> u64 {
         let directory = self.host.sandboxes_dir().join(id.as_str());
         // Only a panic has no answer.
-        tokio::task::spawn_blocking(move || disk::own_bytes(&directory)).await.unwrap_or(0)
+        blocking::run(move || disk::own_bytes(&directory)).await.unwrap_or(0)
     }
 
     /// Changes when a sandbox's state does. Of many changes at once one may be all that is seen.

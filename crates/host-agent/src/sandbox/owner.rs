@@ -24,6 +24,7 @@ use super::{
     CaptureError, Captured, Command, CreateError, DestroyError, Handle, OnClose, QUEUE, SandboxSpec, SharedMachine,
     TransitionError, View,
 };
+use crate::blocking;
 use crate::host::Host;
 use crate::snapshot::Reservation;
 
@@ -191,7 +192,7 @@ impl Owner {
     /// What there is to attend to.
     fn subject(&self) -> Option<Subject> {
         Some(Subject {
-            pid: self.parts.vm()?.process().identity().pid,
+            pid: self.parts.vm()?.process().pid()?,
             vcpus: self.spec.shape.vcpus.get(),
             memory_limit: u64::from(self.spec.shape.memory.get()) << 20,
             overlay: self.parts.overlay()?,
@@ -316,7 +317,7 @@ impl Owner {
                 return Ok(Ok(()));
             }
             Err(ResumeFailure::Paused(source)) => source,
-            Err(ResumeFailure::Unanswered(source)) => match self.parts.pause_again().await {
+            Err(ResumeFailure::Unanswered(source)) => match self.parts.pause_again(&self.host).await {
                 Ok(()) => source,
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
@@ -429,7 +430,7 @@ fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply
 
 /// Makes a capture durable beside whatever the sandbox does meanwhile.
 fn publish_later(capture: Capture, reply: oneshot::Sender<Result<Captured, CaptureError>>) {
-    tokio::task::spawn_blocking(move || {
+    blocking::spawn(move || {
         answer(reply, capture.publish().map_err(|error| CaptureError::Failed(error.into())));
     });
 }

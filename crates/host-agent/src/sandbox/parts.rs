@@ -17,10 +17,12 @@ use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 use super::ledger::{Place, Share};
 use super::record::{RECORD, Record};
 use super::{CreateError, DestroyError, Running, SandboxSpec, Start, admission};
+use crate::blocking;
 use crate::guest::{Guest, Identity};
 use crate::host::Host;
 use crate::jail::Jail;
-use crate::net::{self, SandboxNetwork};
+use crate::machine::Failpoint;
+use crate::net::{self, GuestNetwork};
 use crate::snapshot::{Layer, Origin};
 use crate::template::Template;
 
@@ -41,7 +43,7 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Default)]
 pub(super) struct Parts {
     pub(super) directory: Option<PathBuf>,
-    pub(super) network: Option<SandboxNetwork>,
+    pub(super) network: Option<Box<dyn GuestNetwork>>,
     /// Kept for every start of a monitor after the first.
     pub(super) tap: Option<OwnedFd>,
     /// What is under all of its disk.
@@ -160,7 +162,7 @@ impl Parts {
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
         let directory = self.directory();
-        make_overlay(&directory.join(OVERLAY_FILE), self.disk()).await?;
+        host.vmm.make_overlay(&directory.join(OVERLAY_FILE), self.disk()).await?;
         let promised = match room {
             Room::Reserved => Some(admission::promise_disk(host, spec.shape.memory.get().into())?),
             Room::AsNeeded => None,
@@ -168,6 +170,7 @@ impl Parts {
         make_memory(&directory.join(MEMORY_FILE), spec, room)?;
         drop(promised);
         self.record_layers(Vec::new())?;
+        host.surroundings.reached(Failpoint::RecordWritten);
         (self.memory, self.start) = (MemoryOwner::Sandbox, Start::Boot);
         let guest = self.boot(host, spec, template, cancel).await?;
         guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
@@ -177,6 +180,11 @@ impl Parts {
 
     pub(super) fn directory(&self) -> &Path {
         self.directory.as_deref().expect("the directory is made first")
+    }
+
+    /// Asks the machine before something is written.
+    pub(super) fn may_write(&self, host: &Host, at: Failpoint) -> Result<(), CreateError> {
+        host.surroundings.may_write(at).map_err(file_error("write in", self.directory()))
     }
 
     /// Looks for the build that the sandbox was made of, where that was done by an earlier host agent.
@@ -216,9 +224,10 @@ impl Parts {
         let mut record = Record::new(spec.clone(), created_at, self.record().build.clone());
         record.layers = self.record().layers.clone();
         let (written, directory) = (record.clone(), self.directory().to_owned());
-        let write = tokio::task::spawn_blocking(move || written.write(&directory));
-        let done = write.await.unwrap_or_else(|error| Err(error.into()));
-        done.map_err(file_error("write the record in", self.directory())).map(|()| record)
+        let done = blocking::run(move || written.write(&directory)).await;
+        done.unwrap_or_else(|error| Err(error.into()))
+            .map_err(file_error("write the record in", self.directory()))
+            .map(|()| record)
     }
 
     /// What a capture of its virtual machine is of.
@@ -249,7 +258,7 @@ impl Parts {
 
     /// Where this host reaches the guest.
     pub fn host_ip(&self) -> Option<Ipv4Addr> {
-        self.network.as_ref().map(SandboxNetwork::host_ip)
+        self.network.as_ref().map(|network| network.host_ip())
     }
 
     /// Removes everything that is there. What could not be removed stays, and the call may be repeated.
@@ -291,7 +300,7 @@ impl Parts {
         let made = fs::DirBuilder::new().mode(0o700).create(&directory);
         made.map_err(file_error("make", &directory))?;
         self.directory = Some(directory);
-        Ok(())
+        self.may_write(host, Failpoint::DirectoryMade)
     }
 
     /// Boots until a guest answers: at most twice, the second time without hardware virtualisation.
@@ -442,9 +451,6 @@ fn make_memory(path: &Path, spec: &SandboxSpec, room: Room) -> Result<(), Create
     }
 }
 
-/// How long `qemu-img` may take for a file of a few hundred kilobytes.
-const OVERLAY_DEADLINE: Duration = Duration::from_secs(30);
-
 /// A disk cannot be smaller than what is on it. Who asks for none in particular gets at least that.
 fn check_disk_size(spec: &SandboxSpec, template: &Template) -> Result<(), CreateError> {
     let (least, wanted) = (template.manifest.disk_mb, spec.shape.disk);
@@ -452,22 +458,4 @@ fn check_disk_size(spec: &SandboxSpec, template: &Template) -> Result<(), Create
         return Ok(());
     }
     Err(CreateError::DiskTooSmall { template: spec.template.clone(), least, wanted })
-}
-
-/// An empty overlay, a disk of that size over the template's image. It names no backing file: the monitor is told which it is, so
-/// that a header that a guest has tampered with leads nowhere.
-pub(super) async fn make_overlay(path: &Path, disk: DiskMb) -> Result<(), CreateError> {
-    let output = tokio::process::Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=off,extended_l2=off"])
-        .arg(path)
-        .arg(format!("{disk}M"))
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(OVERLAY_DEADLINE, output).await;
-    let output = output.map_err(|_| CreateError::Overlay("qemu-img did not end in time".to_owned()))?;
-    let output = output.map_err(|error| CreateError::Overlay(format!("qemu-img does not start: {error}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(CreateError::Overlay(String::from_utf8_lossy(&output.stderr).trim().chars().take(400).collect()))
 }

@@ -15,15 +15,17 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use vmm::{Memory, RestoreSpec, Vm};
+use vmm::{Memory, RestoreSpec, Vm, VmmProcess};
 
 use super::admission;
 use super::bake::save_state;
 use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
 use super::restore::FROZEN_MEMORY_FILE;
 use super::{CreateError, SandboxSpec, Start};
+use crate::blocking;
 use crate::guest::Guest;
 use crate::host::Host;
+use crate::machine::Failpoint;
 use crate::snapshot::{Manifest, Origin, STATE, SnapshotError, Stage};
 
 /// The directory in a sandbox's own that makes it a paused one.
@@ -63,7 +65,7 @@ impl Parts {
                 () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),
             }
             let frozen = begun.elapsed();
-            self.capture(&*vm).await?;
+            self.capture(host, &*vm).await?;
             Ok(frozen)
         };
         let frozen = match captured.await {
@@ -91,25 +93,30 @@ impl Parts {
     }
 
     /// Captures again a virtual machine that was resumed and whose guest does not answer: it is paused as it is now.
-    pub(super) async fn pause_again(&mut self) -> Result<(), CreateError> {
+    pub(super) async fn pause_again(&mut self, host: &Host) -> Result<(), CreateError> {
         let vm = self.vm.clone().expect("a virtual machine that was resumed is there");
-        self.capture(&*vm).await?;
+        self.capture(host, &*vm).await?;
         self.end_monitor(&*vm).await;
         Ok(())
     }
 
     /// Stops the virtual machine and writes all of it. When this succeeds `paused/` is there; else nothing is.
-    async fn capture(&mut self, vm: &dyn Vm) -> Result<(), CreateError> {
+    async fn capture(&mut self, host: &Host, vm: &dyn Vm) -> Result<(), CreateError> {
         vm.pause().await.map_err(CreateError::Capture)?;
         let directory = self.directory().to_owned();
         let stage = Stage::new(&directory.join(PAUSED))?;
+        self.may_write(host, Failpoint::StateUnsaved)?;
         save_state(vm, &stage.path().join(STATE)).await?;
         let origin = self.origin();
-        let process = vm.process().identity();
+        let process = vm.process().clone();
         let owner = self.memory;
-        let write = tokio::task::spawn_blocking(move || {
+        let surroundings = host.surroundings.clone();
+        let write = blocking::run(move || {
+            let may_write = |at| surroundings.may_write(at).map_err(file_error("write in", &directory));
+            may_write(Failpoint::MemoryUnwritten)?;
             let memory =
-                durable_memory(&directory, process, owner).map_err(file_error("write the memory in", &directory))?;
+                durable_memory(&directory, &process, owner).map_err(file_error("write the memory in", &directory))?;
+            may_write(Failpoint::MemoryWritten)?;
             let overlay = directory.join(OVERLAY_FILE);
             File::open(&overlay).and_then(|file| file.sync_data()).map_err(file_error("sync", &overlay))?;
             write_manifest(stage.path(), origin)?;
@@ -117,7 +124,9 @@ impl Parts {
             let sandboxes = directory.parent().unwrap_or(&directory);
             File::open(sandboxes).and_then(|file| file.sync_all()).map_err(file_error("sync", sandboxes))?;
             memory.keep().map_err(file_error("keep the memory in", &directory))?;
+            may_write(Failpoint::PauseUnpublished)?;
             stage.publish()?;
+            surroundings.reached(Failpoint::PausePublished);
             Ok(())
         });
         write.await.map_err(|error| file_error("capture", Path::new("memory"))(error.into()))?
@@ -191,10 +200,12 @@ impl Parts {
         let platform = manifest.origin.platform;
         self.platform = Some(platform.clone());
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &self.jail(host)).await?;
-        if let Err(error) = spend(self.directory(), &paused) {
+        let unspent = host.surroundings.may_write(Failpoint::ResumeUnspent);
+        if let Err(error) = unspent.and_then(|()| spend(self.directory(), &paused)) {
             vm.kill().await;
             return Err(file_error("spend", &paused)(error));
         }
+        host.surroundings.reached(Failpoint::ResumeSpent);
         self.share = Some(share);
         Ok(vm)
     }
@@ -252,7 +263,7 @@ impl Drop for WrittenMemory {
 
 /// The memory of a stopped virtual machine, durable: its own file, or one that is written now from what it shares with
 /// others and what is its alone.
-fn durable_memory(directory: &Path, process: vmm::ProcessIdentity, owner: MemoryOwner) -> io::Result<WrittenMemory> {
+fn durable_memory(directory: &Path, process: &VmmProcess, owner: MemoryOwner) -> io::Result<WrittenMemory> {
     let home = directory.join(MEMORY_FILE);
     if owner == MemoryOwner::Sandbox {
         File::open(&home)?.sync_data()?;
@@ -263,7 +274,7 @@ fn durable_memory(directory: &Path, process: vmm::ProcessIdentity, owner: Memory
     let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&written)?;
     let memory = WrittenMemory { written: Some(written), home };
     vmm::memory::copy(&frozen, &file)?;
-    vmm::memory::write_changes(process, &frozen, &file)?;
+    process.write_changes(&frozen, &file)?;
     file.sync_all()?;
     Ok(memory)
 }

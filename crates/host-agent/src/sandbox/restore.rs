@@ -15,6 +15,7 @@ use super::parts::{MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
 use super::{CreateError, SandboxSpec, Start};
 use crate::guest::Identity;
 use crate::host::Host;
+use crate::machine::Failpoint;
 use crate::snapshot::{Frozen, Layer, Origin, link};
 
 /// The file in a sandbox's directory that is the memory it came from, as long as it has not been paused.
@@ -55,6 +56,7 @@ impl Parts {
         let begun = Instant::now();
         let directory = self.directory().to_owned();
         self.record_layers(take_files(frozen, &directory)?)?;
+        host.surroundings.reached(Failpoint::RecordWritten);
         let state = frozen.state();
         let state = File::open(&state).map_err(file_error("open", &state))?.into();
         (self.memory, self.start) = (MemoryOwner::Shared, Start::Restore);

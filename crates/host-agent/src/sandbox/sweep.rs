@@ -59,7 +59,7 @@ pub async fn sweep(host: &Host) -> Result<Vec<Found>, SweepError> {
     };
     for entry in fs::read_dir(&sandboxes).map_err(failed(&sandboxes))? {
         let directory = entry.map_err(failed(&sandboxes))?.path();
-        if let Some(process) = monitor_of(&directory) {
+        if let Some(process) = monitor_of(host, &directory) {
             tracing::info!(directory = %directory.display(), "ending a virtual machine that an earlier run left");
             process.kill().await;
         }
@@ -113,10 +113,10 @@ fn tidy(directory: &Path, record: &Record) -> io::Result<()> {
 }
 
 /// The monitor whose identity the directory holds, if it still runs.
-fn monitor_of(directory: &Path) -> Option<VmmProcess> {
+fn monitor_of(host: &Host, directory: &Path) -> Option<VmmProcess> {
     let text = fs::read(directory.join(IDENTITY_FILE)).ok()?;
     let identity: ProcessIdentity = serde_json::from_slice(&text).ok()?;
-    VmmProcess::open(identity).ok()
+    host.vmm.find(identity).ok()
 }
 
 #[cfg(test)]

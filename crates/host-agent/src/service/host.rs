@@ -69,7 +69,7 @@ fn wire_snapshot(id: &SnapshotId, frozen: &Frozen) -> SnapshotInfo {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PruneError> + Send + 'static,
 ) -> Result<T, ConnectError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = crate::blocking::run(work).await;
     let done = done.map_err(|_| ConnectError::internal("the host agent broke down while it looked at its disk"))?;
     done.map_err(IntoConnect::into_connect)
 }

@@ -70,6 +70,11 @@ pub async fn serve(
     }
 }
 
+/// The same without a listener, for callers in this process. Goes on until the process ends.
+pub fn in_process(agent: Arc<HostAgent>) -> Router {
+    router(agent, &Drain::default())
+}
+
 fn guarded(router: Router, hosts: KnownHosts) -> Router {
     router.layer(from_fn_with_state(Arc::new(hosts), guard::refuse_pages))
 }

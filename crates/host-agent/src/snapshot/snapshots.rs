@@ -12,6 +12,7 @@ use model::SnapshotId;
 use tokio::sync::watch;
 
 use super::{Frozen, Manifest, SnapshotError, Stage, stage};
+use crate::blocking;
 
 /// All snapshots of a host. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -83,7 +84,7 @@ impl Snapshots {
         if !home.exists() {
             return Err(SnapshotError::NotFound(id.clone()));
         }
-        let remove = tokio::task::spawn_blocking(move || {
+        let remove = blocking::run(move || {
             let removed = stage::retract(&reservation.home());
             drop(reservation);
             removed

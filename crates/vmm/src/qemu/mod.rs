@@ -6,6 +6,7 @@
 mod bundle;
 mod command;
 mod merge;
+mod overlay;
 mod qmp;
 mod tsc;
 mod vm;
@@ -17,12 +18,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::future::BoxFuture;
+use model::DiskMb;
 
 pub use bundle::{Bundle, BundleError, MINIMUM_VERSION, QemuVersion};
 
 use crate::{
-    Accelerator, AcceleratorChoice, BootError, BootSpec, BoundedLog, Launcher, Machine, Platform, RestoreSpec, Vm, Vmm,
-    VmmInfo,
+    Accelerator, AcceleratorChoice, BootError, BootSpec, BoundedLog, Launcher, Machine, OverlayError, Platform,
+    ProcessIdentity, RestoreSpec, Vm, Vmm, VmmInfo, VmmProcess,
 };
 use command::{CommandLine, Start};
 use vm::{QemuVm, Stderr};
@@ -153,6 +155,14 @@ impl Vmm for Qemu {
         launcher: &'a dyn Launcher,
     ) -> BoxFuture<'a, Result<Arc<dyn Vm>, BootError>> {
         Box::pin(self.restore_one(spec, launcher))
+    }
+
+    fn find(&self, identity: ProcessIdentity) -> io::Result<VmmProcess> {
+        VmmProcess::open(identity)
+    }
+
+    fn make_overlay<'a>(&'a self, path: &'a Path, disk: DiskMb) -> BoxFuture<'a, Result<(), OverlayError>> {
+        Box::pin(overlay::make(path, disk))
     }
 
     fn platform(&self) -> Platform {

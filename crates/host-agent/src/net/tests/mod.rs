@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio_util::either::Either;
 
 use super::links::Links;
 use super::namespace::{self, NamespaceError};
@@ -63,7 +64,8 @@ fn connections_of_the_host_agent_come_from_its_side_of_the_tap() {
         for network in &mut networks {
             let guest = Machine::guest(network).await;
             let (connected, peer) = tokio::join!(network.connect(guest.port(), SOON), guest.next_peer());
-            assert_eq!(connected.unwrap().peer_addr().unwrap().ip(), GUEST_IP);
+            let Either::Left(connected) = connected.unwrap() else { panic!("a guest is reached by TCP") };
+            assert_eq!(connected.peer_addr().unwrap().ip(), GUEST_IP);
             assert_eq!(peer, TAP_IP);
             network.delete().await.unwrap();
         }

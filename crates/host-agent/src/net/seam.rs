@@ -1,0 +1,119 @@
+//! What the rest of the host agent needs of networks, so that a simulation can put something else in their place.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use model::SandboxId;
+use tokio::io::DuplexStream;
+use tokio::net::TcpStream;
+use tokio_util::either::Either;
+
+use super::{ClaimError, CreateError, FirewallError, Network, RemoveError, SandboxNetwork, Slot};
+
+/// The networks of a host's sandboxes.
+pub trait Networks: Send + Sync {
+    /// Makes the network of a sandbox, or nothing.
+    fn create<'a>(&'a self, sandbox: &'a SandboxId) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>>;
+
+    /// Removes every network of this installation whose sandbox is not in `keep`.
+    fn sweep<'a>(&'a self, keep: &'a HashSet<SandboxId>) -> BoxFuture<'a, Result<(), RemoveError>>;
+
+    /// Removes what was made for all sandboxes together.
+    fn close(&self) -> BoxFuture<'_, Result<(), FirewallError>>;
+}
+
+/// The network of one sandbox. Dropping it leaves it where it is.
+pub trait GuestNetwork: Send + Sync {
+    /// The number that names and addresses follow from.
+    fn slot(&self) -> Slot;
+
+    /// The address by which this host reaches the guest.
+    fn host_ip(&self) -> Ipv4Addr;
+
+    /// The tap for the VMM, once.
+    fn take_tap(&mut self) -> Option<OwnedFd>;
+
+    /// What connects to the guest, for those who outlive a borrow of this.
+    fn connector(&self) -> GuestConnector;
+
+    /// Makes it another sandbox's.
+    fn give_to(&mut self, sandbox: &SandboxId) -> Result<(), ClaimError>;
+
+    /// Removes everything, as far as possible. May be repeated.
+    fn delete(&mut self) -> BoxFuture<'_, Result<(), RemoveError>>;
+}
+
+/// A way into one guest.
+pub trait Dial: fmt::Debug + Send + Sync {
+    /// Connects to a port of the guest.
+    fn dial(&self, port: u16) -> BoxFuture<'_, io::Result<GuestStream>>;
+}
+
+/// A connection to a guest: TCP, or the memory of a simulation.
+pub type GuestStream = Either<TcpStream, DuplexStream>;
+
+/// Connects to one guest. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct GuestConnector(Arc<dyn Dial>);
+
+impl GuestConnector {
+    /// One that goes this way.
+    pub fn new(way: impl Dial + 'static) -> Self {
+        Self(Arc::new(way))
+    }
+
+    /// A connection to a port of the guest, which sees it come from the host's side of the tap.
+    pub async fn connect(&self, port: u16, timeout: Duration) -> io::Result<GuestStream> {
+        let dialled = tokio::time::timeout(timeout, self.0.dial(port)).await;
+        dialled.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    }
+}
+
+impl Networks for Network {
+    fn create<'a>(&'a self, sandbox: &'a SandboxId) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>> {
+        Box::pin(async {
+            let network = Network::create(self, sandbox).await?;
+            Ok(Box::new(network) as Box<dyn GuestNetwork>)
+        })
+    }
+
+    fn sweep<'a>(&'a self, keep: &'a HashSet<SandboxId>) -> BoxFuture<'a, Result<(), RemoveError>> {
+        Box::pin(Network::sweep(self, keep))
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), FirewallError>> {
+        Box::pin(Network::close(self))
+    }
+}
+
+impl GuestNetwork for SandboxNetwork {
+    fn slot(&self) -> Slot {
+        SandboxNetwork::slot(self)
+    }
+
+    fn host_ip(&self) -> Ipv4Addr {
+        SandboxNetwork::host_ip(self)
+    }
+
+    fn take_tap(&mut self) -> Option<OwnedFd> {
+        SandboxNetwork::take_tap(self)
+    }
+
+    fn connector(&self) -> GuestConnector {
+        SandboxNetwork::connector(self)
+    }
+
+    fn give_to(&mut self, sandbox: &SandboxId) -> Result<(), ClaimError> {
+        SandboxNetwork::give_to(self, sandbox)
+    }
+
+    fn delete(&mut self) -> BoxFuture<'_, Result<(), RemoveError>> {
+        Box::pin(SandboxNetwork::delete(self))
+    }
+}
