@@ -5,6 +5,7 @@
 //! command or a log line of the host.
 
 mod capture;
+mod direct;
 mod error;
 mod exec;
 mod files;
@@ -21,6 +22,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use serde::Serialize;
 
 use crate::net::GuestConnector;
+pub use direct::DirectError;
 pub use error::{FileError, GuestError, ReadyError};
 pub use exec::{ExecError, ExecOutput, ExecRequest, OUTPUT_LIMIT};
 pub use files::READ_LIMIT;
@@ -47,6 +49,7 @@ pub struct Guest {
     transport: Transport,
     connector: GuestConnector,
     access_token: Arc<str>,
+    idle: direct::Idle,
 }
 
 /// What a guest is told after each start.
@@ -79,7 +82,8 @@ impl Guest {
     /// Connects nowhere yet. The access token is new: the guest learns it when it is introduced.
     pub fn new(connector: GuestConnector) -> Self {
         let access_token: Arc<str> = random_token().into();
-        Self { transport: Transport::new(connector.clone(), header_of(&access_token)), connector, access_token }
+        let transport = Transport::new(connector.clone(), header_of(&access_token));
+        Self { transport, connector, access_token, idle: direct::Idle::default() }
     }
 
     /// The same guest, by the same connections, with a new access token: it learns it when it is restored.
