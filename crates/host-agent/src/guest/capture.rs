@@ -98,7 +98,7 @@ impl Guest {
             sandbox_id: identity.sandbox_id,
             hostname: identity.hostname,
             nameservers: identity.nameservers,
-            access_token: self.access_token.to_string(),
+            access_token: self.access_token.0.to_string(),
             env_vars: identity.env_vars.into_iter().collect(),
             default_user: identity.default_user,
             default_workdir: identity.default_workdir.unwrap_or_default(),

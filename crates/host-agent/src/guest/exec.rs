@@ -102,7 +102,7 @@ impl Guest {
     fn run(&self, request: ExecRequest) -> Run {
         let milliseconds = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
         Run {
-            access_token: self.access_token.to_string(),
+            access_token: self.access_token.0.to_string(),
             cmd: request.program,
             args: request.arguments,
             envs: request.envs.into_iter().collect(),

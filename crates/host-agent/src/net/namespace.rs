@@ -94,6 +94,11 @@ pub(super) fn current() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(OF_THIS_THREAD, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// The namespace of this name.
+pub(super) fn open(name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path(name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// Gives the namespace of the calling thread a name that keeps it alive.
 pub(super) fn name_current(name: &str) -> Result<(), NamespaceError> {
     let path = path(name);
