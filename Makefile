@@ -4,9 +4,10 @@ SHELL := /bin/bash
 
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
+export DESTDIR PREFIX UNITDIR SYSCONFDIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: bench-check compatibility help setup build demo test integrity check fmt openapi bench bench-control-plane deny clean
+.PHONY: bench-check compatibility help setup build install uninstall demo test integrity check fmt openapi bench bench-control-plane deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +18,12 @@ setup: ## Install the packages that Sandpiper needs to run
 build: ## Build target/release/sandpiper
 	@scripts/setup.sh build
 	cargo build --release --locked --package sandpiper
+
+install: build ## Install the binary and systemd units below PREFIX (/usr/local), or below DESTDIR
+	@scripts/install.sh install $(SANDPIPER)
+
+uninstall: ## Remove what `make install` installed; data stays
+	@scripts/install.sh uninstall
 
 demo: setup build ## Boot a microVM and run Python in it, from nothing
 	@scripts/demo.sh $(SANDPIPER)

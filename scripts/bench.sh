@@ -5,7 +5,7 @@ sandpiper=$1
 shift
 data_dir=${SANDPIPER_DATA_DIR:-/var/lib/sandpiper}
 log=$(mktemp)
-"$sandpiper" up --data-dir "$data_dir" --listen 127.0.0.1:0 --templates minimal 2>"$log" &
+"$sandpiper" up --data-dir "$data_dir" --listen 127.0.0.1:0 --on-exit destroy --templates minimal 2>"$log" &
 server=$!
 trap 'kill -TERM "$server" 2>/dev/null; wait "$server" 2>/dev/null; rm -f "$log"' EXIT
 url=

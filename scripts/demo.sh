@@ -38,7 +38,7 @@ member() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p"; }
 step 'template python311 is built'
 
 : >"$work/server.log"
-"$sandpiper" up --data-dir "$data_dir" --listen 127.0.0.1:0 --templates python311 2>"$work/server.log" &
+"$sandpiper" up --data-dir "$data_dir" --listen 127.0.0.1:0 --on-exit destroy --templates python311 2>"$work/server.log" &
 server=$!
 url=
 while [ -z "$url" ]; do

@@ -7,7 +7,7 @@ const FILES: [&str; 5] = [
     "hostagent/v1/host.proto",
     "process/process.proto",
     "filesystem/filesystem.proto",
-    "restore/restore.proto",
+    "direct/direct.proto",
 ];
 
 fn main() {

@@ -28,11 +28,13 @@ use crate::service::Agent;
 
 /// The port of the wire contract.
 const PORT: u16 = 49983;
-/// Where the host makes a captured system right.
-const RESTORE_PORT: u16 = 49982;
+/// Where the host speaks with the agent alone.
+const DIRECT_PORT: u16 = 49982;
+/// Each process has a thread that follows it, so this is how many can run beside what else takes its time.
+const THREADS: usize = 16 * 1024;
 /// A thread that has nothing to do stays for so long: a captured system's first command then finds one.
 const KEEP_THREADS: Duration = Duration::from_secs(60);
-const USAGE: &str = "usage: guest-agent [--listen ADDR:PORT] [--listen-restore ADDR:PORT] [--control-peer IP]";
+const USAGE: &str = "usage: guest-agent [--listen ADDR:PORT] [--listen-direct ADDR:PORT] [--control-peer IP]";
 /// Exit code for arguments that make no sense.
 const USAGE_ERROR: u8 = 64;
 
@@ -48,7 +50,7 @@ pub enum Role {
 /// What to do.
 enum Mission {
     /// Serve at these addresses, and answer control requests of that peer.
-    Serve { listen: SocketAddr, restore: SocketAddr, control_peer: IpAddr },
+    Serve { listen: SocketAddr, direct: SocketAddr, control_peer: IpAddr },
     /// Time the start of a program.
     Benchmark { count: usize, cmd: String },
 }
@@ -56,7 +58,7 @@ enum Mission {
 fn main() -> ExitCode {
     let at = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
     let control_peer = IpAddr::V4(network::HOST);
-    let mission = Mission::Serve { listen: at(PORT), restore: at(RESTORE_PORT), control_peer };
+    let mission = Mission::Serve { listen: at(PORT), direct: at(DIRECT_PORT), control_peer };
     if std::process::id() == 1 {
         // The kernel passes what it did not understand of its command line as arguments; they are not for us.
         init::power_off_after(|| init::prepare().map_err(Into::into).and_then(|()| fulfil(mission, Role::Init)));
@@ -79,7 +81,7 @@ fn parse(default: Mission, mut args: impl Iterator<Item = String>) -> Option<Mis
     while let Some(arg) = args.next() {
         match (arg.as_str(), &mut mission) {
             ("--listen", Mission::Serve { listen, .. }) => *listen = args.next()?.parse().ok()?,
-            ("--listen-restore", Mission::Serve { restore, .. }) => *restore = args.next()?.parse().ok()?,
+            ("--listen-direct", Mission::Serve { direct, .. }) => *direct = args.next()?.parse().ok()?,
             ("--control-peer", Mission::Serve { control_peer, .. }) => *control_peer = args.next()?.parse().ok()?,
             ("benchmark", _) => {
                 let count = args.next()?.parse().ok().filter(|count| *count > 0)?;
@@ -94,30 +96,29 @@ fn parse(default: Mission, mut args: impl Iterator<Item = String>) -> Option<Mis
 fn fulfil(mission: Mission, role: Role) -> Result<(), Box<dyn Error>> {
     match mission {
         Mission::Benchmark { count, cmd } => Ok(benchmark::run(count, &cmd)?),
-        Mission::Serve { listen, restore, control_peer } => {
+        Mission::Serve { listen, direct, control_peer } => {
             rustix::process::umask(Mode::from_raw_mode(0o022));
             // One thread serves: between the few requests of one sandbox, hand-overs would only cost. What may block
             // has threads of its own.
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.on_thread_start(process::block_signals).thread_keep_alive(KEEP_THREADS);
-            let runtime = runtime.enable_all().build()?;
-            runtime.block_on(serve(listen, restore, control_peer, role))
+            let runtime = runtime.max_blocking_threads(THREADS).enable_all().build()?;
+            let served = runtime.block_on(serve(listen, direct, control_peer, role));
+            // Threads that follow processes are not waited for.
+            runtime.shutdown_background();
+            served
         }
     }
 }
 
 /// Returns only when the system is to end.
-async fn serve(
-    listen: SocketAddr,
-    restore: SocketAddr,
-    control_peer: IpAddr,
-    role: Role,
-) -> Result<(), Box<dyn Error>> {
+async fn serve(listen: SocketAddr, direct: SocketAddr, control_peer: IpAddr, role: Role) -> Result<(), Box<dyn Error>> {
     let reaper = Reaper::default();
+    reaper.start()?;
     let agent = Arc::new(Agent::new(Processes::new(reaper.clone()), control_peer, role));
-    let restore = service::restore::listen(restore, agent.clone())?;
+    let direct = service::direct::listen(direct, agent.clone())?;
     let listener = TcpListener::bind(listen).await?;
-    log::line(format_args!("restored at {restore}"));
+    log::line(format_args!("direct at {direct}"));
     log::line(format_args!("listening on {}", listener.local_addr()?));
     log::line("guest agent ready");
     let end = async {
@@ -125,7 +126,6 @@ async fn serve(
         init::power::end_processes(&reaper).await;
     };
     tokio::select! {
-        result = reaper.run() => result?,
         result = service::serve(listener, agent.clone()) => result?,
         () = end => {}
     }

@@ -15,7 +15,7 @@ use vmm::qemu::{BundleError, Qemu};
 use vmm::{AcceleratorMode, ForcedKvmUnusable};
 
 use crate::files::write_durably;
-use crate::machine::{Machine, Surroundings, ThisMachine};
+use crate::machine::{self, Machine, Surroundings, ThisMachine};
 use crate::net::{self, Network, NetworkConfig, Networks, Slot};
 use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode};
 use crate::snapshot::{Bakes, Manifest, Origin, SnapshotError, Snapshots};
@@ -75,6 +75,8 @@ pub struct Host {
     pub disk_reserve_mb: u64,
     /// Name servers that guests are told.
     pub nameservers: Vec<String>,
+    /// The machine's present boot.
+    pub machine_boot: String,
     uid_base: u32,
     /// Held as long as this host agent lives.
     _lock: File,
@@ -119,6 +121,9 @@ pub enum HostError {
     /// Snapshots.
     #[error("open the snapshots")]
     Snapshots(#[source] SnapshotError),
+    /// The kernel does not say which boot of the machine this is.
+    #[error("tell this boot of the machine from others")]
+    MachineBoot(#[source] io::Error),
     /// The process's own settings.
     #[error("become the parent of monitors that outlive their helper")]
     Subreaper(#[source] io::Error),
@@ -168,6 +173,7 @@ impl Host {
             boot_timeout: config.boot_timeout,
             disk_reserve_mb: config.disk_reserve_mb,
             nameservers: nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+            machine_boot: machine::boot_id().map_err(HostError::MachineBoot)?,
             uid_base: config.uid_base,
             data_dir: config.data_dir,
             _lock: home.lock,
@@ -179,15 +185,17 @@ impl Host {
         self.data_dir.join("sandboxes")
     }
 
-    /// Removes template builds and copies of the monitor that neither new sandboxes nor anything captured needs. Only
-    /// before the first sandbox runs. What cannot be removed costs disk space and nothing else.
+    /// Removes template builds and copies of the monitor that neither sandboxes nor anything captured needs. Only before
+    /// the first sandbox is made. What cannot be removed costs disk space and nothing else.
     pub fn prune(&self) {
         let captured = self.captured();
-        let builds: HashSet<_> = captured.iter().map(|origin| origin.build.clone()).collect();
+        let mut builds = sandbox::builds_in(&self.sandboxes_dir());
+        builds.extend(captured.iter().map(|origin| origin.build.clone()));
         if let Err(error) = self.templates.prune(&builds) {
             tracing::warn!(error = &error as &dyn std::error::Error, "old templates are left");
         }
-        let platforms: Vec<_> = captured.into_iter().map(|origin| origin.platform).collect();
+        let mut platforms = sandbox::platforms_in(&self.sandboxes_dir());
+        platforms.extend(captured.into_iter().map(|origin| origin.platform));
         if let Err(error) = self.vmm.prune(&platforms) {
             tracing::warn!(%error, "old copies of the monitor are left");
         }

@@ -39,6 +39,15 @@ pub struct HostAgent {
     stop: CancellationToken,
 }
 
+/// How a host agent ended.
+#[derive(Debug)]
+pub struct Closed {
+    /// Sandboxes that run on.
+    pub running: usize,
+    /// What could not be removed.
+    pub left: Vec<(model::SandboxId, DestroyError)>,
+}
+
 /// Why a host agent did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,7 +61,7 @@ pub enum StartError {
 }
 
 impl HostAgent {
-    /// Opens the host, takes over paused sandboxes of an earlier run and removes what else it left.
+    /// Opens the host, takes over the sandboxes of an earlier run and removes what else it left.
     pub async fn start(config: HostConfig) -> Result<Self, StartError> {
         Self::begin(Host::open(config).await?).await
     }
@@ -67,24 +76,29 @@ impl HostAgent {
 
     async fn begin(host: Host) -> Result<Self, StartError> {
         let host = Arc::new(host);
-        let paused = sandbox::sweep(&host).await?;
+        let found = sandbox::sweep(&host).await?;
         host.prune();
         let sandboxes = Sandboxes::new(host.clone());
-        sandboxes.adopt(paused);
+        sandboxes.adopt(found).await;
         let (background, stop) = (TaskTracker::new(), CancellationToken::new());
         background.spawn(sandbox::keep_pool(host.clone(), stop.clone()));
         Ok(Self { sandboxes, host, background, stop })
     }
 
-    /// Removes sandboxes, unless they are or can be on disk, and what this installation made on the machine for all of
-    /// them. Returns what is left.
-    pub async fn close(&self, on_close: OnClose) -> Vec<(model::SandboxId, DestroyError)> {
+    /// Does to sandboxes what `on_close` says. What this installation made on the machine for all of them goes with the
+    /// last that runs.
+    pub async fn close(&self, on_close: OnClose) -> Closed {
         self.stop.cancel();
         self.background.close();
         let (left, ()) = tokio::join!(self.sandboxes.close(on_close), self.background.wait());
+        let count = |status| self.sandboxes.list().iter().filter(|info| info.status == status).count();
+        let closed = Closed { running: count(model::Status::Running), left };
+        if closed.running > 0 {
+            return closed;
+        }
         if let Err(error) = self.host.network.close().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the host's firewall rules are left");
         }
-        left
+        closed
     }
 }

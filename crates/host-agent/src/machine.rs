@@ -2,6 +2,7 @@
 //! one, the places where it may fail.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -100,4 +101,9 @@ impl Surroundings for ThisMachine {
     fn may_write(&self, _at: Failpoint) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The id of the machine's present boot: of what an earlier one ran, only files are left, and its process ids mean nothing.
+pub(crate) fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }

@@ -38,12 +38,16 @@ impl Inventory {
     }
 }
 
+/// What a host agent reads of each monitor.
+const LOG: &str = "log.pipe";
+
 /// Process ids that have a file of a sandbox in this data directory open: its monitors.
 fn monitors(data_dir: &Path) -> Vec<String> {
     let sandboxes = data_dir.join("sandboxes");
     let is_monitor = |pid: &str| {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|target| target.starts_with(&sandboxes))
+        let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.filter(|target| !target.ends_with(LOG)).any(|target| target.starts_with(&sandboxes))
     };
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
     let own = std::process::id().to_string();

@@ -11,5 +11,5 @@ mod wait;
 pub use inventory::Inventory;
 pub use postgres::Postgres;
 pub use postgres_tls::TlsPostgres;
-pub use server::{Answer, Server, ServerOptions, share_templates};
+pub use server::{Answer, Server, ServerOptions, end_monitors, share_templates};
 pub use wait::wait_for;

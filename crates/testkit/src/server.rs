@@ -161,9 +161,17 @@ impl Drop for Server {
             self.signal("TERM");
             let _ = self.child.wait();
         }
+        end_monitors(self.data_dir.path());
         if std::thread::panicking() {
             eprintln!("the server said:\n{}", self.log());
         }
+    }
+}
+
+/// Ends what runs on without its server. The rest of it is swept by the next server on this machine.
+pub fn end_monitors(data_dir: &Path) {
+    for monitor in Inventory::take(data_dir).of_kind("monitor") {
+        let _ = Command::new("kill").args(["-KILL", monitor]).status();
     }
 }
 
@@ -180,6 +188,8 @@ fn command(binary: &Path, data_dir: &Path, arguments: &[OsString]) -> Command {
         .args(arguments)
         // Tests count what is on the machine; those of the pool ask for it by its flag, which wins.
         .env("SANDPIPER_POOL", "off")
+        // And what a test has made is to end with it, unless it asks for something else in the same way.
+        .env("SANDPIPER_ON_EXIT", "destroy")
         .env_remove("SANDPIPER_DATA_DIR")
         .env_remove("DATABASE_URL")
         .env_remove("SANDPIPER_CONFIG")

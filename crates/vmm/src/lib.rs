@@ -51,6 +51,11 @@ pub trait Vmm: Send + Sync {
     /// header that a guest has tampered with leads nowhere.
     fn make_overlay<'a>(&'a self, path: &'a Path, disk: DiskMb) -> BoxFuture<'a, Result<(), OverlayError>>;
 
+    /// Takes hold of a monitor that an earlier run of this program started, and that runs on: its process, its control
+    /// socket, its console and its log. Its virtual machine stays as it is, but a merge of layers that was under way is
+    /// given up. Legal once whoever drove it before is gone. After an error the process is what it was before.
+    fn adopt(&self, spec: AdoptSpec) -> BoxFuture<'_, Result<Arc<dyn Vm>, AdoptError>>;
+
     /// What the next boot is on: a state that is saved there can be loaded only on the same.
     fn platform(&self) -> Platform;
 
@@ -157,6 +162,39 @@ pub struct RestoreSpec {
     pub state: OwnedFd,
     /// On what it was saved.
     pub platform: Platform,
+}
+
+/// What is known of a virtual machine that an earlier run started.
+#[derive(Debug)]
+pub struct AdoptSpec {
+    /// Its monitor's process.
+    pub process: ProcessIdentity,
+    /// What it runs on.
+    pub platform: Platform,
+    /// The directory with its monitor's sockets.
+    pub directory: PathBuf,
+    /// How many frozen overlays it was started with.
+    pub layer_count: usize,
+    /// What its monitor took from its start to its first answer.
+    pub first_answer: Duration,
+}
+
+/// Why a virtual machine was not adopted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdoptError {
+    /// Its monitor has ended.
+    #[error("the virtual machine monitor has ended")]
+    Ended,
+    /// The process executes something else.
+    #[error("process {pid} is no virtual machine monitor of ours")]
+    Other {
+        /// Its id.
+        pid: i32,
+    },
+    /// The monitor is there and does not do as told.
+    #[error("take hold of the virtual machine monitor")]
+    Control(#[from] VmError),
 }
 
 /// Why a virtual machine did not start.

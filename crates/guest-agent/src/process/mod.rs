@@ -2,39 +2,44 @@
 //! ended. Knows nothing of RPC.
 
 mod command;
+mod follow;
 mod input;
-mod output;
 mod pty;
 pub mod reaper;
 mod source;
 mod spawn;
+mod spool;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinError;
-use tokio::time::Instant;
+use tokio::sync::oneshot;
 
 pub use self::command::{Command, CommandError};
+use self::follow::{Alone, Output};
+pub use self::follow::{Companion, Started, Wish};
 pub use self::input::{Channel, Input, InputError};
-pub use self::output::{End, Event};
-use self::output::{Output, Subscribers};
 pub use self::pty::Size;
-use self::reaper::{Exit, Reaper};
+use self::reaper::Reaper;
+use self::source::Source;
 use self::spawn::Session;
 pub use self::spawn::{SpawnError, block_signals};
+pub use self::spool::{Chunk, End, Event, From, Kind, Listener, Spool};
 use crate::settings::Settings;
 use crate::users::{self, LookupError, User};
 
 /// How long a process that ended can still be asked about.
-const REMEMBERED: Duration = Duration::from_secs(30);
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How many such are remembered at most.
+const REMEMBERED_COUNT: usize = 256;
+/// How much of what they wrote, all together.
+const REMEMBERED_BYTES: usize = 4 << 20;
 
 /// What to start and how.
 #[derive(Clone, Debug)]
@@ -90,8 +95,8 @@ pub enum StartError {
     #[error("open a terminal")]
     Terminal(#[source] io::Error),
     /// The agent gave up half-way.
-    #[error("start the process")]
-    Interrupted(#[source] JoinError),
+    #[error("start the process: interrupted")]
+    Interrupted,
     /// The system refused.
     #[error("start '{cmd}'")]
     Spawn {
@@ -124,16 +129,17 @@ pub struct Process {
     pub tag: Option<String>,
     /// What it reads, open until it ends or a client closes it.
     pub input: Input,
-    subscribers: Subscribers,
+    /// What it wrote, and how it ended.
+    pub spool: Arc<Spool>,
 }
 
-/// A process and what it says from now on.
+/// A process and somebody who listens to it.
 #[derive(Debug)]
 pub struct Attached {
     /// Its number.
     pub pid: Pid,
-    /// Its output, then its end.
-    pub events: mpsc::Receiver<Event>,
+    /// Hears its output, then its end.
+    pub events: Listener,
 }
 
 /// All processes of the sandbox that clients started.
@@ -151,25 +157,42 @@ impl Processes {
 
     /// Starts a process. Once begun it is seen through, also when the caller goes away.
     pub async fn start(&self, request: Request, settings: Arc<Settings>) -> Result<Attached, StartError> {
-        let started = tokio::spawn(self.clone().start_and_follow(request, settings)).await;
-        started.unwrap_or_else(|gone| Err(StartError::Interrupted(gone)))
+        let (told, started) = oneshot::channel();
+        let this = self.clone();
+        // A program on a strange file system can take its time to start, and what it writes is waited for.
+        tokio::task::spawn_blocking(move || match this.launch(request, &settings) {
+            Err(error) => drop(told.send(Err(error))),
+            Ok(started) => {
+                let events = started.process.spool.listen(From::Offset(0));
+                // One that nobody waits for any more is followed all the same.
+                let _ = told.send(Ok(Attached { pid: started.process.pid, events }));
+                started.follow(&mut Alone).1.discard();
+            }
+        });
+        started.await.unwrap_or(Err(StartError::Interrupted))
     }
 
-    async fn start_and_follow(self, request: Request, settings: Arc<Settings>) -> Result<Attached, StartError> {
-        let reaper = self.reaper.clone();
-        let deadline = request.deadline;
-        // A program on a strange file system can take its time to start, so the thread that serves does not wait.
-        let launch = tokio::task::spawn_blocking(move || launch(request, &settings, &reaper));
-        let Launched { pid, request, exit, ends } = launch.await.map_err(StartError::Interrupted)??;
-        let (input, output) = ends.adopt().map_err(StartError::Streams)?;
-        let (subscribers, events) = Subscribers::with_first();
-        let process = Arc::new(Process { pid, command: request.command, tag: request.tag, input, subscribers });
+    /// Starts a process that the calling thread is to follow. Where it has input, that thread must be one of the runtime.
+    pub fn launch(&self, request: Request, settings: &Settings) -> Result<Started, StartError> {
+        let user = users::lookup(&request.user)?;
+        let cwd = command::working_directory(&request.command, &user, settings)?;
+        let (ours, theirs) = connect(request.streams, &user)?;
+        let stdio = [theirs.stdin.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd()];
+        let session = match request.streams {
+            Streams::Output | Streams::Pipes => Session::Plain,
+            Streams::Terminal(_) => Session::OnTerminal,
+        };
+        let program = command::program(&request.command, &user, settings, &cwd, stdio, session)?;
+
+        let spawning = self.reaper.spawning();
+        let child = spawn::spawn(&program).map_err(|error| refused(error, &request.command.cmd, cwd))?;
+        let exit = spawning.started(child.pid);
+        let Request { command, tag, deadline, .. } = request;
+        let process = Process { pid: child.pid, command, tag, input: ours.input, spool: Arc::default() };
+        let process = Arc::new(process);
         self.remember(process.clone());
-        if let Some(deadline) = deadline {
-            tokio::spawn(self.clone().limit(process.clone(), deadline));
-        }
-        tokio::spawn(self.follow(process, output, exit));
-        Ok(Attached { pid, events })
+        let (output, reaper) = (ours.output, self.reaper.clone());
+        Ok(Started { process, output, ended: child.ended, exit, reaper, deadline })
     }
 
     /// The processes that run.
@@ -179,10 +202,10 @@ impl Processes {
         running
     }
 
-    /// Attaches to a process: its output from now on, or just its end.
-    pub fn attach(&self, selector: &Selector) -> Result<Attached, NoProcess> {
+    /// Attaches to a process: its output from there on, then its end.
+    pub fn attach(&self, selector: &Selector, from: From) -> Result<Attached, NoProcess> {
         let process = self.find(selector)?;
-        Ok(Attached { pid: process.pid, events: process.subscribers.add() })
+        Ok(Attached { pid: process.pid, events: process.spool.listen(from) })
     }
 
     /// A process that still runs.
@@ -211,32 +234,9 @@ impl Processes {
 
     fn remember(&self, process: Arc<Process>) {
         let mut table = self.lock();
+        forget(&mut table);
         table.retain(|_, old| old.is_running() || process.tag.is_none() || old.tag != process.tag);
         table.insert(number(process.pid), process);
-    }
-
-    /// Kills a process that is still there at its deadline.
-    async fn limit(self, process: Arc<Process>, deadline: Instant) {
-        if tokio::time::timeout_at(deadline, process.subscribers.ended()).await.is_err() {
-            process.subscribers.set_timed_out(true);
-            // One that has just ended by itself was in time.
-            if !self.reaper.signal_group(process.pid, Signal::KILL) {
-                process.subscribers.set_timed_out(false);
-            }
-        }
-    }
-
-    async fn follow(self, process: Arc<Process>, output: Output, exit: oneshot::Receiver<Exit>) {
-        let rest = output.relay(exit, &process.subscribers).await;
-        process.input.close();
-        // What the process left behind may go on writing; nobody listens, but it must not die of that.
-        tokio::spawn(rest.discard());
-        tokio::time::sleep(REMEMBERED).await;
-        let pid = number(process.pid);
-        let mut table = self.lock();
-        if table.get(&pid).is_some_and(|current| Arc::ptr_eq(current, &process)) {
-            table.remove(&pid);
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Arc<Process>>> {
@@ -244,9 +244,29 @@ impl Processes {
     }
 }
 
+/// Forgets processes that ended long ago, and the oldest where there are too many.
+fn forget(table: &mut HashMap<u32, Arc<Process>>) {
+    let ended = |process: &Arc<Process>| process.spool.end().map(|(_, when)| when);
+    let mut old: Vec<_> = table.iter().filter_map(|(pid, process)| Some((ended(process)?, *pid))).collect();
+    old.sort_unstable_by(|one, other| other.cmp(one));
+    let mut kept = 0;
+    for (index, (when, pid)) in old.into_iter().enumerate() {
+        kept += table.get(&pid).map_or(0, |process| process.spool.kept());
+        if index >= REMEMBERED_COUNT || kept > REMEMBERED_BYTES || when.elapsed() > REMEMBERED {
+            table.remove(&pid);
+        }
+    }
+}
+
 impl Process {
     fn is_running(&self) -> bool {
-        !self.subscribers.has_ended()
+        self.spool.end().is_none()
+    }
+
+    /// Its end is told, and nothing more goes in.
+    fn end(&self, end: End) {
+        self.spool.close(end);
+        self.input.close();
     }
 }
 
@@ -257,31 +277,6 @@ impl Selector {
             Self::Tag(tag) => NoProcess::Tag(tag.clone()),
         }
     }
-}
-
-/// A process that was started and that nobody follows yet.
-struct Launched {
-    pid: Pid,
-    request: Request,
-    exit: oneshot::Receiver<Exit>,
-    ends: OurEnds,
-}
-
-fn launch(request: Request, settings: &Settings, reaper: &Reaper) -> Result<Launched, StartError> {
-    let user = users::lookup(&request.user)?;
-    let cwd = command::working_directory(&request.command, &user, settings)?;
-    let (ends, theirs) = connect(request.streams, &user)?;
-    let stdio = [theirs.stdin.as_fd(), theirs.stdout.as_fd(), theirs.stderr.as_fd()];
-    let session = match request.streams {
-        Streams::Output | Streams::Pipes => Session::Plain,
-        Streams::Terminal(_) => Session::OnTerminal,
-    };
-    let program = command::program(&request.command, &user, settings, &cwd, stdio, session)?;
-
-    let spawning = reaper.spawning();
-    let pid = spawn::spawn(&program).map_err(|error| refused(error, &request.command.cmd, cwd))?;
-    let exit = spawning.started(pid);
-    Ok(Launched { pid, request, exit, ends })
 }
 
 /// The number by which clients know a process.
@@ -301,14 +296,9 @@ fn refused(source: SpawnError, cmd: &str, cwd: String) -> StartError {
 }
 
 /// Our ends of a process's streams.
-enum OurEnds {
-    Pipes {
-        stdin: Option<OwnedFd>,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
-    },
-    /// One to read from and the same to write to.
-    Terminal(OwnedFd, OwnedFd),
+struct OurEnds {
+    input: Input,
+    output: Output,
 }
 
 /// The process's ends.
@@ -320,39 +310,30 @@ struct TheirEnds {
 
 fn connect(streams: Streams, user: &User) -> Result<(OurEnds, TheirEnds), StartError> {
     match streams {
-        Streams::Output => pipes(None, null()),
+        Streams::Output => pipes(Input::none(), null()),
         Streams::Pipes => {
             let (read, write) = pipe().map_err(StartError::Streams)?;
-            pipes(Some(write), Ok(read))
+            pipes(Input::new(Channel::Stdin, write).map_err(StartError::Streams)?, Ok(read))
         }
         Streams::Terminal(size) => {
             let (ours, theirs) = pty::open(size, user).map_err(StartError::Terminal)?;
             let copy = |fd: &OwnedFd| fd.try_clone().map_err(StartError::Streams);
             let theirs = TheirEnds { stdin: copy(&theirs)?, stdout: copy(&theirs)?, stderr: theirs };
-            Ok((OurEnds::Terminal(copy(&ours)?, ours), theirs))
+            let first = Source::terminal(copy(&ours)?).map_err(StartError::Streams)?;
+            let output = Output { first, first_kind: Kind::Terminal, stderr: Source::none() };
+            let input = Input::new(Channel::Terminal, ours).map_err(StartError::Streams)?;
+            Ok((OurEnds { input, output }, theirs))
         }
     }
 }
 
-fn pipes(ours: Option<OwnedFd>, theirs: io::Result<OwnedFd>) -> Result<(OurEnds, TheirEnds), StartError> {
+fn pipes(input: Input, theirs: io::Result<OwnedFd>) -> Result<(OurEnds, TheirEnds), StartError> {
     let (stdout, child_stdout) = pipe().map_err(StartError::Streams)?;
     let (stderr, child_stderr) = pipe().map_err(StartError::Streams)?;
     let stdin = theirs.map_err(StartError::Streams)?;
     let theirs = TheirEnds { stdin, stdout: child_stdout, stderr: child_stderr };
-    Ok((OurEnds::Pipes { stdin: ours, stdout, stderr }, theirs))
-}
-
-impl OurEnds {
-    /// Makes them known to the runtime.
-    fn adopt(self) -> io::Result<(Input, Output)> {
-        Ok(match self {
-            Self::Pipes { stdin: None, stdout, stderr } => (Input::none(), Output::pipes(stdout, stderr)?),
-            Self::Pipes { stdin: Some(stdin), stdout, stderr } => {
-                (Input::new(Channel::Stdin, stdin)?, Output::pipes(stdout, stderr)?)
-            }
-            Self::Terminal(read, write) => (Input::new(Channel::Terminal, write)?, Output::terminal(read)?),
-        })
-    }
+    let output = Output { first: Source::pipe(stdout), first_kind: Kind::Stdout, stderr: Source::pipe(stderr) };
+    Ok((OurEnds { input, output }, theirs))
 }
 
 fn null() -> io::Result<OwnedFd> {

@@ -3,12 +3,14 @@
 //! the children were.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
-use tokio::signal::unix::SignalKind;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process_group, wait, waitid};
 use tokio::sync::{Notify, oneshot};
+
+use super::block_signals;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub enum Exit {
 #[derive(Clone, Debug, Default)]
 pub struct Reaper {
     table: Arc<Mutex<Table>>,
+    /// Told whenever a child may have been made.
+    made: Arc<Condvar>,
     /// Told whenever there is no child left at all.
     childless: Arc<Notify>,
 }
@@ -37,6 +41,8 @@ struct Table {
     spawning: usize,
     /// Counts spawns, so that a spawn never takes an exit that is older than itself (numbers are used again).
     clock: u64,
+    /// Counts spawns that are over.
+    spawned: u64,
 }
 
 /// A spawn that is under way.
@@ -47,12 +53,29 @@ pub struct Spawning {
 }
 
 impl Reaper {
-    /// Reaps for ever.
-    pub async fn run(&self) -> std::io::Result<()> {
-        let mut changes = tokio::signal::unix::signal(SignalKind::child())?;
-        loop {
-            self.reap();
-            changes.recv().await;
+    /// Reaps for ever, in a thread of its own.
+    pub fn start(&self) -> io::Result<()> {
+        let reaper = self.clone();
+        let reap = move || {
+            block_signals();
+            loop {
+                reaper.reap_next();
+            }
+        };
+        std::thread::Builder::new().name("reaper".to_owned()).spawn(reap).map(drop)
+    }
+
+    /// Waits until there is something to reap. Who has no child has nobody who could leave it an orphan either, so where
+    /// there is none the next one is waited for.
+    fn reap_next(&self) {
+        let spawned = self.lock().spawned;
+        match waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
+            Ok(_) | Err(Errno::INTR) => self.reap(),
+            Err(_) => {
+                self.childless.notify_waiters();
+                let nothing_new = |table: &mut Table| table.spawned == spawned;
+                drop(self.made.wait_while(self.lock(), nothing_new).unwrap_or_else(PoisonError::into_inner));
+            }
         }
     }
 
@@ -78,7 +101,8 @@ impl Reaper {
         none_left.await;
     }
 
-    fn reap(&self) {
+    /// Reaps what there is to reap. What has ended by now has been told afterwards.
+    pub fn reap(&self) {
         let mut table = self.lock();
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -113,6 +137,8 @@ impl Drop for Spawning {
     fn drop(&mut self) {
         let mut table = self.reaper.lock();
         table.spawning -= 1;
+        table.spawned += 1;
+        self.reaper.made.notify_one();
         if table.spawning == 0 {
             table.unclaimed.clear();
         }

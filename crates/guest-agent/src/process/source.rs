@@ -1,11 +1,11 @@
 //! Where what a process writes comes out: the reading end of a pipe, or our end of a terminal.
 
-use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use bytes::{BufMut, Bytes};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
 
 /// The largest piece that is read from a pipe at once.
 const PIPE_CHUNK: usize = 32 * 1024;
@@ -26,30 +26,33 @@ pub struct Source {
 
 #[derive(Debug)]
 enum Reader {
-    Pipe(pipe::Receiver),
-    /// Read as a pipe is, but never past what is there: a terminal may have more after a short read.
-    Terminal(pipe::Receiver),
+    Pipe(OwnedFd),
+    /// Does not wait: a terminal may have more after a short read, or not.
+    Terminal(OwnedFd),
 }
 
 impl Source {
-    /// A pipe. Must be called where the runtime can be found.
-    pub fn pipe(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self::new(Some(Reader::Pipe(pipe::Receiver::from_owned_fd(fd)?))))
+    /// A pipe.
+    pub fn pipe(fd: OwnedFd) -> Self {
+        Self { reader: Some(Reader::Pipe(fd)), buffer: Vec::new() }
     }
 
-    /// Our end of a terminal. Must be called where the runtime can be found.
+    /// Our end of a terminal.
     pub fn terminal(fd: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Self::new(Some(Reader::Terminal(pipe::Receiver::from_owned_fd_unchecked(fd)?))))
+        Ok(Self { reader: Some(Reader::Terminal(fd)), buffer: Vec::new() })
     }
 
     /// Nothing ever comes.
     pub fn none() -> Self {
-        Self::new(None)
+        Self { reader: None, buffer: Vec::new() }
     }
 
-    fn new(reader: Option<Reader>) -> Self {
-        Self { reader, buffer: Vec::new() }
+    /// What to wait for until there is something to read, as long as there was no end of file.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.reader.as_ref().map(|reader| match reader {
+            Reader::Pipe(fd) | Reader::Terminal(fd) => fd.as_fd(),
+        })
     }
 
     /// Whether there was no end of file yet.
@@ -57,17 +60,18 @@ impl Source {
         self.reader.is_some()
     }
 
-    /// The next piece, or none at the end of file, after which it never returns. Can be dropped at any time.
-    pub async fn read(&mut self) -> Option<Bytes> {
-        let read = match &mut self.reader {
-            None => return std::future::pending().await,
+    /// What is there to be read. None at the end of file and where nothing is there after all.
+    pub fn read(&mut self) -> Option<Bytes> {
+        let read = match &self.reader {
+            None => return None,
             Some(Reader::Pipe(pipe)) => {
-                self.buffer.reserve(PIPE_CHUNK);
-                pipe.read_buf(&mut (&mut self.buffer).limit(PIPE_CHUNK)).await
+                self.buffer.reserve_exact(PIPE_CHUNK);
+                rustix::io::read(pipe, spare_capacity(&mut self.buffer))
             }
-            Some(Reader::Terminal(terminal)) => read_terminal(terminal, &mut self.buffer).await,
+            Some(Reader::Terminal(terminal)) => read_all_there_is(terminal, &mut self.buffer),
         };
         match read {
+            Err(Errno::INTR | Errno::AGAIN) => None,
             // A terminal that nobody holds any more says so by an error.
             Ok(0) | Err(_) => {
                 self.reader = None;
@@ -79,10 +83,7 @@ impl Source {
 
     /// How many bytes are there to be read now.
     pub fn waiting(&self) -> u64 {
-        match &self.reader {
-            None => 0,
-            Some(Reader::Pipe(fd) | Reader::Terminal(fd)) => rustix::io::ioctl_fionread(fd).unwrap_or(0),
-        }
+        self.descriptor().map_or(0, |fd| rustix::io::ioctl_fionread(fd).unwrap_or(0))
     }
 
     fn take(&mut self) -> Bytes {
@@ -95,24 +96,14 @@ impl Source {
     }
 }
 
-async fn read_terminal(terminal: &pipe::Receiver, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    loop {
-        terminal.readable().await?;
-        match read_all_there_is(terminal, buffer) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            read => return read,
-        }
-    }
-}
-
 /// In one piece: programs write to terminals in bits.
-fn read_all_there_is(terminal: &pipe::Receiver, buffer: &mut Vec<u8>) -> io::Result<usize> {
+fn read_all_there_is(terminal: &OwnedFd, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
     let mut piece = [0; TERMINAL_PIECE];
     while buffer.len() + TERMINAL_PIECE <= TERMINAL_CHUNK {
-        match terminal.try_read(&mut piece) {
+        match rustix::io::read(terminal, &mut piece) {
             Ok(0) => break,
             Ok(count) => buffer.extend_from_slice(&piece[..count]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(Errno::INTR) => {}
             Err(error) if buffer.is_empty() => return Err(error),
             // What ended the reading is found again by the next.
             Err(_) => break,

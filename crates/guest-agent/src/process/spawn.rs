@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -97,24 +97,38 @@ struct Child {
     failure: Failure,
 }
 
+/// A process that was made.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its number.
+    pub pid: Pid,
+    /// Readable when it has ended.
+    pub ended: OwnedFd,
+}
+
 /// Starts `program` as the leader of a session of its own. A program that is missing or cannot be executed is a
 /// process too: it says so on its standard error and ends with 127 or 126, as under a shell.
-pub fn spawn(program: &Program<'_>) -> Result<Pid, SpawnError> {
+pub fn spawn(program: &Program<'_>) -> Result<Spawned, SpawnError> {
     let mut child = Child::new(program);
     let mut stack = Vec::<u128>::with_capacity(STACK_SIZE / size_of::<u128>());
     // SAFETY: the pointer is one past the end of the allocation, which is where a stack that grows down begins.
     let top = unsafe { stack.as_mut_ptr().add(STACK_SIZE / size_of::<u128>()) };
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let blocked = BlockedSignals::new();
+    let mut ended: c_int = -1;
     // SAFETY: CLONE_VFORK suspends this thread until the child has called execve or _exit, so `child` and `stack`
-    // outlive its use of them; no handler of ours can run in the child because all signals are blocked.
-    let pid = unsafe { libc::clone(run, top.cast(), flags, ptr::from_mut(&mut child).cast()) };
+    // outlive its use of them; no handler of ours can run in the child because all signals are blocked. The kernel writes
+    // one descriptor to `ended`.
+    let pid =
+        unsafe { libc::clone(run, top.cast(), flags, ptr::from_mut(&mut child).cast(), ptr::from_mut(&mut ended)) };
     let error = io::Error::last_os_error();
     drop(blocked);
     let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Err(SpawnError::Clone(error)) };
+    // SAFETY: a process was made, so this is its descriptor, new and nobody else's.
+    let ended = unsafe { OwnedFd::from_raw_fd(ended) };
     // SAFETY: `child` is a live local; volatile because the compiler does not know of its other writer.
     match unsafe { ptr::read_volatile(&child.failure) } {
-        Failure::None => Ok(pid),
+        Failure::None => Ok(Spawned { pid, ended }),
         Failure::WorkingDirectory(errno) => Err(SpawnError::WorkingDirectory(io::Error::from_raw_os_error(errno))),
         Failure::Terminal(errno) => Err(SpawnError::Terminal(io::Error::from_raw_os_error(errno))),
         Failure::Identity(errno) => Err(SpawnError::Identity(io::Error::from_raw_os_error(errno))),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
@@ -11,14 +11,13 @@ use buffa_types::google::protobuf::Timestamp;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use serde::Deserialize;
-use tokio::time::Instant;
 
 use super::Agent;
 use super::error::HttpError;
 use crate::init::identity::{self, Identity};
 use crate::init::{clock, machine_id};
 use crate::process::reaper::Exit;
-use crate::process::{Command, End, Event, Request, Streams};
+use crate::process::{Chunk, Command, End, Event, Kind, Request, Streams};
 use crate::settings::{Applied, Settings, Update};
 use crate::{Role, log};
 
@@ -140,15 +139,16 @@ pub async fn benchmark_spawn(
     };
     let started = agent.processes.start(request, Arc::new(Settings::default())).await;
     let mut events = started.map_err(|error| HttpError::internal(&error))?.events;
-    let (mut report, mut complaint, mut end) = (Vec::new(), Vec::new(), None);
-    while let Some(event) = events.recv().await {
-        match event {
-            Event::Stdout(data) | Event::Terminal(data) => report.extend_from_slice(&data),
-            Event::Stderr(data) => complaint.extend_from_slice(&data),
-            Event::End(how) => end = Some(how),
+    let (mut report, mut complaint) = (Vec::new(), Vec::new());
+    let end = loop {
+        match events.next().await {
+            Event::Output(Chunk { kind: Kind::Stderr, bytes, .. }) => complaint.extend_from_slice(&bytes),
+            Event::Output(Chunk { bytes, .. }) => report.extend_from_slice(&bytes),
+            Event::Lost(_) => {}
+            Event::End(how) => break how,
         }
-    }
-    if end != Some(End::Exited(Exit::Code(0))) {
+    };
+    if end != End::Exited(Exit::Code(0)) {
         let complaint = String::from_utf8_lossy(&complaint).into_owned();
         log::line(format_args!("benchmark failed: {}", complaint.trim_end()));
         return Err(HttpError::bad_request(complaint));

@@ -111,7 +111,7 @@ pub fn start_error(error: StartError) -> ConnectError {
         | StartError::NoWorkingDirectory(_)
         | StartError::Terminal(_)
         | StartError::Spawn { .. } => ConnectError::invalid_argument(log::chain(&error)),
-        StartError::Streams(_) | StartError::Interrupted(_) => ConnectError::internal(log::chain(&error)),
+        StartError::Streams(_) | StartError::Interrupted => ConnectError::internal(log::chain(&error)),
     }
 }
 

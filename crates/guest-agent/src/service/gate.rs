@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode};
 use super::Agent;
 use super::error::HttpError;
 use crate::auth::{self, Refusal};
+use crate::settings::Settings;
 
 /// Control routes do not exist for anybody but the host.
 pub async fn only_the_host(
@@ -27,15 +28,18 @@ pub async fn only_the_host(
 
 /// The other routes ask for the access token, as soon as there is one.
 pub async fn only_with_token(State(agent): State<Arc<Agent>>, request: Request, next: Next) -> Response {
-    let settings = agent.settings.current();
-    let verdict = match (&settings.token, settings.initialised) {
-        (_, false) => Err(Refusal::NotInitialised),
-        (None, true) => Ok(()),
-        (Some(token), true) => auth::check_token(token, token_of(request.headers())),
-    };
-    match verdict {
+    match check(&agent.settings.current(), token_of(request.headers())) {
         Ok(()) => next.run(request).await,
         Err(refusal) => HttpError::from(refusal).into_response(),
+    }
+}
+
+/// Whether somebody with this token may call.
+pub fn check(settings: &Settings, given: Option<&[u8]>) -> Result<(), Refusal> {
+    match (&settings.token, settings.initialised) {
+        (_, false) => Err(Refusal::NotInitialised),
+        (None, true) => Ok(()),
+        (Some(token), true) => auth::check_token(token, given),
     }
 }
 

@@ -4,6 +4,7 @@
 mod capture;
 mod control;
 mod cors;
+pub mod direct;
 mod download;
 mod error;
 mod file_query;
@@ -12,7 +13,8 @@ mod gate;
 mod metrics;
 mod process;
 mod process_input;
-pub mod restore;
+mod restore;
+mod run;
 mod upload;
 
 use std::net::{IpAddr, SocketAddr};

@@ -10,7 +10,6 @@ use proto::process as wire;
 use proto::process::process_event as wire_event;
 use proto::process::process_selector::Selector as WireSelector;
 use proto::process::stream_input_request::Event as InputEvent;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::Agent;
@@ -18,7 +17,9 @@ use super::error::{input_error, no_process, start_error};
 use super::filesystem::user_of;
 use super::process_input;
 use crate::process::reaper::Exit;
-use crate::process::{Attached, Command, End, Event, Process, Request, Selector, Streams, number};
+use crate::process::{
+    Attached, Chunk, Command, End, Event, From, Kind, Listener, Process, Request, Selector, Streams, number,
+};
 
 /// How often a stream on which nothing happens says that it lives, unless the client asks for another time.
 const KEEPALIVE: Duration = Duration::from_secs(90);
@@ -45,7 +46,7 @@ impl wire::Process for Service {
         request: ServiceRequest<'_, wire::ConnectRequest>,
     ) -> ServiceResult<ServiceStream<wire::ConnectResponse>> {
         let selector = selector(request.to_owned_message().process.into_option())?;
-        let attached = self.0.processes.attach(&selector).map_err(no_process)?;
+        let attached = self.0.processes.attach(&selector, From::Now).map_err(no_process)?;
         let respond = |event: wire::ProcessEvent| wire::ConnectResponse { event: event.into(), ..Default::default() };
         let events = events(attached, keepalive(&ctx)).map(move |event| event.map(respond));
         Ok(Response::new(until(events, ctx.deadline())))
@@ -154,7 +155,7 @@ fn start_request(
         (None, Some(false)) => Streams::Output,
         (None, _) => Streams::Pipes,
     };
-    Ok(Request { command, user, tag: request.tag, streams, deadline: deadline.map(Instant::from_std) })
+    Ok(Request { command, user, tag: request.tag, streams, deadline })
 }
 
 fn selector(selector: Option<wire::ProcessSelector>) -> Result<Selector, ConnectError> {
@@ -186,26 +187,23 @@ fn events(attached: Attached, keepalive: Duration) -> impl Stream<Item = Result<
 
 type Told = Result<wire::ProcessEvent, ConnectError>;
 
-async fn next(
-    events: Option<mpsc::Receiver<Event>>,
-    keepalive: Duration,
-) -> Option<(Told, Option<mpsc::Receiver<Event>>)> {
+async fn next(events: Option<Listener>, keepalive: Duration) -> Option<(Told, Option<Listener>)> {
     let mut events = events?;
-    Some(match timeout(keepalive, events.recv()).await {
-        Err(_) => (Ok(wrap(wire_event::KeepAlive::default())), Some(events)),
-        Ok(Some(Event::Stdout(data))) => {
-            (Ok(output(wire_event::data_event::Output::Stdout(data.into()))), Some(events))
+    let told = match timeout(keepalive, events.next()).await {
+        Err(_) => Ok(wrap(wire_event::KeepAlive::default())),
+        Ok(Event::Output(Chunk { kind, bytes, .. })) => Ok(output(match kind {
+            Kind::Stdout => wire_event::data_event::Output::Stdout(bytes.into()),
+            Kind::Stderr => wire_event::data_event::Output::Stderr(bytes.into()),
+            Kind::Terminal => wire_event::data_event::Output::Pty(bytes.into()),
+        })),
+        Ok(Event::Lost(_)) => return Some((Err(ConnectError::data_loss("some output is not kept any more")), None)),
+        Ok(Event::End(End::Exited(exit))) => return Some((Ok(wrap(end(exit))), None)),
+        Ok(Event::End(End::TimedOut)) => {
+            let over = ConnectError::deadline_exceeded("the process was killed because its time was over");
+            return Some((Err(over), None));
         }
-        Ok(Some(Event::Stderr(data))) => {
-            (Ok(output(wire_event::data_event::Output::Stderr(data.into()))), Some(events))
-        }
-        Ok(Some(Event::Terminal(data))) => (Ok(output(wire_event::data_event::Output::Pty(data.into()))), Some(events)),
-        Ok(Some(Event::End(End::Exited(exit)))) => (Ok(wrap(end(exit))), None),
-        Ok(Some(Event::End(End::TimedOut))) => {
-            (Err(ConnectError::deadline_exceeded("the process was killed because its time was over")), None)
-        }
-        Ok(None) => (Err(ConnectError::internal("the process is no longer followed")), None),
-    })
+    };
+    Some((told, Some(events)))
 }
 
 /// A listener's own deadline ends what it hears, not the process.

@@ -11,41 +11,47 @@ use buffa::Message;
 use bytes::Bytes;
 use connectrpc::ConnectError;
 use connectrpc::client::{CallOptions, ClientConfig, HttpClient};
+use proto::direct::{Answer, Word};
 use proto::filesystem::FilesystemClient;
 use proto::process::process_event::data_event::Output;
 use proto::process::process_event::{EndEvent, Event};
 use proto::process::process_selector::Selector;
 use proto::process::{ProcessClient, ProcessConfig, ProcessSelector, StartRequest, StartResponse};
-use proto::restore::{Answer, Word};
 use serde_json::json;
 
 /// Longer than anything here takes, so that a hang fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The host's end of the conversation after a capture.
-pub struct Restore(TcpStream);
+/// The host's end of its own conversation.
+pub struct Direct(TcpStream);
 
-impl Restore {
-    /// Says one thing; the answer is what went wrong, or the end of the conversation.
+impl Direct {
+    /// Says one thing; the answer is what went wrong.
     pub fn say(&mut self, word: Word) -> std::io::Result<String> {
-        self.send(&word.encode_to_vec())
+        self.tell(&word.encode_to_vec())?;
+        Ok(self.hear()?.error)
     }
 
-    pub fn send(&mut self, message: &[u8]) -> std::io::Result<String> {
+    /// Says one thing and does not wait for an answer.
+    pub fn tell(&mut self, message: &[u8]) -> std::io::Result<()> {
         self.0.write_all(&u32::try_from(message.len()).unwrap().to_be_bytes())?;
-        self.0.write_all(message)?;
+        self.0.write_all(message)
+    }
+
+    /// The next answer, or the end of the conversation.
+    pub fn hear(&mut self) -> std::io::Result<Answer> {
         let mut length = [0; 4];
         self.0.read_exact(&mut length)?;
         let mut answer = vec![0; u32::from_be_bytes(length) as usize];
         self.0.read_exact(&mut answer)?;
-        Ok(Answer::decode_from_slice(&answer).unwrap().error)
+        Ok(Answer::decode_from_slice(&answer).unwrap())
     }
 }
 
 pub struct Agent {
     child: Child,
     address: SocketAddr,
-    restored_at: SocketAddr,
+    direct_at: SocketAddr,
     pub http: reqwest::Client,
 }
 
@@ -56,7 +62,7 @@ impl Agent {
     }
 
     pub fn with_control_peer(peer: &str) -> Self {
-        let args = ["--listen", "127.0.0.1:0", "--listen-restore", "127.0.0.1:0", "--control-peer", peer];
+        let args = ["--listen", "127.0.0.1:0", "--listen-direct", "127.0.0.1:0", "--control-peer", peer];
         let program = env!("CARGO_BIN_EXE_guest-agent");
         let mut child = Command::new(program)
             .args(args)
@@ -71,9 +77,9 @@ impl Agent {
             let text = lines.find_map(|line| Some(line.strip_prefix("sandpiper: ")?.strip_prefix(words)?.to_owned()));
             text.expect("the agent listens").parse().expect("address")
         };
-        let (restored_at, address) = (address("restored at "), address("listening on "));
+        let (direct_at, address) = (address("direct at "), address("listening on "));
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, restored_at, http: reqwest::Client::new() }
+        Self { child, address, direct_at, http: reqwest::Client::new() }
     }
 
     /// One that may be used by everybody.
@@ -92,11 +98,11 @@ impl Agent {
         format!("http://{}{path}", self.address)
     }
 
-    /// A connection by which a captured system is made right.
-    pub fn to_restore(&self) -> Restore {
-        let stream = TcpStream::connect(self.restored_at).unwrap();
+    /// A connection for the host's own conversation.
+    pub fn direct(&self) -> Direct {
+        let stream = TcpStream::connect(self.direct_at).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Restore(stream)
+        Direct(stream)
     }
 
     pub fn pid(&self) -> u32 {

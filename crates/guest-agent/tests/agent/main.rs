@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod access;
+mod direct;
 mod files;
 mod filesystem;
 mod harness;

@@ -1,20 +1,14 @@
-//! What host and guest agent say to each other around a capture of the guest (version 2).
+//! What host and guest agent say to each other around a capture of the guest (version 3).
 
-use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use buffa::Message;
 use bytes::Bytes;
 use http::Method;
-use proto::restore::word::Word as Said;
-use proto::restore::{Answer, Restoration, Word};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use proto::direct::Restoration;
+use proto::direct::word::Word as Said;
 
+use super::direct::{Conversation, DirectError, PORT};
 use super::{Guest, GuestError, Identity, READY_INTERVAL};
-use crate::net::GuestStream;
-
-/// Where a guest that goes on listens to us alone.
-const RESTORE_PORT: u16 = 49982;
 
 /// Fresh randomness for a guest's kernel.
 const ENTROPY_BYTES: usize = 64;
@@ -25,9 +19,6 @@ const PROMPT: Duration = Duration::from_millis(20);
 
 /// How often at most, on a host that is busy without end.
 const TRIES: usize = 4;
-
-/// The longest answer: an error's text.
-const ANSWER_LIMIT: usize = 4096;
 
 /// What a first command needs, so that a captured guest has it in its memory. Those that a template lacks are skipped.
 const WARM_UP: &str =
@@ -51,6 +42,7 @@ impl Guest {
             program: "/bin/sh".to_owned(),
             arguments: vec!["-c".to_owned(), WARM_UP.to_owned()],
             timeout: Some(WARM_UP_DEADLINE),
+            ..Default::default()
         };
         if let Err(error) = self.exec(command).await {
             tracing::info!(error = &error as &dyn std::error::Error, "a guest was not warmed up");
@@ -59,6 +51,8 @@ impl Guest {
 
     /// Stops all user processes and refuses user traffic until [`Self::restore`].
     pub async fn freeze(&self) -> Result<(), GuestError> {
+        // What is captured waits for nobody who will not be there.
+        self.idle.clear();
         self.ask(Method::POST, "/freeze", Bytes::new()).await.map(drop)
     }
 
@@ -66,25 +60,31 @@ impl Guest {
     /// guest may only be about to run: tries until it answers.
     pub async fn restore(&self, identity: Identity, limit: Duration) -> Result<(), GuestError> {
         let restored = async {
-            let mut stream = self.connect_to_restore(limit).await;
+            let mut conversation = self.connect_to_restore(limit).await;
             for _ in 0..TRIES {
                 let begun = Instant::now();
-                say(&mut stream, Said::ClockUnixNs(unix_ns())).await?;
+                say(&mut conversation, Said::ClockUnixNs(unix_ns())).await?;
                 if begun.elapsed() < PROMPT {
                     break;
                 }
             }
-            say(&mut stream, Said::Restoration(Box::new(self.restoration(identity)))).await
+            say(&mut conversation, Said::Restoration(Box::new(self.restoration(identity)))).await?;
+            // The next word finds the way in the guest's memory.
+            self.keep(Some(conversation));
+            Ok(())
         };
         tokio::time::timeout(limit, restored).await.unwrap_or(Err(GuestError::Silent))
     }
 
     /// What asks for a connection before the guest runs waits for it in the tap, so one try is enough unless the
-    /// guest's network says otherwise.
-    async fn connect_to_restore(&self, limit: Duration) -> GuestStream {
+    /// guest's network says otherwise. A guest that ran all the time has one.
+    async fn connect_to_restore(&self, limit: Duration) -> Conversation {
+        if let Some(kept) = self.kept() {
+            return kept;
+        }
         loop {
-            match self.connector.connect(RESTORE_PORT, limit).await {
-                Ok(stream) => return stream,
+            match self.connector.connect(PORT, limit).await {
+                Ok(stream) => return Conversation::new(stream),
                 Err(_) => tokio::time::sleep(READY_INTERVAL).await,
             }
         }
@@ -98,7 +98,7 @@ impl Guest {
             sandbox_id: identity.sandbox_id,
             hostname: identity.hostname,
             nameservers: identity.nameservers,
-            access_token: self.access_token.to_string(),
+            access_token: self.access_token.0.to_string(),
             env_vars: identity.env_vars.into_iter().collect(),
             default_user: identity.default_user,
             default_workdir: identity.default_workdir.unwrap_or_default(),
@@ -114,21 +114,15 @@ fn unix_ns() -> u64 {
 }
 
 /// Says one thing and waits until the guest has done it.
-async fn say(stream: &mut GuestStream, what: Said) -> Result<(), GuestError> {
-    let message = Word { word: Some(what), ..Default::default() }.encode_to_vec();
-    let length = u32::try_from(message.len()).map_err(|_| GuestError::Garbled)?;
-    let answer = exchange(stream, &[&length.to_be_bytes()[..], &message].concat()).await;
-    let answer = Answer::decode_from_slice(&answer.map_err(GuestError::Broken)?).map_err(|_| GuestError::Garbled)?;
-    if answer.error.is_empty() { Ok(()) } else { Err(GuestError::not_restored(&answer.error)) }
-}
-
-async fn exchange(stream: &mut GuestStream, message: &[u8]) -> io::Result<Vec<u8>> {
-    stream.write_all(message).await?;
-    let length = stream.read_u32().await? as usize;
-    if length > ANSWER_LIMIT {
-        return Err(io::ErrorKind::InvalidData.into());
+async fn say(conversation: &mut Conversation, what: Said) -> Result<(), GuestError> {
+    let said = async {
+        conversation.say(what).await?;
+        conversation.hear().await
+    };
+    match said.await {
+        Ok(answer) if answer.error.is_empty() => Ok(()),
+        Ok(answer) => Err(GuestError::not_restored(&answer.error)),
+        Err(DirectError::Broken(error)) => Err(GuestError::Broken(error)),
+        Err(DirectError::Garbled) => Err(GuestError::Garbled),
     }
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer)
 }

@@ -97,7 +97,7 @@ fn message_of(body: &[u8]) -> String {
     printable(&text)
 }
 
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(1024).collect()
 }
 

@@ -1,28 +1,39 @@
 //! Running a command in a guest and collecting what it prints.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
-use connectrpc::client::{CallOptions, ClientConfig, ServerStream};
-use connectrpc::{ConnectError, ErrorCode};
-use http::Uri;
-use proto::process::process_event::{Event, data_event::Output};
-use proto::process::{ProcessClient, ProcessConfig, StartRequest, StartResponse, StartResponseView};
+use proto::direct::answer::News;
+use proto::direct::end::End;
+use proto::direct::word::Word as Said;
+use proto::direct::{Answer, Run};
 
-use super::Guest;
+use super::direct::{Conversation, DirectError};
+use super::{Guest, error};
 
 /// What is kept of each of standard output and error; the rest is counted.
 pub const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
+
+/// A command that a signal ended has its number added to this as its exit code, as under a shell.
+const SIGNALLED: i32 = 128;
 
 /// Beyond a command's own timeout, for the guest to kill it and say so.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A command.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ExecRequest {
     /// The program: a path, or a name that is sought in the user's PATH. No shell is involved.
     pub program: String,
     /// Its arguments.
     pub arguments: Vec<String>,
+    /// Added to its environment.
+    pub envs: BTreeMap<String, String>,
+    /// Its directory; the user's home where there is none.
+    pub cwd: Option<String>,
+    /// Whom it runs as; the template's default user where there is none.
+    pub user: Option<String>,
     /// After this long its process group is killed.
     pub timeout: Option<Duration>,
 }
@@ -51,114 +62,106 @@ pub enum ExecError {
     /// The guest agent refused to start it.
     #[error("{0}")]
     Refused(String),
+    /// The guest agent could not, through no fault of the request.
+    #[error("the guest failed: {0}")]
+    Failed(String),
+    /// The guest could not be asked, so nothing was begun.
+    #[error("the command was not begun")]
+    NotBegun(#[source] io::Error),
     /// The connection to the guest broke before the command's end was known. It may have run.
     #[error("the end of the command is unknown")]
-    Lost(#[source] Box<ConnectError>),
+    Lost(#[source] DirectError),
 }
 
 impl Guest {
-    /// Runs a command to its end.
+    /// Runs a command to its end. Dropping this before kills it.
     pub async fn exec(&self, request: ExecRequest) -> Result<ExecOutput, ExecError> {
         let timeout = request.timeout;
-        let mut options = CallOptions::default();
-        if let Some(timeout) = timeout {
-            options = options.with_timeout(timeout);
-        }
+        let mut conversation = self.conversation().await.map_err(ExecError::NotBegun)?;
+        conversation.say(Said::Run(Box::new(self.run(request)))).await.map_err(ExecError::Lost)?;
+        let mut running = Running(Some(conversation));
         let mut output = ExecOutput::default();
-        let collected = async {
-            let mut stream = self.processes().start_with_options(start_request(request), options).await?;
-            collect(&mut stream, &mut output).await
-        };
-        let result = match timeout {
-            Some(timeout) => {
-                let expired = |_| Err(ConnectError::deadline_exceeded("no answer from the guest"));
-                tokio::time::timeout(timeout + GRACE, collected).await.unwrap_or_else(expired)
-            }
-            None => collected.await,
-        };
-        match result {
-            Ok(()) => Ok(output),
-            Err(error) if error.code == ErrorCode::DeadlineExceeded && timeout.is_some() => {
-                Ok(ExecOutput { timed_out: true, ..output })
-            }
-            Err(error) => Err(classify(error)),
-        }
-    }
-
-    fn processes(&self) -> ProcessClient<super::Transport> {
-        ProcessClient::new(self.transport.clone(), ClientConfig::new(Uri::from_static("http://guest")).proto())
-    }
-}
-
-fn start_request(request: ExecRequest) -> StartRequest {
-    let config = ProcessConfig { cmd: request.program, args: request.arguments, ..Default::default() };
-    StartRequest { process: config.into(), stdin: Some(false), ..Default::default() }
-}
-
-type Events = ServerStream<axum::body::Body, StartResponseView<'static>>;
-
-/// Reads to the end of the stream, not only to the end of the command: a connection whose answer was not read out
-/// cannot be used again, and a new one costs a third of a short command.
-///
-/// What was printed before an error is in `output` all the same.
-async fn collect(stream: &mut Events, output: &mut ExecOutput) -> Result<(), ConnectError> {
-    let mut has_ended = false;
-    while let Some(message) = stream.message().await? {
-        let message: StartResponse = message.to_owned_message();
-        match message.event.into_option().and_then(|event| event.event) {
-            Some(Event::Data(data)) => match data.output {
-                Some(Output::Stdout(bytes)) => keep(&mut output.stdout, &mut output.stdout_omitted, &bytes),
-                Some(Output::Stderr(bytes)) => keep(&mut output.stderr, &mut output.stderr_omitted, &bytes),
-                Some(Output::Pty(_)) | None => {}
+        let collected = running.collect(&mut output);
+        let ended = match timeout {
+            // The guest kills it when its time is over, and says so.
+            Some(timeout) => match tokio::time::timeout(timeout + GRACE, collected).await {
+                Ok(ended) => ended?,
+                Err(_) => return Ok(ExecOutput { timed_out: true, ..output }),
             },
-            Some(Event::End(end)) => {
-                output.exit_code = if end.exited { end.exit_code } else { 128 + signal_number(&end.status) };
-                has_ended = true;
-            }
-            Some(Event::Start(_) | Event::Keepalive(_)) | None => {}
+            None => collected.await?,
+        };
+        self.keep(running.finish());
+        match ended {
+            End::ExitCode(code) => output.exit_code = code,
+            End::Signal(signal) => output.exit_code = SIGNALLED + signal,
+            End::TimedOut(_) => output.timed_out = true,
+        }
+        Ok(output)
+    }
+
+    fn run(&self, request: ExecRequest) -> Run {
+        let milliseconds = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        Run {
+            access_token: self.access_token.0.to_string(),
+            cmd: request.program,
+            args: request.arguments,
+            envs: request.envs.into_iter().collect(),
+            cwd: request.cwd.unwrap_or_default(),
+            user: request.user.unwrap_or_default(),
+            timeout_ms: request.timeout.map_or(0, milliseconds),
+            ..Default::default()
         }
     }
-    if has_ended {
-        return Ok(());
+}
+
+/// A command that runs at the other end of a conversation. It is killed when nobody waits for it any more.
+struct Running(Option<Conversation>);
+
+impl Running {
+    /// Waits for the end. What was printed before an error is in `output` all the same.
+    async fn collect(&mut self, output: &mut ExecOutput) -> Result<End, ExecError> {
+        loop {
+            let conversation = self.0.as_mut().ok_or(ExecError::Lost(DirectError::Garbled))?;
+            let heard = conversation.hear().await;
+            let Answer { error, is_fault, news, .. } = heard.map_err(|error| self.lost(error))?;
+            match news {
+                Some(News::Stdout(bytes)) => keep(&mut output.stdout, &mut output.stdout_omitted, &bytes),
+                Some(News::Stderr(bytes)) => keep(&mut output.stderr, &mut output.stderr_omitted, &bytes),
+                Some(News::End(end)) => return end.end.ok_or_else(|| self.lost(DirectError::Garbled)),
+                None if error.is_empty() => return Err(self.lost(DirectError::Garbled)),
+                None => {
+                    self.0 = None;
+                    let words = error::printable(&error);
+                    return Err(if is_fault { ExecError::Failed(words) } else { ExecError::Refused(words) });
+                }
+            }
+        }
     }
-    // A stream without an end event says nothing of how the command ended, so it is never a success.
-    Err(ConnectError::unavailable("the guest closed the stream before the command's end"))
+
+    /// There is nobody left to be told to kill it.
+    fn lost(&mut self, error: DirectError) -> ExecError {
+        self.0 = None;
+        ExecError::Lost(error)
+    }
+
+    /// It has ended: the conversation is free again.
+    fn finish(mut self) -> Option<Conversation> {
+        self.0.take()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(conversation) = self.0.take() {
+            conversation.last_word(Said::Kill(Box::default()));
+        }
+    }
 }
 
 fn keep(kept: &mut Vec<u8>, omitted: &mut u64, bytes: &[u8]) {
     let room = OUTPUT_LIMIT.saturating_sub(kept.len()).min(bytes.len());
     kept.extend_from_slice(&bytes[..room]);
     *omitted += (bytes.len() - room) as u64;
-}
-
-/// From a status such as `signal: killed`: the guest names signals as Go does.
-fn signal_number(status: &str) -> i32 {
-    match status.strip_prefix("signal: ").map(|rest| rest.split(" (").next().unwrap_or(rest)) {
-        Some("hangup") => 1,
-        Some("interrupt") => 2,
-        Some("quit") => 3,
-        Some("illegal instruction") => 4,
-        Some("aborted") => 6,
-        Some("bus error") => 7,
-        Some("floating point exception") => 8,
-        Some("user defined signal 1") => 10,
-        Some("segmentation fault") => 11,
-        Some("user defined signal 2") => 12,
-        Some("broken pipe") => 13,
-        Some("alarm clock") => 14,
-        Some("terminated") => 15,
-        _ => 9,
-    }
-}
-
-fn classify(error: ConnectError) -> ExecError {
-    match error.code {
-        ErrorCode::InvalidArgument | ErrorCode::Unauthenticated | ErrorCode::PermissionDenied => {
-            let words = error.message.as_deref().unwrap_or("the guest agent refused the command");
-            ExecError::Refused(words.chars().filter(|c| !c.is_control()).take(1024).collect())
-        }
-        _ => ExecError::Lost(Box::new(error)),
-    }
 }
 
 #[cfg(test)]
@@ -171,12 +174,5 @@ mod tests {
         keep(&mut kept, &mut omitted, b"12345");
         keep(&mut kept, &mut omitted, b"67");
         assert_eq!((kept.len(), omitted), (OUTPUT_LIMIT, 4));
-    }
-
-    #[test]
-    fn signals_become_exit_codes_as_in_a_shell() {
-        assert_eq!(signal_number("signal: killed"), 9);
-        assert_eq!(signal_number("signal: segmentation fault (core dumped)"), 11);
-        assert_eq!(signal_number("signal: terminated"), 15);
     }
 }

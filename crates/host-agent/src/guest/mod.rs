@@ -5,12 +5,14 @@
 //! command or a log line of the host.
 
 mod capture;
+mod direct;
 mod error;
 mod exec;
 mod files;
 mod transport;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +20,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::net::GuestConnector;
+pub use direct::DirectError;
 pub use error::{FileError, GuestError, ReadyError};
 pub use exec::{ExecError, ExecOutput, ExecRequest, OUTPUT_LIMIT};
 pub use files::READ_LIMIT;
@@ -46,7 +49,32 @@ const READY_DEADLINE: Duration = Duration::from_millis(40);
 pub struct Guest {
     transport: Transport,
     connector: GuestConnector,
-    access_token: Arc<str>,
+    access_token: AccessToken,
+    idle: direct::Idle,
+}
+
+/// What a guest asks of those who call it. Never shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessToken(Arc<str>);
+
+impl AccessToken {
+    /// 128 random bits.
+    fn random() -> Self {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the kernel has randomness");
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into())
+    }
+
+    fn header(&self) -> HeaderValue {
+        // One that was read from a damaged file is no guest's.
+        HeaderValue::from_str(&self.0).unwrap_or(HeaderValue::from_static("none"))
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken")
+    }
 }
 
 /// What a guest is told after each start.
@@ -78,14 +106,24 @@ pub struct Identity {
 impl Guest {
     /// Connects nowhere yet. The access token is new: the guest learns it when it is introduced.
     pub fn new(connector: GuestConnector) -> Self {
-        let access_token: Arc<str> = random_token().into();
-        Self { transport: Transport::new(connector.clone(), header_of(&access_token)), connector, access_token }
+        Self::known(connector, AccessToken::random())
+    }
+
+    /// One that knows its access token already. Connects nowhere yet.
+    pub fn known(connector: GuestConnector, access_token: AccessToken) -> Self {
+        let transport = Transport::new(connector.clone(), access_token.header());
+        Self { transport, connector, access_token, idle: direct::Idle::default() }
+    }
+
+    /// What it is to be asked with.
+    pub fn access_token(&self) -> &AccessToken {
+        &self.access_token
     }
 
     /// The same guest, by the same connections, with a new access token: it learns it when it is restored.
     pub fn renewed(&self) -> Self {
-        let access_token: Arc<str> = random_token().into();
-        Self { transport: self.transport.with_token(header_of(&access_token)), access_token, ..self.clone() }
+        let access_token = AccessToken::random();
+        Self { transport: self.transport.with_token(access_token.header()), access_token, ..self.clone() }
     }
 
     /// Waits until the agent answers.
@@ -118,7 +156,7 @@ impl Guest {
             #[serde(flatten)]
             identity: &'a Identity,
         }
-        let introduction = Introduction { access_token: &self.access_token, identity };
+        let introduction = Introduction { access_token: &self.access_token.0, identity };
         let body = serde_json::to_vec(&introduction).expect("an introduction is plain data");
         self.ask(Method::POST, "/init", body.into()).await.map(drop)
     }
@@ -171,17 +209,6 @@ impl Guest {
         }
         self.transport.send(request).await.map_err(GuestError::Unreachable)
     }
-}
-
-fn header_of(token: &str) -> HeaderValue {
-    HeaderValue::from_str(token).expect("tokens are made of letters and digits")
-}
-
-/// 128 random bits.
-fn random_token() -> String {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("the kernel has randomness");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Bodies of one piece as the streaming kind.

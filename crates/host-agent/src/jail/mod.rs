@@ -31,7 +31,10 @@ use futures::future::BoxFuture;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
+use serde::{Deserialize, Serialize};
 use vmm::{LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
+
+use crate::machine;
 
 use order::{Order, Report};
 
@@ -152,11 +155,27 @@ fn receive_report(channel: &OwnedFd) -> io::Result<Option<Report>> {
     if count == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&buffer[..count])?)) }
 }
 
+/// What an identity file says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Recorded {
+    #[serde(flatten)]
+    process: ProcessIdentity,
+    /// The boot of the machine in which that means a process. Earlier versions did not say.
+    machine_boot: Option<String>,
+}
+
 /// On disk when this returns, so that the process is found even after a crash.
-fn record(file: &Path, identity: ProcessIdentity) -> io::Result<()> {
-    let mut text = serde_json::to_vec(&identity)?;
+fn record(file: &Path, process: ProcessIdentity) -> io::Result<()> {
+    let mut text = serde_json::to_vec(&Recorded { process, machine_boot: Some(machine::boot_id()?) })?;
     text.push(b'\n');
     crate::files::write_durably(file, &text)
+}
+
+/// The process that an identity file names, unless that was before the machine was started again.
+pub(crate) fn recorded(file: &Path) -> Option<ProcessIdentity> {
+    let recorded: Recorded = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    let is_of_this_boot = recorded.machine_boot.is_none_or(|boot| machine::boot_id().is_ok_and(|now| now == boot));
+    is_of_this_boot.then_some(recorded.process)
 }
 
 #[cfg(test)]
@@ -193,6 +212,19 @@ mod tests {
         let result = tokio::task::spawn_blocking(move || jail.converse(&ours, program())).await.unwrap();
         drop(theirs);
         (result.expect_err("it cannot have started"), identity)
+    }
+
+    #[test]
+    fn an_identity_means_a_process_only_in_the_boot_of_the_machine_in_which_it_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("vmm.json");
+        let process = ProcessIdentity { pid: 7, start_ticks: 8 };
+        record(&file, process).unwrap();
+        assert_eq!(recorded(&file), Some(process));
+        std::fs::write(&file, r#"{"pid":7,"start_ticks":8}"#).unwrap();
+        assert_eq!(recorded(&file), Some(process), "as an earlier version wrote it");
+        std::fs::write(&file, r#"{"pid":7,"start_ticks":8,"machine_boot":"another"}"#).unwrap();
+        assert_eq!(recorded(&file), None);
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@
 //! sandbox is in; who may reach whom beyond the rules in `firewall` is not decided here.
 
 mod address;
+mod adopt;
 mod blocking;
 mod build;
 mod connect;
@@ -39,6 +40,7 @@ use std::time::Duration;
 use model::{InstanceId, SandboxId};
 
 pub use address::{AddressPlan, GUEST_IP, GUEST_MAC, InvalidPlan, SandboxAddresses, TAP_IP, TAP_PREFIX};
+pub use adopt::AdoptError;
 pub use build::CreateError;
 pub use firewall::FirewallError;
 pub use links::LinkError;
@@ -165,7 +167,7 @@ impl Network {
         blocking::to_the_end(sweep).await.unwrap_or_else(RemoveError::not_started)
     }
 
-    /// Removes the installation's rules from the host. Sandboxes that run on lose their way out.
+    /// Removes the installation's rules from the host. Sandboxes that run on would lose their way out.
     pub async fn close(&self) -> Result<(), FirewallError> {
         Firewall::start()?.load(&firewall::without_table(&self.installation.instance)).await
     }

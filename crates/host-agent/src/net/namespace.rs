@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use tokio::sync::oneshot;
 
@@ -77,6 +77,13 @@ pub(super) fn leave_for_new() -> Result<(), NamespaceError> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|error| NamespaceError::Make(error.into()))
 }
 
+/// Gives the calling thread mounts of its own, a copy of those that are there.
+#[cfg(test)]
+pub(super) fn leave_for_own_mounts() -> io::Result<()> {
+    // SAFETY: as above.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?)
+}
+
 /// Moves the calling thread into `namespace`.
 pub(super) fn enter(namespace: impl AsFd) -> io::Result<()> {
     Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
@@ -87,15 +94,37 @@ pub(super) fn current() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(OF_THIS_THREAD, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// The namespace of this name.
+pub(super) fn open(name: &str) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path(name), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// Gives the namespace of the calling thread a name that keeps it alive.
 pub(super) fn name_current(name: &str) -> Result<(), NamespaceError> {
     let path = path(name);
     let bind = || -> io::Result<()> {
-        fs::create_dir_all(DIRECTORY)?;
+        share_directory()?;
         fs::File::create_new(&path)?;
         Ok(rustix::mount::mount_bind(OF_THIS_THREAD, &path)?)
     };
     bind().map_err(|source| NamespaceError::Name { path: path.clone(), source })
+}
+
+/// Makes the directory of names a shared mount of its own, as the first `ip netns add` on a machine would: if that came
+/// after ours, it would cover the names that are there, and no name that is covered can be taken away.
+fn share_directory() -> io::Result<()> {
+    let share = || rustix::mount::mount_change(DIRECTORY, MountPropagationFlags::SHARED | MountPropagationFlags::REC);
+    fs::create_dir_all(DIRECTORY)?;
+    // INVAL: it is no mount. Of two that make it one at once, the second must see that it is.
+    if share() == Err(rustix::io::Errno::INVAL) {
+        let directory = fs::File::open(DIRECTORY)?;
+        directory.lock()?;
+        if share() == Err(rustix::io::Errno::INVAL) {
+            rustix::mount::mount_bind_recursive(DIRECTORY, DIRECTORY)?;
+            share()?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes the name of a namespace away, and with it the namespace unless something else holds it.

@@ -87,23 +87,32 @@ impl Installation {
         left
     }
 
-    /// Removes what belongs to this installation and to none of `keep`, and all of installations that are gone.
+    /// Removes what belongs to this installation and to none of `keep`, and all of installations that are gone
+    /// where it can.
     pub(super) async fn sweep(&self, keep: &HashSet<SandboxId>) -> Result<(), RemoveError> {
         let stuck = |leftover| RemoveError { left: vec![leftover] };
         // In this order: what is made in between has a claim by then.
         let in_use = slots_in_use(&self.instance).await.map_err(stuck)?;
         let claims = self.claims.all().map_err(|error| stuck(error.into()))?;
         let mut left = self.sweep_unclaimed(in_use, &claims).await;
-        let mut gone = HashSet::new();
+        let (mut gone, mut strangers) = (HashSet::new(), Vec::new());
         for (slot, claim) in claims.iter().filter(|(_, claim)| self.is_stale(claim, keep)) {
             tracing::info!(%slot, sandbox = %claim.sandbox, instance = %claim.instance, "sweeping a network");
-            left.extend(self.try_remove(*slot, claim).await);
-            if claim.instance != self.instance {
-                gone.insert(&claim.instance);
+            let remains = self.try_remove(*slot, claim).await;
+            match claim.instance == self.instance {
+                true => left.extend(remains),
+                false => {
+                    gone.insert(&claim.instance);
+                    strangers.extend(remains);
+                }
             }
         }
         for instance in gone {
-            left.extend(remove_rules(instance).await.err());
+            strangers.extend(remove_rules(instance).await.err());
+        }
+        // A slot that stays taken is no reason not to start.
+        if let Err(error) = RemoveError::unless_empty(strangers) {
+            tracing::warn!(%error, "what installations that are gone have left cannot be removed");
         }
         RemoveError::unless_empty(left)
     }

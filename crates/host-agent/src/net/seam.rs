@@ -14,12 +14,15 @@ use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
-use super::{ClaimError, CreateError, FirewallError, Network, RemoveError, SandboxNetwork, Slot};
+use super::{AdoptError, ClaimError, CreateError, FirewallError, Network, RemoveError, SandboxNetwork, Slot};
 
 /// The networks of a host's sandboxes.
 pub trait Networks: Send + Sync {
     /// Makes the network of a sandbox, or nothing.
     fn create<'a>(&'a self, sandbox: &'a SandboxId) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>>;
+
+    /// The network of a sandbox as an earlier run made it. Its tap is the monitor's alone.
+    fn adopt(&self, sandbox: &SandboxId) -> Result<Box<dyn GuestNetwork>, AdoptError>;
 
     /// Removes every network of this installation whose sandbox is not in `keep`.
     fn sweep<'a>(&'a self, keep: &'a HashSet<SandboxId>) -> BoxFuture<'a, Result<(), RemoveError>>;
@@ -81,6 +84,10 @@ impl Networks for Network {
             let network = Network::create(self, sandbox).await?;
             Ok(Box::new(network) as Box<dyn GuestNetwork>)
         })
+    }
+
+    fn adopt(&self, sandbox: &SandboxId) -> Result<Box<dyn GuestNetwork>, AdoptError> {
+        Ok(Box::new(Network::adopt(self, sandbox)?))
     }
 
     fn sweep<'a>(&'a self, keep: &'a HashSet<SandboxId>) -> BoxFuture<'a, Result<(), RemoveError>> {

@@ -22,6 +22,7 @@ use super::admission;
 use super::bake::save_state;
 use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error};
 use super::pause::PAUSED;
+use super::record::unsettle;
 use super::restore::FROZEN_MEMORY_FILE;
 use super::{CreateError, SandboxSpec};
 use crate::blocking;
@@ -105,6 +106,7 @@ impl Parts {
         let source = Source::of(self, vm.process());
         let capture = self.begin_capture(host, self.origin(), &source, reservation).await?;
         let begun = Instant::now();
+        unsettle(self.directory()).map_err(file_error("mark", self.directory()))?;
         let written = self.write_stopped(&capture, source, &*vm, &guest).await;
         let stopped = begun.elapsed();
         let went_on = self.go_on(host, spec, &*vm, &guest).await;

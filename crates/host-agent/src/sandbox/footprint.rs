@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use vmm::Vm;
 
 use super::UseError;
@@ -13,7 +14,8 @@ use super::metrics::ticks;
 const TICK: Duration = Duration::from_millis(10);
 
 /// How a virtual machine came to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Start {
     /// Its kernel was booted.
     #[default]

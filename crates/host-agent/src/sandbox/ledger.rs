@@ -141,6 +141,12 @@ impl Ledger {
         self.place(&mut lock(&self.books), owner)
     }
 
+    /// What a sandbox that runs already takes, whatever the limits are by now.
+    pub fn keep_running(&self, owner: &OwnerId, shape: &Shape) -> (Place, Share) {
+        let mut sums = lock(&self.books);
+        (self.place(&mut sums, owner), self.share(&mut sums, Some(owner), shape))
+    }
+
     /// Room for a sandbox that has its place and is to run again.
     pub fn readmit(&self, owner: &OwnerId, shape: &Shape) -> Result<Share, Refusal> {
         let mut sums = lock(&self.books);
@@ -341,6 +347,15 @@ mod tests {
         drop(other);
         let again = ledger.readmit(&owner("one"), &Shape::default()).unwrap();
         drop((place, again));
+        assert!(is_empty(&ledger));
+    }
+
+    #[test]
+    fn what_runs_already_is_counted_beyond_every_limit() {
+        let ledger = Ledger::new(Limits { memory_mb: EACH_MB, owner_sandboxes: Some(1), ..plenty() });
+        let kept = [(); 2].map(|()| ledger.keep_running(&owner("one"), &Shape::default()));
+        assert!(ledger.admit(&owner("two"), &Shape::default()).unwrap_err().is_of_host());
+        drop(kept);
         assert!(is_empty(&ledger));
     }
 

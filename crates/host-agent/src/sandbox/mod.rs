@@ -5,6 +5,7 @@
 
 mod activity;
 mod admission;
+mod adopt;
 mod attend;
 mod bake;
 mod capture;
@@ -24,7 +25,7 @@ mod sweep;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -49,7 +50,7 @@ use owner::Farewell;
 pub(crate) use pause::paused_dir;
 pub(crate) use pool::keep as keep_pool;
 pub use pool::{InvalidPoolMode, Pool, PoolMode};
-pub(crate) use record::builds_in;
+pub(crate) use record::{builds_in, platforms_in};
 pub use sweep::{Found, SweepError, sweep};
 
 /// What a sandbox is to be.
@@ -77,6 +78,8 @@ pub struct SandboxSpec {
 /// What the end of the host agent does to a sandbox that runs. A paused one stays on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnClose {
+    /// It runs on, and the next host agent takes it over.
+    Keep,
     /// It is deleted.
     Destroy,
     /// It is paused. One that cannot be is deleted.
@@ -211,13 +214,19 @@ impl Sandboxes {
         Ok(handle)
     }
 
-    /// Takes over paused sandboxes that an earlier host agent left. To be called before the first sandbox is made.
-    pub fn adopt(&self, found: Vec<Found>) {
-        for Found { directory, record } in found {
-            let (handle, owner) = owner::of_paused(self.host.clone(), directory, record);
+    /// Takes over sandboxes that an earlier host agent left. To be called before the first sandbox is made.
+    pub async fn adopt(&self, found: Vec<Found>) {
+        let begun = Instant::now();
+        let count = found.len();
+        let mut adopted: FuturesUnordered<_> = found.into_iter().map(|found| adopt::adopt(&self.host, found)).collect();
+        while let Some((record, parts, status)) = adopted.next().await {
+            let (handle, owner) = owner::adopted(self.host.clone(), &record, parts, status);
             let (id, view) = (handle.spec.id.clone(), handle.view.clone());
             self.table().handles.insert(id.clone(), handle);
             self.live(view, id, owner.run());
+        }
+        if count > 0 {
+            tracing::info!(count, took = ?begun.elapsed(), "sandboxes of an earlier run were taken over");
         }
     }
 
@@ -247,7 +256,7 @@ impl Sandboxes {
         {
             return result;
         }
-        if self.table().is_closing && handle.view.borrow().status == Status::Paused {
+        if self.table().is_closing && matches!(handle.view.borrow().status, Status::Running | Status::Paused) {
             return Err(DestroyError::Closing);
         }
         // The owner task takes no commands any more: it is about to say that all is gone, unless it broke down.
@@ -354,7 +363,7 @@ impl Sandboxes {
     }
 
     /// Makes nothing new any more. Leaves paused sandboxes on disk, does to running ones what `on_close` says, and
-    /// removes all others. Returns those that could not be removed.
+    /// removes all others. Returns those that could not be removed. What runs on is still in the list.
     pub async fn close(&self, on_close: OnClose) -> Vec<(SandboxId, DestroyError)> {
         let handles: Vec<_> = {
             let mut table = self.table();

@@ -2,7 +2,6 @@
 //! time, watches the virtual machine and the clock, and ends when nothing of the sandbox is left.
 
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -62,11 +61,11 @@ pub(super) fn new(host: Arc<Host>, spec: SandboxSpec) -> (Handle, Owner) {
     with(host, spec, SystemTime::now(), Parts::default(), Status::Pending)
 }
 
-/// A sandbox that an earlier host agent has paused, and its owner, to be run.
-pub(super) fn of_paused(host: Arc<Host>, directory: PathBuf, record: Record) -> (Handle, Owner) {
-    let (spec, created_at) = (record.spec.clone(), record.created_at());
-    let place = host.ledger.keep(&spec.owner);
-    with(host, spec, created_at, Parts::of_paused(directory, record, place), Status::Paused)
+/// A sandbox that an earlier host agent has made, and its owner, to be run. Its guest can be talked to at once.
+pub(super) fn adopted(host: Arc<Host>, record: &Record, parts: Parts, status: Status) -> (Handle, Owner) {
+    let (handle, mut owner) = with(host, record.spec.clone(), record.created_at(), parts, status);
+    owner.show_guest();
+    (handle, owner)
 }
 
 fn with(host: Arc<Host>, spec: SandboxSpec, created_at: SystemTime, parts: Parts, status: Status) -> (Handle, Owner) {
@@ -94,7 +93,7 @@ enum Ending {
     Delete(Option<DestroyReply>),
     /// The virtual machine is gone.
     Lost,
-    /// The host agent ends, and the sandbox stays on disk.
+    /// The host agent ends, and the sandbox runs on or stays on disk.
     Leave(DestroyReply),
 }
 
@@ -102,7 +101,7 @@ enum Ending {
 enum Last {
     /// Nothing of it stays. These wait for that.
     Delete(Vec<DestroyReply>),
-    /// It stays on disk.
+    /// It runs on, or stays on disk.
     Leave(DestroyReply),
 }
 
@@ -118,7 +117,11 @@ impl Owner {
     async fn end(mut self, last: Option<Last>) -> Option<Farewell> {
         match last {
             Some(Last::Leave(reply)) => {
-                answer(reply, self.parts.remove_network().await);
+                let has_left = match self.status() {
+                    Status::Running => Ok(()),
+                    _ => self.parts.remove_network().await,
+                };
+                answer(reply, has_left);
                 None
             }
             Some(Last::Delete(waiting)) => Some(self.delete(waiting).await),
@@ -130,20 +133,36 @@ impl Owner {
         }
     }
 
-    /// From the create, or from when it was found paused, to when it is to end.
+    /// From the create, or from when it was adopted, to when it is to end.
     async fn live(&mut self) -> Last {
         let mut waiting = Vec::new();
-        if self.status() == Status::Pending {
-            waiting = self.create().await;
+        match self.status() {
+            Status::Pending => waiting = self.create().await,
+            Status::Snapshotting => self.make_right().await,
+            _ => {}
         }
-        if self.status() != Status::Pending {
-            match self.serve().await {
-                Ending::Leave(reply) => return Last::Leave(reply),
-                Ending::Delete(reply) => waiting.extend(reply),
-                Ending::Lost => waiting.extend(self.mourn().await),
-            }
+        let ending = match self.status() {
+            Status::Pending => Ending::Delete(None),
+            // Lost before it was adopted.
+            Status::Error => Ending::Lost,
+            _ => self.serve().await,
+        };
+        match ending {
+            Ending::Leave(reply) => return Last::Leave(reply),
+            Ending::Delete(reply) => waiting.extend(reply),
+            Ending::Lost => waiting.extend(self.mourn().await),
         }
         Last::Delete(waiting)
+    }
+
+    /// What an earlier host agent had begun with a sandbox that goes on is undone.
+    async fn make_right(&mut self) {
+        if let Err(error) = self.parts.make_right(&self.host).await {
+            // Where the monitor is gone that is noticed on its own.
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(sandbox = %self.spec.id, error, "what the last host agent had begun was not undone");
+        }
+        self.publish(Event::RolledBack);
     }
 
     /// Makes the sandbox while commands are heard: a delete cancels. Returns those who wait for the deletion.
@@ -293,7 +312,10 @@ impl Owner {
             let error = &error as &dyn std::error::Error;
             tracing::error!(sandbox = %self.spec.id, error, "it could not be paused and is deleted");
         }
-        if self.status() == Status::Paused { Ending::Leave(reply) } else { Ending::Delete(Some(reply)) }
+        match (self.status(), on_close) {
+            (Status::Paused, _) | (Status::Running, OnClose::Keep) => Ending::Leave(reply),
+            _ => Ending::Delete(Some(reply)),
+        }
     }
 
     /// Pauses what nobody uses. If that fails it runs on, and expires again.
@@ -336,7 +358,9 @@ impl Owner {
     async fn mourn(&mut self) -> Option<DestroyReply> {
         let last_words = self.parts.vm().map(|vm| vm.last_words()).unwrap_or_default();
         tracing::warn!(sandbox = %self.spec.id, %last_words, "the sandbox is lost");
-        self.publish(Event::Failed);
+        if self.status() != Status::Error {
+            self.publish(Event::Failed);
+        }
         if let Err(error) = self.parts.dismantle().await {
             tracing::warn!(sandbox = %self.spec.id, error = &error as &dyn std::error::Error, "something is left");
         }

@@ -11,11 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use model::{DiskMb, StartMode};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 
 use super::ledger::{Place, Share};
-use super::record::{RECORD, Record};
+use super::record::{RECORD, Record, Run};
 use super::{CreateError, DestroyError, Running, SandboxSpec, Start, admission};
 use crate::blocking;
 use crate::guest::{Guest, Identity};
@@ -64,7 +65,8 @@ pub(super) struct Parts {
 }
 
 /// Whose the file is that a running sandbox's memory is mapped from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum MemoryOwner {
     /// The sandbox's: all that its guest writes is in there.
     #[default]
@@ -93,7 +95,8 @@ impl Parts {
             let template = host.templates.get_build(&origin.template, &origin.build)?;
             self.admit(host, spec).await?;
             self.begin(host, spec, created_at, &template).await?;
-            return self.restore_snapshot(host, spec, id, cancel).await;
+            self.restore_snapshot(host, spec, id, cancel).await?;
+            return self.note_made(host).await;
         }
         let template = host.templates.get(&spec.template)?;
         check_disk_size(spec, &template)?;
@@ -102,13 +105,17 @@ impl Parts {
         }
         self.admit(host, spec).await?;
         self.begin(host, spec, created_at, &template).await?;
-        if spec.start == StartMode::Boot {
-            return self.boot_anew(host, spec, &template, Room::Reserved, cancel).await;
+        let is_restored =
+            spec.start != StartMode::Boot && self.restore_from_bake(host, spec, &template, cancel).await?;
+        if !is_restored {
+            self.boot_anew(host, spec, &template, Room::Reserved, cancel).await?;
         }
-        if self.restore_from_bake(host, spec, &template, cancel).await? {
-            return Ok(());
-        }
-        self.boot_anew(host, spec, &template, Room::Reserved, cancel).await
+        self.note_made(host).await
+    }
+
+    async fn note_made(&mut self, host: &Host) -> Result<(), CreateError> {
+        let guest = self.guest.clone().expect("a sandbox that was made has a guest");
+        self.note_running(host, &guest).await
     }
 
     /// As [`build`](Self::build), without a look at baked images: what these are made by.
@@ -143,8 +150,11 @@ impl Parts {
         self.make_network(host, spec).await
     }
 
-    /// Does nothing where there is one.
+    /// Does nothing where there is one with a tap. That of a network that was adopted went with its monitor.
     pub(super) async fn make_network(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        if self.tap.is_none() {
+            self.remove_network().await.map_err(CreateError::Left)?;
+        }
         if self.network.is_none() {
             let mut network = host.network.create(&spec.id).await?;
             self.tap = network.take_tap();
@@ -219,10 +229,27 @@ impl Parts {
         Ok(())
     }
 
-    /// The record of another sandbox that is made of the same, written in the place of its own.
-    pub(super) async fn renamed(&self, spec: &SandboxSpec, created_at: SystemTime) -> Result<Record, CreateError> {
-        let mut record = Record::new(spec.clone(), created_at, self.record().build.clone());
-        record.layers = self.record().layers.clone();
+    /// What the next host agent has to know of the virtual machine that there is, once it has `guest`.
+    pub(super) fn run(&self, host: &Host, guest: &Guest) -> Option<Run> {
+        Some(Run {
+            machine_boot: host.machine_boot.clone(),
+            platform: self.platform.clone()?,
+            memory: self.memory,
+            start: self.start,
+            first_answer: self.vm.as_ref()?.first_answer(),
+            access_token: guest.access_token().clone(),
+        })
+    }
+
+    /// Writes down as what the sandbox runs: from then on it outlives the host agent.
+    pub(super) async fn note_running(&mut self, host: &Host, guest: &Guest) -> Result<(), CreateError> {
+        let record = self.record().clone().running(self.run(host, guest));
+        self.record = Some(self.write(record).await?);
+        Ok(())
+    }
+
+    /// Writes a record in the place of the one that there is.
+    pub(super) async fn write(&self, record: Record) -> Result<Record, CreateError> {
         let (written, directory) = (record.clone(), self.directory().to_owned());
         let done = blocking::run(move || written.write(&directory)).await;
         done.unwrap_or_else(|error| Err(error.into()))
@@ -263,14 +290,16 @@ impl Parts {
 
     /// Removes everything that is there. What could not be removed stays, and the call may be repeated.
     pub async fn dismantle(&mut self) -> Result<(), DestroyError> {
+        if let Some(directory) = &self.directory {
+            // First what makes it a sandbox's: whatever is left from here on is not taken for one.
+            let _ = fs::remove_file(directory.join(RECORD));
+        }
         self.guest = None;
         if let Some(vm) = self.vm.take() {
             vm.kill().await;
         }
         self.remove_network().await?;
         if let Some(directory) = &self.directory {
-            // First what makes it a sandbox's: whatever is left then is not taken for one.
-            let _ = fs::remove_file(directory.join(RECORD));
             match fs::remove_dir_all(directory) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(left("directory")(error)),
                 _ => self.directory = None,

@@ -7,12 +7,13 @@
 //!
 //! The brackets are the points of no return, each one rename made durable. Before it a failed pause leaves the sandbox
 //! running, a failed resume leaves it paused and untouched. After `paused/` has gone that state is never loaded again:
-//! from then on memory and disk move on.
+//! from then on memory and disk move on, and what is noted of the monitor tells the next host agent where they are.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmm::{Memory, RestoreSpec, Vm, VmmProcess};
@@ -20,6 +21,7 @@ use vmm::{Memory, RestoreSpec, Vm, VmmProcess};
 use super::admission;
 use super::bake::save_state;
 use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
+use super::record::{settle, unsettle};
 use super::restore::FROZEN_MEMORY_FILE;
 use super::{CreateError, SandboxSpec, Start};
 use crate::blocking;
@@ -33,6 +35,9 @@ pub(super) const PAUSED: &str = "paused";
 
 /// What it is called once it must not be loaded any more, until it is removed.
 pub(super) const SPENT: &str = "spent";
+
+/// What a memory file is called while a pause writes it.
+pub(super) const WRITTEN_MEMORY_FILE: &str = "memory.written";
 
 /// What makes a sandbox's directory that of a paused one.
 pub(crate) fn paused_dir(directory: &Path) -> PathBuf {
@@ -58,6 +63,7 @@ impl Parts {
         let _promised = admission::promise_disk(host, self.copied_by_pause_mb())?;
         let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
         let guest = self.guest.clone().expect("a running sandbox has a guest");
+        unsettle(self.directory()).map_err(file_error("mark", self.directory()))?;
         let captured = async {
             tokio::select! {
                 frozen = guest.freeze() => frozen.map_err(CreateError::Freeze)?,
@@ -139,6 +145,7 @@ impl Parts {
         let directory = self.directory();
         // What is left here costs disk space and nothing else.
         let _ = fs::remove_file(directory.join(FROZEN_MEMORY_FILE));
+        settle(directory);
         give_room_back(directory);
     }
 
@@ -153,21 +160,21 @@ impl Parts {
         // Fails where the monitor is gone, which its owner notices.
         vm.resume().await.map_err(CreateError::Go)?;
         let restored = guest.restore(identity(host, spec, self.template()), RESUME_DEADLINE).await;
-        restored.map_err(CreateError::Introduce)
+        restored.map_err(CreateError::Introduce)?;
+        settle(self.directory());
+        Ok(())
     }
 
     /// Lets the sandbox go on. The guest has a new access token.
     pub(super) async fn resume(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), ResumeFailure> {
         let begun = Instant::now();
         let _working = host.pool.begin_work();
-        let vm = match self.load(host, spec).await {
-            Ok(vm) => vm,
+        let (vm, guest) = match self.load(host, spec).await {
+            Ok(loaded) => loaded,
             Err(error) => return Err(ResumeFailure::Paused(error)),
         };
         let loaded = begun.elapsed();
-        self.vm = Some(vm.clone());
         vm.resume().await.map_err(|error| ResumeFailure::Unanswered(CreateError::Go(error)))?;
-        let guest = self.guest_client();
         let answered = tokio::select! {
             restored = guest.restore(identity(host, spec, self.template()), RESUME_DEADLINE) => {
                 restored.map_err(CreateError::Introduce)
@@ -176,13 +183,14 @@ impl Parts {
         };
         answered.map_err(ResumeFailure::Unanswered)?;
         tracing::debug!(sandbox = %spec.id, ?loaded, answered = ?begun.elapsed(), "resumed");
-        (self.guest, self.start) = (Some(guest), Start::Resume);
+        self.guest = Some(guest);
+        settle(self.directory());
         let _ = fs::remove_dir_all(self.directory().join(SPENT));
         Ok(())
     }
 
     /// Starts a monitor with all that was captured, and passes the point of no return.
-    async fn load(&mut self, host: &Host, spec: &SandboxSpec) -> Result<std::sync::Arc<dyn Vm>, CreateError> {
+    async fn load(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(Arc<dyn Vm>, Guest), CreateError> {
         self.find_template(host)?;
         let paused = self.directory().join(PAUSED);
         let memory = self.directory().join(MEMORY_FILE);
@@ -200,14 +208,25 @@ impl Parts {
         let platform = manifest.origin.platform;
         self.platform = Some(platform.clone());
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &self.jail(host)).await?;
-        let unspent = host.surroundings.may_write(Failpoint::ResumeUnspent);
-        if let Err(error) = unspent.and_then(|()| spend(self.directory(), &paused)) {
+        (self.vm, self.start) = (Some(vm.clone()), Start::Resume);
+        let guest = self.guest_client();
+        if let Err(error) = self.pass_over(host, &guest, &paused).await {
             vm.kill().await;
-            return Err(file_error("spend", &paused)(error));
+            self.vm = None;
+            return Err(error);
         }
         host.surroundings.reached(Failpoint::ResumeSpent);
         self.share = Some(share);
-        Ok(vm)
+        Ok((vm, guest))
+    }
+
+    /// The point of no return of a resume: from then on the sandbox is what its monitor has in memory, and the next host
+    /// agent would go on with that.
+    async fn pass_over(&mut self, host: &Host, guest: &Guest, paused: &Path) -> Result<(), CreateError> {
+        unsettle(self.directory()).map_err(file_error("mark", self.directory()))?;
+        self.note_running(host, guest).await?;
+        self.may_write(host, Failpoint::ResumeUnspent)?;
+        spend(self.directory(), paused).map_err(file_error("spend", paused))
     }
 }
 
@@ -269,7 +288,7 @@ fn durable_memory(directory: &Path, process: &VmmProcess, owner: MemoryOwner) ->
         File::open(&home)?.sync_data()?;
         return Ok(WrittenMemory { written: None, home });
     }
-    let written = directory.join("memory.written");
+    let written = directory.join(WRITTEN_MEMORY_FILE);
     let frozen = File::open(directory.join(FROZEN_MEMORY_FILE))?;
     let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&written)?;
     let memory = WrittenMemory { written: Some(written), home };

@@ -1,5 +1,6 @@
-//! What is written in a sandbox's directory of what it is, so that a host agent that starts finds it again. Written
-//! before its virtual machine exists, and again when what it says has changed.
+//! What is written in a sandbox's directory of what it is and as what it runs, so that a host agent that starts finds it
+//! again. Written before its virtual machine exists, and again when what it says has changed. What a host agent takes from
+//! it is in [`super::sweep`].
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,8 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::SandboxSpec;
+use vmm::Platform;
+
+use super::parts::MemoryOwner;
+use super::{SandboxSpec, Start};
 use crate::files::write_durably;
+use crate::guest::AccessToken;
 use crate::snapshot::Layer;
 use crate::template::BuildId;
 
@@ -32,12 +37,59 @@ pub(super) struct Record {
     pub build: BuildId,
     /// The frozen overlays between that and its own, the lowest first; files in its directory.
     pub layers: Vec<Layer>,
+    /// As what it runs, or last ran; none of what is being made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+}
+
+/// What the next host agent has to know of a virtual machine that runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Run {
+    /// In which boot of the machine.
+    pub machine_boot: String,
+    /// On what.
+    pub platform: Platform,
+    /// Whose the file is that its memory is mapped from.
+    pub memory: MemoryOwner,
+    /// How it came to be.
+    pub start: Start,
+    /// What its monitor took from its start to its first answer.
+    pub first_answer: Duration,
+    /// What its guest asks of those who call it.
+    pub access_token: AccessToken,
+}
+
+/// The file that is there while a sandbox's guest may stand still, or may not know who it is. Means nothing after another
+/// boot of the machine, so it need not be durable.
+const UNSETTLED: &str = "unsettled";
+
+/// To be called before the guest of a sandbox that counts as running is frozen, or goes on with another access token.
+pub(super) fn unsettle(directory: &Path) -> io::Result<()> {
+    fs::File::create(directory.join(UNSETTLED)).map(drop)
+}
+
+/// The guest goes on and knows who it is, or there is none. Where this fails the next host agent tells it again.
+pub(super) fn settle(directory: &Path) {
+    let _ = fs::remove_file(directory.join(UNSETTLED));
+}
+
+pub(super) fn is_settled(directory: &Path) -> bool {
+    !directory.join(UNSETTLED).exists()
+}
+
+/// The copies of the monitor that sandboxes in `directory` run on.
+pub(crate) fn platforms_in(directory: &Path) -> Vec<Platform> {
+    records_in(directory).filter_map(|record| Some(record.run?.platform)).collect()
 }
 
 /// The builds under the disks of all sandboxes in `directory`, running or paused.
 pub(crate) fn builds_in(directory: &Path) -> HashSet<BuildId> {
+    records_in(directory).map(|record| record.build).collect()
+}
+
+fn records_in(directory: &Path) -> impl Iterator<Item = Record> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| Record::read(&entry.path()).ok()).map(|record| record.build).collect()
+    entries.filter_map(|entry| Record::read(&entry.path()).ok())
 }
 
 impl Record {
@@ -45,7 +97,12 @@ impl Record {
     pub fn new(spec: SandboxSpec, created_at: SystemTime, build: BuildId) -> Self {
         let since = created_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new() }
+        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new(), run: None }
+    }
+
+    /// The same of a sandbox that runs, as `run` says.
+    pub fn running(self, run: Option<Run>) -> Self {
+        Self { run, ..self }
     }
 
     /// When it was asked for.
@@ -76,6 +133,17 @@ pub(super) mod tests {
     use super::*;
     use crate::template::Digest;
 
+    pub(in crate::sandbox) fn run(machine_boot: &str, memory: MemoryOwner) -> Run {
+        Run {
+            machine_boot: machine_boot.to_owned(),
+            platform: crate::snapshot::manifest_tests::origin().platform,
+            memory,
+            start: Start::Restore,
+            first_answer: Duration::from_millis(20),
+            access_token: serde_json::from_str("\"secret\"").unwrap(),
+        }
+    }
+
     pub(in crate::sandbox) fn record(id: &str) -> Record {
         let spec = SandboxSpec {
             id: id.parse().unwrap(),
@@ -92,13 +160,27 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_access_token_is_readable_by_nobody_else_and_never_shown() {
+        let sandboxes = tempfile::tempdir().unwrap();
+        let directory = sandboxes.path().join("sb1");
+        fs::create_dir(&directory).unwrap();
+        let record = Record { run: Some(run("a boot", MemoryOwner::Shared)), ..record("sb1") };
+        record.write(&directory).unwrap();
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(directory.join(RECORD)).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!format!("{record:?}").contains("secret"));
+    }
+
+    #[test]
     fn a_record_is_read_as_it_was_written_and_only_in_its_own_directory() {
         let directory = tempfile::tempdir().unwrap();
         let (own, other) = (directory.path().join("sb1"), directory.path().join("sb2"));
         fs::create_dir(&own).unwrap();
-        record("sb1").write(&own).unwrap();
+        let run = Some(run("a boot", MemoryOwner::Shared));
+        Record { run: run.clone(), ..record("sb1") }.write(&own).unwrap();
         let read = Record::read(&own).unwrap();
-        assert_eq!((read.spec, read.layers), (record("sb1").spec, record("sb1").layers));
+        assert_eq!((read.spec, read.layers, read.run), (record("sb1").spec, record("sb1").layers, run));
         fs::rename(&own, &other).unwrap();
         assert!(Record::read(&other).unwrap_err().to_string().contains("sb1"));
         let newer = Record { format: 2, ..record("sb2") };

@@ -192,6 +192,8 @@ impl IntoConnect for ExecError {
     fn code(&self) -> ErrorCode {
         match self {
             ExecError::Refused(_) => ErrorCode::InvalidArgument,
+            ExecError::Failed(_) => ErrorCode::Internal,
+            ExecError::NotBegun(_) => ErrorCode::Unavailable,
             ExecError::Lost(_) => ErrorCode::Unknown,
         }
     }

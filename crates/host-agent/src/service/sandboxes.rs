@@ -242,6 +242,7 @@ impl HostAgentService for SandboxService {
             program: request.cmd,
             arguments: request.args,
             timeout: exec_timeout(request.timeout_sec)?,
+            ..Default::default()
         };
         let using = self.use_guest(&request.sandbox_id).await?;
         let output = using.guest.exec(command).await.map_err(IntoConnect::into_connect)?;

@@ -16,7 +16,7 @@ use crate::template::{BuildId, Digest, Template};
 const FORMAT: u32 = 2;
 
 /// The version of what host and guest agent say to each other around a capture.
-pub const GUEST_PROTOCOL: u32 = 2;
+pub const GUEST_PROTOCOL: u32 = 3;
 
 /// The file's name.
 const MANIFEST: &str = "manifest.json";
@@ -236,7 +236,7 @@ pub(crate) mod tests {
         };
         check(|wanted| wanted.build = "fedcba9876543210".parse().unwrap(), "template build 0123456789abcdef");
         check(|wanted| wanted.kernel = Digest::of(b"other"), "kernel");
-        check(|wanted| wanted.guest_protocol += 1, "guest agent protocol 2");
+        check(|wanted| wanted.guest_protocol += 1, "guest agent protocol 3");
         check(|wanted| wanted.shape.vcpus = 2.try_into().unwrap(), "shape");
         check(|wanted| wanted.platform.accelerator = "kvm".into(), "accelerator");
         check(|wanted| wanted.platform.tsc_khz *= 2, "time stamp counter");

@@ -44,6 +44,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Removes what a killed program left unpublished of `home`.
+    pub fn undo(home: &Path) -> Result<(), SnapshotError> {
+        remove(&staged(home))
+    }
+
     /// Removes what killed programs left unpublished in `directory`.
     pub(super) fn sweep(directory: &Path) -> Result<(), SnapshotError> {
         let failed = || SnapshotError::at("list", directory);

@@ -21,6 +21,8 @@ pub const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 /// What the end of the server does to sandboxes that run. Paused ones stay on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnExit {
+    /// They run on, and the next start takes them over.
+    Keep,
     /// They are deleted.
     Destroy,
     /// They are paused, and can be resumed after the next start.
@@ -31,6 +33,7 @@ impl OnExit {
     /// The same for the host agent.
     pub fn on_close(self) -> OnClose {
         match self {
+            Self::Keep => OnClose::Keep,
             Self::Destroy => OnClose::Destroy,
             Self::Pause => OnClose::Pause,
         }
@@ -40,6 +43,7 @@ impl OnExit {
 impl fmt::Display for OnExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Keep => "running sandboxes run on, paused ones stay on disk",
             Self::Destroy => "running sandboxes are deleted, paused ones stay on disk",
             Self::Pause => "running sandboxes are paused, and all stay on disk",
         })
@@ -132,8 +136,9 @@ pub struct HostArgs {
     /// Templates to build if they are missing; the server is ready when they are there. Separated by commas
     #[arg(long, env = "SANDPIPER_TEMPLATES", value_name = "LIST", value_delimiter = ',', default_value = "minimal")]
     pub templates: Vec<TemplateName>,
-    /// What the server's end does to sandboxes that run: destroy or pause. Paused ones stay on disk either way
-    #[arg(long, env = "SANDPIPER_ON_EXIT", value_name = "WHAT", value_enum, default_value = "destroy")]
+    /// What the server's end does to sandboxes that run: keep, pause or destroy. Kept ones run on, and the next start
+    /// takes them over. Paused ones stay on disk either way
+    #[arg(long, env = "SANDPIPER_ON_EXIT", value_name = "WHAT", value_enum, default_value = "keep")]
     pub on_exit: OnExit,
     /// Seconds that a guest may take from power-on to its first answer
     #[arg(long, env = "SANDPIPER_BOOT_TIMEOUT_SEC", value_name = "SECONDS", default_value_t = 60,

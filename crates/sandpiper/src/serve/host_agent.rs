@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use host_agent::HostAgent;
 use host_agent::service::{Drain, serve};
+use host_agent::{Closed, HostAgent};
 use model::TemplateName;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
@@ -90,9 +90,14 @@ pub fn ended_by_itself(ended: Result<io::Result<()>, JoinError>) -> anyhow::Resu
     bail!("the host agent's service ended");
 }
 
-/// Ends all sandboxes, or puts them on disk.
+/// Does to sandboxes what `on_exit` says, and tells which run on.
 pub async fn stop(agent: &HostAgent, on_exit: OnExit) -> anyhow::Result<()> {
-    let left = agent.close(on_exit.on_close()).await;
+    let Closed { running, left } = agent.close(on_exit.on_close()).await;
+    match running {
+        0 => {}
+        1 => output::note("1 sandbox runs on; the next start takes it over"),
+        running => output::note(format_args!("{running} sandboxes run on; the next start takes them over")),
+    }
     for (id, error) in &left {
         tracing::error!(sandbox = %id, error = error as &dyn std::error::Error, "something is left");
     }

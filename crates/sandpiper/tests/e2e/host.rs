@@ -225,6 +225,7 @@ impl Drop for Host {
             self.signal("TERM");
             let _ = self.child.wait();
         }
+        testkit::end_monitors(self.data_dir());
         if std::thread::panicking() {
             eprintln!("the host agent said:\n{}", self.log());
         }
@@ -242,6 +243,7 @@ fn spawn(arguments: &[String], data_dir: &Path) -> Child {
         .args(arguments)
         .env("SANDPIPER_LOG", "info,host_agent=debug")
         .env("SANDPIPER_POOL", "off")
+        .env("SANDPIPER_ON_EXIT", "destroy")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     command.stderr(log).spawn().unwrap()

@@ -220,7 +220,7 @@ async fn a_resume_that_fails_leaves_the_sandbox_paused_and_intact() {
     for (file, from, to) in [
         ("manifest.json", "\"accelerator\": \"", "\"accelerator\": \"x"),
         ("manifest.json", "\"bundle\": \"", "\"bundle\": \"0"),
-        ("manifest.json", "\"guest_protocol\": 2", "\"guest_protocol\": 1"),
+        ("manifest.json", "\"guest_protocol\": 3", "\"guest_protocol\": 1"),
         ("manifest.json", "\"state\": \"", "\"state\": \"0"),
         ("manifest.json", "{", "["),
     ] {

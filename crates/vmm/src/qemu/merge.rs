@@ -38,6 +38,19 @@ pub(super) async fn merge_layers(qmp: &Qmp, layer_count: usize) -> Result<(), Vm
     Ok(())
 }
 
+/// Ends a merge that an earlier client of this QEMU has begun, if there is one: the overlay then lies over the layers as
+/// before, or needs them no more and may still lie over them.
+pub(super) async fn give_up_merge(qmp: &Qmp) -> Result<(), VmError> {
+    let jobs = qmp.execute("query-jobs", json!({})).await?;
+    if !jobs.as_array().is_some_and(|jobs| jobs.iter().any(|job| job["id"] == JOB)) {
+        return Ok(());
+    }
+    // Fails where it has concluded.
+    let _ = qmp.execute("job-cancel", json!({ "id": JOB })).await;
+    concluded(qmp).await?;
+    qmp.execute("job-dismiss", json!({ "id": JOB })).await.map(drop)
+}
+
 /// Returns when the job has ended well.
 async fn follow(qmp: &Qmp) -> Result<(), VmError> {
     let job = concluded(qmp).await?;
@@ -107,6 +120,27 @@ mod tests {
         let result = merge_layers(&qmp, 2).await;
         let commands = commands.lock().unwrap().clone();
         (result, commands)
+    }
+
+    #[tokio::test]
+    async fn what_another_client_was_merging_is_given_up_and_nothing_else_is_touched() {
+        for (job, expected) in [("other", 0), (JOB, 1)] {
+            let dismissed = Arc::new(Mutex::new(0));
+            let counter = dismissed.clone();
+            let (_directory, qmp) = fake_qemu(move |request| {
+                let value = match request["execute"].as_str().unwrap() {
+                    "query-jobs" => json!([{ "id": job, "status": "concluded" }]),
+                    command => {
+                        *counter.lock().unwrap() += u32::from(command == "job-dismiss");
+                        json!({})
+                    }
+                };
+                Some(json!({ "return": value, "id": request["id"] }).to_string())
+            })
+            .await;
+            give_up_merge(&qmp).await.unwrap();
+            assert_eq!(*dismissed.lock().unwrap(), expected, "{job}");
+        }
     }
 
     #[tokio::test]

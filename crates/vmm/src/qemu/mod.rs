@@ -2,9 +2,15 @@
 //! virtualisation. Knows command lines and QMP; knows nothing of jails, networks or sandboxes.
 //!
 //! Files and devices reach QEMU as descriptors, because its process owns nothing and sees only its own libraries.
+//!
+//! A QEMU outlives the program that started it. Its control socket and its console take another client after the first
+//! is gone, and its standard error is a named pipe that another reader may open: what is written while there is none is
+//! lost, and QEMU, which ignores the signal for that, does not notice.
 
+mod adopt;
 mod bundle;
 mod command;
+mod log_pipe;
 mod merge;
 mod overlay;
 mod qmp;
@@ -23,11 +29,17 @@ use model::DiskMb;
 pub use bundle::{Bundle, BundleError, MINIMUM_VERSION, QemuVersion};
 
 use crate::{
-    Accelerator, AcceleratorChoice, BootError, BootSpec, BoundedLog, Launcher, Machine, OverlayError, Platform,
-    ProcessIdentity, RestoreSpec, Vm, Vmm, VmmInfo, VmmProcess,
+    Accelerator, AcceleratorChoice, AdoptError, AdoptSpec, BootError, BootSpec, BoundedLog, Launcher, Machine,
+    OverlayError, Platform, ProcessIdentity, RestoreSpec, Vm, Vmm, VmmInfo, VmmProcess,
 };
 use command::{CommandLine, Start};
 use vm::{QemuVm, Stderr};
+
+/// The control socket's name in a machine's directory.
+const QMP_SOCKET: &str = "qmp.sock";
+
+/// The name of the guest's console there.
+const CONSOLE_SOCKET: &str = "console.sock";
 
 /// What is known of the accelerator that was chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,13 +125,11 @@ impl Qemu {
     ) -> Result<QemuVm, BootError> {
         let prepare = |what| move |source| BootError::Prepare { what, source };
         let layer_count = machine.layers.len();
-        let qmp_socket = machine.directory.join("qmp.sock");
-        let console_socket = machine.directory.join("console.sock");
+        let qmp_socket = machine.directory.join(QMP_SOCKET);
+        let console_socket = machine.directory.join(CONSOLE_SOCKET);
         let qmp_listener = listen(&qmp_socket).map_err(prepare("the control socket"))?;
         let console_listener = listen(&console_socket).map_err(prepare("the console socket"))?;
-        let (stderr_reader, stderr_writer) = io::pipe().map_err(prepare("the log"))?;
-        let stderr_reader =
-            tokio::net::unix::pipe::Receiver::from_owned_fd(stderr_reader.into()).map_err(prepare("the log"))?;
+        let (stderr_reader, stderr_writer) = log_pipe::make(&machine.directory).map_err(prepare("the log"))?;
         let program = CommandLine {
             bundle,
             accelerator,
@@ -128,7 +138,7 @@ impl Qemu {
             start,
             qmp: qmp_listener.into(),
             console: console_listener.into(),
-            stderr: stderr_writer.into(),
+            stderr: stderr_writer,
         }
         .into_program();
         let started = Instant::now();
@@ -163,6 +173,10 @@ impl Vmm for Qemu {
 
     fn make_overlay<'a>(&'a self, path: &'a Path, disk: DiskMb) -> BoxFuture<'a, Result<(), OverlayError>> {
         Box::pin(overlay::make(path, disk))
+    }
+
+    fn adopt(&self, spec: AdoptSpec) -> BoxFuture<'_, Result<Arc<dyn Vm>, AdoptError>> {
+        Box::pin(adopt::adopt(&self.data_dir, spec))
     }
 
     fn platform(&self) -> Platform {

@@ -16,7 +16,7 @@ use super::qmp::Qmp;
 use crate::{BootError, BoundedLog, Vm, VmError, VmmProcess};
 
 /// How long QEMU may take from its first instruction to its first answer. It takes 18 to 40 ms on an idle machine.
-const FIRST_ANSWER: Duration = Duration::from_secs(30);
+pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(30);
 
 /// How long loading a state may take. It takes 2 to 10 ms on an idle machine.
 const LOAD: Duration = Duration::from_secs(30);
@@ -33,16 +33,16 @@ pub(super) struct Stderr {
 /// A virtual machine run by QEMU.
 #[derive(Debug)]
 pub(super) struct QemuVm {
-    process: VmmProcess,
-    qmp: Qmp,
-    console: BoundedLog,
-    stderr: BoundedLog,
+    pub(super) process: VmmProcess,
+    pub(super) qmp: Qmp,
+    pub(super) console: BoundedLog,
+    pub(super) stderr: BoundedLog,
     /// Frozen overlays that it was started with.
-    layer_count: usize,
+    pub(super) layer_count: usize,
     /// From its start.
-    first_answer: Duration,
+    pub(super) first_answer: Duration,
     /// Until it is in use.
-    guard: Option<KillUnlessDone>,
+    pub(super) guard: Option<KillUnlessDone>,
 }
 
 impl QemuVm {
@@ -121,7 +121,7 @@ impl QemuVm {
 /// Ends a process when the future that holds it is dropped before it was told that all is well. Where that future comes
 /// to its end itself it must await the end of the process, so that an error means that nothing is left.
 #[derive(Debug)]
-struct KillUnlessDone(Option<VmmProcess>);
+pub(super) struct KillUnlessDone(Option<VmmProcess>);
 
 impl KillUnlessDone {
     fn done(mut self) {
@@ -137,7 +137,7 @@ impl Drop for KillUnlessDone {
     }
 }
 
-async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+pub(super) async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     let (_directory, short) = super::short_socket_path(socket)?;
     UnixStream::connect(short).await
 }

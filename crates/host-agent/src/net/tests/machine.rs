@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use model::{InstanceId, SandboxId};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::super::connect::SocketThread;
@@ -31,6 +32,13 @@ pub fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
         runtime.block_on(test());
     };
     std::thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+/// Gives the test's thread, and what it starts, an empty `/run` of their own, as after a machine's start.
+pub fn with_nothing_in_run() {
+    namespace::leave_for_own_mounts().unwrap();
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    rustix::mount::mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();
 }
 
 /// An installation on the test's host; its named namespaces go with it.

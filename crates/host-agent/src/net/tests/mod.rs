@@ -273,6 +273,40 @@ fn what_an_installation_left_that_is_gone_is_swept_by_others() {
 }
 
 #[test]
+fn namespaces_that_others_name_later_do_not_cover_ours() {
+    on_a_host(|| async {
+        machine::with_nothing_in_run();
+        let claims = claim_dir();
+        let server = Server::start(claims.path()).await;
+        let (_, mut network) = server.create().await;
+        lines("ip", &["netns", "add", "of-somebody-else"]);
+        network.delete().await.unwrap();
+        assert_eq!(namespace::names().unwrap(), ["of-somebody-else"]);
+    });
+}
+
+#[test]
+fn an_installation_starts_beside_what_it_cannot_remove_of_one_that_is_gone() {
+    on_a_host(|| async {
+        machine::with_nothing_in_run();
+        let claims = claim_dir();
+        let server = Server::start(claims.path()).await;
+        let gone = Server::start(claims.path()).await;
+        let (_, orphan) = gone.create().await;
+        std::fs::remove_file(gone.config.data_dir.join("instance-id")).unwrap();
+        // Covered by another mount of its own directory, which no longer has the name.
+        lines("mount", &["--bind", "/run/netns", "/run/netns"]);
+        server.network.sweep(&HashSet::new()).await.unwrap();
+        let (_, mut other) = server.create().await;
+        assert_ne!(other.slot(), orphan.slot(), "its place stays taken");
+        other.delete().await.unwrap();
+        lines("umount", &["/run/netns"]);
+        server.network.sweep(&HashSet::new()).await.unwrap();
+        assert_eq!(namespace::names().unwrap(), [""; 0]);
+    });
+}
+
+#[test]
 fn an_installation_that_moved_keeps_its_sandboxes() {
     on_a_host(|| async {
         let (claims, moved) = (claim_dir(), claim_dir());

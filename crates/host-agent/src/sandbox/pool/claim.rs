@@ -7,6 +7,7 @@ use rustix::fs::{CWD, RenameFlags};
 
 use super::super::ledger::Refusal;
 use super::super::parts::{Parts, file_error, identity};
+use super::super::record::{Record, settle, unsettle};
 use super::super::{CreateError, SandboxSpec, Start};
 use crate::host::Host;
 use crate::net;
@@ -93,10 +94,15 @@ impl Parts {
                 () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),
             }
         };
-        // The disk takes as long as the guest.
-        let ((), record) = tokio::try_join!(restored, self.renamed(spec, created_at))?;
-        self.record = Some(record);
-        (self.guest, self.start) = (Some(guest), Start::Pool);
+        self.start = Start::Pool;
+        let mut record = Record::new(spec.clone(), created_at, self.record().build.clone());
+        record.layers = self.record().layers.clone();
+        record.run = self.run(host, &guest);
+        // The disk takes as long as the guest. Where the host agent is cut meanwhile the next one tells the guest again.
+        unsettle(self.directory()).map_err(file_error("mark", self.directory()))?;
+        let ((), record) = tokio::try_join!(restored, self.write(record))?;
+        settle(self.directory());
+        (self.record, self.guest) = (Some(record), Some(guest));
         Ok(())
     }
 
