@@ -22,7 +22,7 @@ mod tls;
 
 pub use api::openapi_yaml;
 pub use config::{ClientPatience, Config, HostAgentAddress, Limits};
-pub use host::InProcess;
+pub use host::{InProcess, in_process};
 pub use keys::Keys;
 pub use retention::RetentionPolicy;
 pub use server::{ControlPlane, RunError};

@@ -11,6 +11,14 @@ use tower::util::BoxCloneSyncService;
 /// Answers calls within this process.
 pub type InProcess = BoxCloneSyncService<Request<ClientBody>, Response<Body>, ConnectError>;
 
+/// What answers calls by this function.
+pub fn in_process<Answer>(answer: impl Fn(Request<ClientBody>) -> Answer + Clone + Send + Sync + 'static) -> InProcess
+where
+    Answer: Future<Output = Result<Response<Body>, ConnectError>> + Send + 'static,
+{
+    BoxCloneSyncService::new(tower::service_fn(answer))
+}
+
 /// What carries calls.
 #[derive(Clone)]
 pub enum Carrier {

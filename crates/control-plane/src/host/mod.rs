@@ -29,7 +29,7 @@ use carrier::Carrier;
 use connection::{Connector, Protocol};
 
 pub use calls::{Collected, Command, HostSandbox, RunLimit};
-pub use carrier::InProcess;
+pub use carrier::{InProcess, in_process};
 pub use directory::{Entry, EntryKind};
 pub use disk::{DiskUse, DryRun};
 pub use error::HostError;

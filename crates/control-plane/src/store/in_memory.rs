@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::{pending, ready};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures::FutureExt;
 use futures::executor::block_on;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -87,13 +88,13 @@ impl Store {
     /// Every sandbox of everybody.
     pub fn every_sandbox(&self) -> Result<Vec<super::Sandbox>, StoreError> {
         let all = sqlx::query_as("select * from sandboxes order by id").fetch_all(&self.pool);
-        block_on(unconstrained(all)).map_err(failed("list all sandboxes"))
+        at_once(all).map_err(failed("list all sandboxes"))
     }
 
     /// Every snapshot of everybody.
     pub fn every_snapshot(&self) -> Result<Vec<SnapshotId>, StoreError> {
         let all = sqlx::query_scalar("select id from snapshots order by id").fetch_all(&self.pool);
-        let all: Vec<String> = block_on(unconstrained(all)).map_err(failed("list all snapshots"))?;
+        let all: Vec<String> = at_once(all).map_err(failed("list all snapshots"))?;
         Ok(all.iter().filter_map(|id| id.parse().ok()).collect())
     }
 }
@@ -232,6 +233,11 @@ impl fmt::Debug for Only {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("in memory")
     }
+}
+
+/// The answer of a query that is answered before it returns.
+fn at_once<T>(query: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    query.now_or_never().unwrap_or_else(|| Err(broken()))
 }
 
 fn broken() -> Error {

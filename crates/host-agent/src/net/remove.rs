@@ -58,7 +58,7 @@ impl std::error::Error for RemoveError {}
 
 impl RemoveError {
     /// Nothing was tried.
-    pub(super) fn not_started(error: io::Error) -> Result<(), Self> {
+    pub fn not_started(error: io::Error) -> Result<(), Self> {
         Err(Self { left: vec![Leftover::Thread(error)] })
     }
 

@@ -14,11 +14,14 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::middleware::from_fn_with_state;
 use axum::serve::ListenerExt;
 use connectrpc::Limits;
+use http::{Request, Response};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
 
 use crate::HostAgent;
 use crate::guest::READ_LIMIT;
@@ -70,9 +73,21 @@ pub async fn serve(
     }
 }
 
-/// The same without a listener, for callers in this process. Goes on until the process ends.
-pub fn in_process(agent: Arc<HostAgent>) -> Router {
-    router(agent, &Drain::default())
+/// The same without a listener, for callers in this process. Cheap to clone.
+#[derive(Clone)]
+pub struct InProcess(Router);
+
+impl InProcess {
+    /// Answers for this host agent.
+    pub fn new(agent: Arc<HostAgent>) -> Self {
+        Self(router(agent, &Drain::default()))
+    }
+
+    /// Answers one request.
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let Ok(answer) = self.0.clone().oneshot(request).await;
+        answer
+    }
 }
 
 fn guarded(router: Router, hosts: KnownHosts) -> Router {

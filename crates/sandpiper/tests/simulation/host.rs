@@ -1,0 +1,104 @@
+//! The machine of the simulated host, and the host agents that live on it one after another.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use host_agent::sandbox::{LimitSettings, PoolMode};
+use host_agent::service::InProcess;
+use host_agent::{Failpoint, HostAgent, HostConfig, Machine, Surroundings};
+use vmm::AcceleratorMode;
+
+use crate::monitor::Monitors;
+use crate::network::Wires;
+use crate::rpc::Callee;
+use crate::world::{Life, Program, World};
+
+/// The template that every sandbox is made of.
+pub const TEMPLATE: &str = "simulated";
+
+/// How long nobody starts a host agent that has ended, at most.
+const DOWN_MS: u64 = 20_000;
+
+struct Ground {
+    world: World,
+    life: Life,
+}
+
+impl std::fmt::Debug for Ground {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("simulated ground")
+    }
+}
+
+impl Surroundings for Ground {
+    fn free_disk_mb(&self, _directory: &Path) -> io::Result<u64> {
+        Ok(if self.world.state().weather.is_disk_full { 0 } else { 1 << 20 })
+    }
+
+    fn available_memory_mb(&self) -> Option<u64> {
+        None
+    }
+
+    fn reached(&self, at: Failpoint) {
+        self.world.pass(&self.life, &format!("{at:?}"));
+    }
+
+    fn may_write(&self, at: Failpoint) -> io::Result<()> {
+        self.world.pass(&self.life, &format!("{at:?}"));
+        match self.world.state().weather.is_disk_full {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Lets host agents live, one after another.
+pub async fn keep_alive(world: World, callee: Callee) {
+    for number in 1.. {
+        let life = Life::new(Program::Agent, number);
+        tokio::select! {
+            () = live(&world, &life, &callee) => {}
+            () = life.over.cancelled() => {}
+        }
+        let down = Duration::from_millis(world.below(DOWN_MS));
+        tokio::time::sleep(down).await;
+    }
+}
+
+/// Starts a host agent and lets it be until its life is over.
+async fn live(world: &World, life: &Life, callee: &Callee) {
+    let config = HostConfig {
+        data_dir: world.state().data_dir.clone(),
+        accelerator: AcceleratorMode::Tcg,
+        qemu: None,
+        boot_timeout: Duration::from_secs(60),
+        disk_reserve_mb: 0,
+        limits: LimitSettings { memory_mb: Some(1 << 20), ..LimitSettings::default() },
+        pool: PoolMode::Off,
+        uid_base: 2_000_000_000,
+        guest_agent: b"simulated",
+    };
+    let machine = |_: &_| Machine {
+        vmm: Arc::new(Monitors { world: world.clone(), life: life.clone() }),
+        network: Arc::new(Wires { world: world.clone(), life: life.clone() }),
+        surroundings: Arc::new(Ground { world: world.clone(), life: life.clone() }),
+    };
+    match HostAgent::start_on(config, machine).await {
+        Ok(agent) => {
+            world.note(format_args!("host agent {} begins", life.number));
+            crate::laws::see_agent(world);
+            let agent = InProcess::new(Arc::new(agent));
+            *callee.lock().unwrap_or_else(PoisonError::into_inner) = Some((life.clone(), agent));
+        }
+        Err(error) => {
+            let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+            let causes: Vec<_> = causes.map(ToString::to_string).collect();
+            world.violated("a host agent starts", causes.join(": "));
+            // The next try begins anew.
+            world.kill(life);
+        }
+    }
+    life.over.cancelled().await;
+}
