@@ -17,9 +17,10 @@ use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 use super::ledger::{Place, Share};
 use super::record::{RECORD, Record};
 use super::{CreateError, DestroyError, Running, SandboxSpec, Start, admission};
+use crate::cgroup::{Cgroup, CgroupLimits};
 use crate::guest::{Guest, Identity};
 use crate::host::Host;
-use crate::jail::Jail;
+use crate::jail::{Jail, ResourceLimits};
 use crate::net::{self, SandboxNetwork};
 use crate::snapshot::{Layer, Origin};
 use crate::template::Template;
@@ -44,6 +45,8 @@ pub(super) struct Parts {
     pub(super) network: Option<SandboxNetwork>,
     /// Kept for every start of a monitor after the first.
     pub(super) tap: Option<OwnedFd>,
+    /// What its monitor runs in, once there has been one.
+    pub(super) cgroup: Option<Cgroup>,
     /// What is under all of its disk.
     pub(super) template: Option<Template>,
     /// What its directory says of it.
@@ -274,6 +277,11 @@ impl Parts {
     /// Gives back what a paused sandbox has outside its directory.
     pub async fn remove_network(&mut self) -> Result<(), DestroyError> {
         self.tap = None;
+        // Before the slot, by which another sandbox would find it.
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove().await.map_err(left("control group"))?;
+            self.cgroup = None;
+        }
         if let Some(network) = &mut self.network {
             network.delete().await.map_err(left("network"))?;
             self.network = None;
@@ -358,7 +366,8 @@ impl Parts {
             initramfs: template.initramfs.clone(),
         };
         self.platform = Some(host.vmm.platform());
-        let vm = host.vmm.boot(boot, &self.jail(host)).await?;
+        let jail = self.jail(host);
+        let vm = host.vmm.boot(boot, &jail).await?;
         self.vm = Some(vm.clone());
         Ok(vm)
     }
@@ -387,15 +396,31 @@ impl Parts {
         })
     }
 
-    pub(super) fn jail(&self, host: &Host) -> Jail {
+    pub(super) fn jail(&mut self, host: &Host) -> Jail {
         let network = self.network.as_ref().expect("the network is made before the virtual machine");
-        Jail { uid: host.uid_of(network.slot()), identity_file: self.directory().join(IDENTITY_FILE) }
+        let (slot, shape) = (network.slot(), self.record().spec.shape);
+        let group_limits = CgroupLimits { vcpus: shape.vcpus.get(), memory_mb: shape.memory.get() };
+        let cgroup = host.cgroups.of(slot, group_limits);
+        self.cgroup = Some(cgroup.clone());
+        Jail {
+            uid: host.uid_of(slot),
+            identity_file: self.directory().join(IDENTITY_FILE),
+            cgroup,
+            limits: ResourceLimits { threads: group_limits.threads(), file_bytes: largest_file(self.disk()) },
+            landlock: host.landlock(),
+        }
     }
 
     pub(super) fn guest_client(&self) -> Guest {
         let network = self.network.as_ref().expect("the network is made before the guest is sought");
         Guest::new(network.connector())
     }
+}
+
+/// The most that a monitor writes to a file: an overlay of which every block was written, with its tables.
+fn largest_file(disk: DiskMb) -> u64 {
+    let disk = u64::from(disk.get()) << 20;
+    disk + disk / 64 + (64 << 20)
 }
 
 fn left<E: std::error::Error + Send + Sync + 'static>(part: &'static str) -> impl FnOnce(E) -> DestroyError {

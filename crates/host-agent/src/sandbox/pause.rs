@@ -190,7 +190,8 @@ impl Parts {
         let machine = self.machine(spec, Memory::Own(memory))?;
         let platform = manifest.origin.platform;
         self.platform = Some(platform.clone());
-        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &self.jail(host)).await?;
+        let jail = self.jail(host);
+        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
         if let Err(error) = spend(self.directory(), &paused) {
             vm.kill().await;
             return Err(file_error("spend", &paused)(error));

@@ -67,6 +67,7 @@ pub async fn sweep(host: &Host) -> Result<Vec<Found>, SweepError> {
     }
     // Paused ones get another when they are resumed.
     host.network.sweep(&HashSet::new()).await?;
+    host.cgroups.sweep();
     Ok(found)
 }
 
