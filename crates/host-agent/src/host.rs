@@ -14,7 +14,9 @@ use vmm::Vmm;
 use vmm::qemu::{BundleError, Qemu};
 use vmm::{AcceleratorMode, ForcedKvmUnusable};
 
+use crate::cgroup::Cgroups;
 use crate::files::write_durably;
+use crate::jail::{self, LackingLayer, Landlock, Layer};
 use crate::machine;
 use crate::net::{self, Network, NetworkConfig, Slot};
 use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode};
@@ -43,6 +45,8 @@ pub struct HostConfig {
     pub pool: PoolMode,
     /// The first of 32768 uids and gids for monitors.
     pub uid_base: u32,
+    /// Layers of the jail that monitors may lack where the machine does.
+    pub allow_degraded_jail: Vec<Layer>,
     /// The agent that guests run.
     pub guest_agent: &'static [u8],
 }
@@ -57,6 +61,10 @@ pub struct Host {
     pub vmm: Arc<dyn Vmm>,
     /// The networks of sandboxes.
     pub network: Network,
+    /// The groups that limit what monitors take.
+    pub cgroups: Cgroups,
+    /// Layers of the jail that monitors lack here.
+    pub lacking_layers: Vec<LackingLayer>,
     /// What sandboxes boot from.
     pub templates: TemplateStore,
     /// What sandboxes are restored from instead of booting.
@@ -107,6 +115,9 @@ pub enum HostError {
     /// QEMU.
     #[error(transparent)]
     Vmm(#[from] BundleError),
+    /// The jail.
+    #[error(transparent)]
+    Jail(#[from] LackingLayer),
     /// Networks.
     #[error("prepare the host's network")]
     Network(#[from] net::OpenError),
@@ -142,6 +153,7 @@ impl Host {
         let choice = vmm::choose(config.accelerator, vmm::kvm_obstacle())?;
         tracing::info!(accelerator = %choice.accelerator, reason = %choice.reason, "accelerator chosen");
         let vmm = Arc::new(Qemu::open(data_dir, config.qemu.as_deref(), choice)?);
+        let (cgroups, lacking_layers) = layers(&instance, &config.allow_degraded_jail)?;
         let network = Network::open(NetworkConfig::new(instance.clone(), data_dir.clone())).await?;
         let templates = TemplateStore::open(data_dir, config.guest_agent)?;
         let bakes = Bakes::open(data_dir, BAKE_BUDGET_BYTES)?;
@@ -154,6 +166,8 @@ impl Host {
             pool: Pool::new(config.pool),
             vmm,
             network,
+            cgroups,
+            lacking_layers,
             templates,
             boot_timeout: config.boot_timeout,
             disk_reserve_mb: config.disk_reserve_mb,
@@ -201,10 +215,32 @@ impl Host {
         paused.chain(snapshots).filter_map(|path| Some(Manifest::read(&path).ok()?.origin)).collect()
     }
 
+    /// Whether monitors have this layer of the jail.
+    pub fn landlock(&self) -> Landlock {
+        match self.lacking_layers.iter().any(|lacking| lacking.layer == Layer::Landlock) {
+            true => Landlock::Absent,
+            false => Landlock::Required,
+        }
+    }
+
     /// The uid and gid of a slot's monitor: slots are claimed for the whole machine, so no two monitors share one.
     pub fn uid_of(&self, slot: Slot) -> u32 {
         self.uid_base + u32::from(slot.number())
     }
+}
+
+/// The groups for monitors, and what the jail lacks here of what it was allowed to lack.
+fn layers(instance: &InstanceId, allowed: &[Layer]) -> Result<(Cgroups, Vec<LackingLayer>), HostError> {
+    let (cgroups, missing) = Cgroups::open(instance);
+    let lacking = jail::lacking(missing);
+    if let Some(refused) = lacking.iter().find(|lacking| !allowed.contains(&lacking.layer)) {
+        cgroups.close();
+        return Err(refused.clone().into());
+    }
+    for LackingLayer { layer, reason } in &lacking {
+        tracing::warn!(%layer, %reason, "the jail is degraded: monitors run without this layer, as allowed");
+    }
+    Ok((cgroups, lacking))
 }
 
 /// Makes the data directory and locks it.
@@ -313,6 +349,7 @@ mod tests {
             uid_base: 2_000_000_000,
             limits: LimitSettings::default(),
             pool: PoolMode::Off,
+            allow_degraded_jail: Layer::ALL.to_vec(),
             guest_agent: b"",
         });
         let host = host.await.unwrap();

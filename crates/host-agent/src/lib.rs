@@ -4,6 +4,7 @@
 //! boots from), [`net`] (its namespace and addresses), [`jail`] (how its monitor is confined) and the `vmm` crate (the
 //! virtual machine). [`service`] is the edge that the control plane calls; [`guest`] speaks to the agent inside.
 
+pub mod cgroup;
 pub mod disk;
 mod files;
 pub mod guest;
@@ -84,6 +85,7 @@ impl HostAgent {
         if let Err(error) = self.host.network.close().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the host's firewall rules are left");
         }
+        self.host.cgroups.close();
         closed
     }
 }

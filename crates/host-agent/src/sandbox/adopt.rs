@@ -83,6 +83,7 @@ impl Parts {
         let network = host.network.adopt(&spec.id)?;
         let guest = Guest::known(network.connector(), run.access_token);
         self.network = Some(network);
+        self.find_cgroup(host);
         let adopted = host.vmm.adopt(AdoptSpec {
             process,
             platform: run.platform.clone(),

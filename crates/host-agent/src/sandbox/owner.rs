@@ -493,6 +493,7 @@ mod tests {
             limits: Default::default(),
             pool: crate::sandbox::PoolMode::Off,
             uid_base: 2_000_000_000,
+            allow_degraded_jail: crate::jail::Layer::ALL.to_vec(),
             guest_agent: b"",
         };
         Arc::new(Host::open(config).await.unwrap())

@@ -18,10 +18,11 @@ use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 use super::ledger::{Place, Share};
 use super::record::{RECORD, Record, Run};
 use super::{CreateError, DestroyError, Running, SandboxSpec, Start, admission};
+use crate::cgroup::{Cgroup, CgroupLimits};
 use crate::guest::{Guest, Identity};
 use crate::host::Host;
-use crate::jail::Jail;
-use crate::net::{self, SandboxNetwork};
+use crate::jail::{Jail, ResourceLimits};
+use crate::net::{self, SandboxNetwork, Slot};
 use crate::snapshot::{Layer, Origin};
 use crate::template::Template;
 
@@ -45,6 +46,8 @@ pub(super) struct Parts {
     pub(super) network: Option<SandboxNetwork>,
     /// Kept for every start of a monitor after the first.
     pub(super) tap: Option<OwnedFd>,
+    /// What its monitor runs in, once there has been one.
+    pub(super) cgroup: Option<Cgroup>,
     /// What is under all of its disk.
     pub(super) template: Option<Template>,
     /// What its directory says of it.
@@ -303,6 +306,11 @@ impl Parts {
     /// Gives back what a paused sandbox has outside its directory.
     pub async fn remove_network(&mut self) -> Result<(), DestroyError> {
         self.tap = None;
+        // Before the slot, by which another sandbox would find it.
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove().await.map_err(left("control group"))?;
+            self.cgroup = None;
+        }
         if let Some(network) = &mut self.network {
             network.delete().await.map_err(left("network"))?;
             self.network = None;
@@ -387,7 +395,8 @@ impl Parts {
             initramfs: template.initramfs.clone(),
         };
         self.platform = Some(host.vmm.platform());
-        let vm = host.vmm.boot(boot, &self.jail(host)).await?;
+        let jail = self.jail(host);
+        let vm = host.vmm.boot(boot, &jail).await?;
         self.vm = Some(vm.clone());
         Ok(vm)
     }
@@ -416,15 +425,40 @@ impl Parts {
         })
     }
 
-    pub(super) fn jail(&self, host: &Host) -> Jail {
-        let network = self.network.as_ref().expect("the network is made before the virtual machine");
-        Jail { uid: host.uid_of(network.slot()), identity_file: self.directory().join(IDENTITY_FILE) }
+    pub(super) fn jail(&mut self, host: &Host) -> Jail {
+        let (cgroup, group_limits) = self.find_cgroup(host);
+        Jail {
+            uid: host.uid_of(self.slot()),
+            identity_file: self.directory().join(IDENTITY_FILE),
+            cgroup,
+            limits: ResourceLimits { threads: group_limits.threads(), file_bytes: largest_file(self.disk()) },
+            landlock: host.landlock(),
+        }
+    }
+
+    /// The control groups of its monitor, whether or not they are there.
+    pub(super) fn find_cgroup(&mut self, host: &Host) -> (Cgroup, CgroupLimits) {
+        let shape = self.record().spec.shape;
+        let limits = CgroupLimits { vcpus: shape.vcpus.get(), memory_mb: shape.memory.get() };
+        let cgroup = host.cgroups.of(self.slot(), limits);
+        self.cgroup = Some(cgroup.clone());
+        (cgroup, limits)
+    }
+
+    fn slot(&self) -> Slot {
+        self.network.as_ref().expect("the network is made before the virtual machine").slot()
     }
 
     pub(super) fn guest_client(&self) -> Guest {
         let network = self.network.as_ref().expect("the network is made before the guest is sought");
         Guest::new(network.connector())
     }
+}
+
+/// The most that a monitor writes to a file: an overlay of which every block was written, with its tables.
+fn largest_file(disk: DiskMb) -> u64 {
+    let disk = u64::from(disk.get()) << 20;
+    disk + disk / 64 + (64 << 20)
 }
 
 fn left<E: std::error::Error + Send + Sync + 'static>(part: &'static str) -> impl FnOnce(E) -> DestroyError {

@@ -198,7 +198,8 @@ impl Parts {
         let machine = self.machine(spec, Memory::Own(memory))?;
         let platform = manifest.origin.platform;
         self.platform = Some(platform.clone());
-        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &self.jail(host)).await?;
+        let jail = self.jail(host);
+        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
         (self.vm, self.start) = (Some(vm.clone()), Start::Resume);
         let guest = self.guest_client();
         if let Err(error) = self.pass_over(host, &guest, &paused).await {

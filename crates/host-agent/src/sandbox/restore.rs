@@ -61,7 +61,8 @@ impl Parts {
         let platform = frozen.manifest.origin.platform.clone();
         self.platform = Some(platform.clone());
         let machine = self.machine(spec, Memory::Frozen(directory.join(FROZEN_MEMORY_FILE)))?;
-        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &self.jail(host)).await?;
+        let jail = self.jail(host);
+        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
         self.vm = Some(vm.clone());
         let loaded = begun.elapsed();
         vm.resume().await.map_err(CreateError::Go)?;

@@ -84,6 +84,7 @@ pub async fn sweep(host: &Host) -> Result<Vec<Found>, SweepError> {
     // Paused ones get another when they are resumed.
     let keep: HashSet<SandboxId> = found.iter().filter(runs).map(|found| found.record.spec.id.clone()).collect();
     host.network.sweep(&keep).await?;
+    host.cgroups.sweep();
     Ok(found)
 }
 
