@@ -3,6 +3,7 @@
 //! Pure: no I/O, no clock, no async. Knows nothing of REST, RPC, SQL or virtual machines; those convert to these
 //! types at their edges.
 
+mod generation;
 mod id;
 mod lifetime;
 mod metadata;
@@ -16,6 +17,7 @@ mod start;
 mod status;
 mod template;
 
+pub use generation::Generation;
 pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId, SnapshotId};
 pub use lifetime::{AutoResume, Lifetime, OnExpiry, UnknownOnExpiry};
 pub use metadata::{InvalidMetadata, Metadata};

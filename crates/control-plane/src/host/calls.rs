@@ -150,6 +150,11 @@ fn used(point: pb::MetricPoint) -> Use {
     }
 }
 
+/// Which change of its record a call carries out.
+fn generation(sandbox: &Sandbox) -> u64 {
+    u64::try_from(sandbox.generation).unwrap_or_default()
+}
+
 /// The shape's and lifetime's numbers are far below this; a protobuf `int32` is what the contract has.
 fn int32(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
@@ -191,15 +196,17 @@ impl HostAgent {
     }
 
     /// Stops a sandbox's execution, resumably.
-    pub async fn pause(&self, id: &SandboxId) -> Result<(), HostError> {
-        let request = pb::PauseSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+    pub async fn pause(&self, sandbox: &Sandbox) -> Result<(), HostError> {
+        let (sandbox_id, generation) = (sandbox.id.to_string(), generation(sandbox));
+        let request = pb::PauseSandboxRequest { sandbox_id, generation, ..Default::default() };
         self.sandboxes.pause_sandbox_with_options(request, within(PAUSE)).await?;
         Ok(())
     }
 
     /// Lets a paused sandbox go on.
-    pub async fn resume(&self, id: &SandboxId) -> Result<(), HostError> {
-        let request = pb::ResumeSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+    pub async fn resume(&self, sandbox: &Sandbox) -> Result<(), HostError> {
+        let (sandbox_id, generation) = (sandbox.id.to_string(), generation(sandbox));
+        let request = pb::ResumeSandboxRequest { sandbox_id, generation, ..Default::default() };
         self.sandboxes.resume_sandbox_with_options(request, within(RESUME)).await?;
         Ok(())
     }

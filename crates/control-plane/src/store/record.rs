@@ -54,6 +54,8 @@ pub struct Sandbox {
     pub status: Status,
     /// Why it is in that state; empty where there is nothing to say.
     pub status_reason: String,
+    /// Whether it is, or was before somebody asked for its start, stopped with a disk from which it can be started.
+    pub keeps_disk: bool,
     /// Which change of status this is: what a conditional update names.
     pub generation: i64,
     /// What it is made of.
@@ -101,6 +103,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             snapshot: optional(row, "snapshot_id")?,
             status: parse(row, "status")?,
             status_reason: row.try_get("status_reason")?,
+            keeps_disk: row.try_get::<i64, _>("keeps_disk")? != 0,
             generation: row.try_get("generation")?,
             shape: shape(row)?,
             lifetime: lifetime(row)?,

@@ -14,13 +14,18 @@ pub struct Change {
     host_ip: Option<String>,
     marks_start: bool,
     marks_activity: bool,
+    /// None where that does not change.
+    keeps_disk: Option<bool>,
     action: Option<Action>,
 }
 
 impl Change {
     /// To `status`, without a reason.
     pub fn to(status: Status) -> Self {
-        Self { status, reason: String::new(), host_ip: None, marks_start: false, marks_activity: false, action: None }
+        // One that is being started may yet be stopped again.
+        let keeps_disk = Some(false).filter(|_| status != Status::Pending);
+        let (reason, host_ip, action) = (String::new(), None, None);
+        Self { status, reason, host_ip, marks_start: false, marks_activity: false, keeps_disk, action }
     }
 
     /// To `status`, because of `reason`.
@@ -37,6 +42,11 @@ impl Change {
     /// To running, as its host has it: nobody used it just now.
     pub fn found_running() -> Self {
         Self { marks_start: true, ..Self::to(Status::Running) }
+    }
+
+    /// To stopped, because of `reason`, with a disk from which it can be started.
+    pub fn stopped_with_disk(reason: impl Into<String>) -> Self {
+        Self { keeps_disk: Some(true), ..Self::because(Status::Stopped, reason) }
     }
 
     /// Also the address by which its host reaches it.
@@ -110,20 +120,24 @@ impl Store {
 
     /// Every owner's sandboxes that a host should have, or that are on their way there or away.
     pub async fn list_unfinished(&self, host: &HostId) -> Result<Vec<Sandbox>, StoreError> {
-        sqlx::query_as("select * from sandboxes where host_id = $1 and status not in ('stopped', 'error')")
-            .bind(host.as_str())
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed("list the host's sandboxes"))
+        sqlx::query_as(
+            "select * from sandboxes where host_id = $1 and (status not in ('stopped', 'error') or keeps_disk = 1)",
+        )
+        .bind(host.as_str())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("list the host's sandboxes"))
     }
 
     /// Whether any owner's record wants the sandbox to be on a host.
     pub async fn is_wanted(&self, id: &SandboxId) -> Result<bool, StoreError> {
-        let found = sqlx::query("select 1 from sandboxes where id = $1 and status not in ('stopped', 'error')")
-            .bind(id.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(failed("read the sandbox's record"))?;
+        let found = sqlx::query(
+            "select 1 from sandboxes where id = $1 and (status not in ('stopped', 'error') or keeps_disk = 1)",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(failed("read the sandbox's record"))?;
         Ok(found.is_some())
     }
 
@@ -137,8 +151,8 @@ impl Store {
             let updated: Option<Sandbox> = sqlx::query_as(
                 "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
                  started_at = coalesce(started_at, $4), last_active_at = coalesce($5, last_active_at), \
-                 last_updated = $6, generation = generation + 1 \
-                 where id = $7 and owner_id = $8 and status = $9 and generation = $10 returning *",
+                 last_updated = $6, keeps_disk = coalesce($7, keeps_disk), generation = generation + 1 \
+                 where id = $8 and owner_id = $9 and status = $10 and generation = $11 returning *",
             )
             .bind(change.status.as_str())
             .bind(change.reason)
@@ -146,6 +160,7 @@ impl Store {
             .bind(started)
             .bind(active)
             .bind(now)
+            .bind(change.keeps_disk.map(i64::from))
             .bind(seen.id.as_str())
             .bind(seen.owner.as_str())
             .bind(seen.status.as_str())
@@ -242,6 +257,7 @@ mod tests {
         a_status_that_came_back_is_still_another_generation,
         use_changes_the_time_and_not_the_generation,
         the_newest_is_first_and_the_finished_are_not_unfinished,
+        a_stopped_sandbox_with_a_disk_is_wanted_until_it_is_deleted,
         the_database_itself_refuses_an_unknown_status_and_an_unknown_host,
     );
 
@@ -327,6 +343,22 @@ mod tests {
         let unfinished = store.list_unfinished(&"default".parse().unwrap()).await.unwrap();
         assert_eq!(unfinished.len(), 2);
         assert!(unfinished.iter().all(|sandbox| sandbox.id != all[1].id));
+    }
+
+    async fn a_stopped_sandbox_with_a_disk_is_wanted_until_it_is_deleted(database: Database) {
+        let store = database.open().await;
+        let pending = store.insert(&new("")).await.unwrap();
+        let stopped = store.update(&pending, Change::stopped_with_disk("host_restarted")).await.unwrap().unwrap();
+        assert!(stopped.keeps_disk && store.is_wanted(&stopped.id).await.unwrap());
+        assert_eq!(store.list_unfinished(&stopped.host).await.unwrap(), std::slice::from_ref(&stopped));
+        let starting = store.update(&stopped, Change::to(Status::Pending)).await.unwrap().unwrap();
+        assert!(starting.keeps_disk, "its start may fail");
+        let running = store.update(&starting, Change::running()).await.unwrap().unwrap();
+        assert!(!running.keeps_disk);
+        let stopped = store.update(&running, Change::stopped_with_disk("host_restarted")).await.unwrap().unwrap();
+        let stopping = store.update(&stopped, Change::to(Status::Stopping)).await.unwrap().unwrap();
+        let deleted = store.update(&stopping, Change::to(Status::Stopped)).await.unwrap().unwrap();
+        assert!(!deleted.keeps_disk && !store.is_wanted(&deleted.id).await.unwrap());
     }
 
     async fn the_database_itself_refuses_an_unknown_status_and_an_unknown_host(database: Database) {

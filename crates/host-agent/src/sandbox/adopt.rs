@@ -40,7 +40,12 @@ pub(super) async fn adopt(host: &Host, found: Found) -> (Record, Parts, Status) 
         Left::Paused => {
             tracing::info!(sandbox = %id, "a paused sandbox is kept");
             let place = host.ledger.keep(&record.spec.owner);
-            (record.clone(), Parts::of_paused(directory, record, place), Status::Paused)
+            (record.clone(), Parts::on_disk(directory, record, place), Status::Paused)
+        }
+        Left::Stopped => {
+            tracing::warn!(sandbox = %id, "the machine was restarted while it ran: it is stopped, and its disk is kept");
+            let place = host.ledger.keep(&record.spec.owner);
+            (record.clone(), Parts::on_disk(directory, record, place), Status::Stopped)
         }
         Left::Lost => {
             tracing::warn!(sandbox = %id, "its virtual machine ended while no host agent ran");

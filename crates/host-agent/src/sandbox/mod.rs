@@ -12,6 +12,7 @@ mod capture;
 mod disk;
 mod error;
 mod footprint;
+mod generation;
 mod ledger;
 pub mod metrics;
 mod owner;
@@ -20,6 +21,7 @@ mod pause;
 mod pool;
 mod record;
 mod restore;
+mod start;
 mod sweep;
 
 use std::collections::HashMap;
@@ -29,7 +31,7 @@ use std::time::{Instant, SystemTime};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use model::{Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status, TemplateName};
+use model::{Generation, Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status, TemplateName};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm::Vm;
@@ -110,8 +112,8 @@ struct View {
 
 /// What callers may ask of an owner task.
 enum Command {
-    Pause(oneshot::Sender<Result<(), TransitionError>>),
-    Resume(oneshot::Sender<Result<(), TransitionError>>),
+    Pause(Generation, oneshot::Sender<Result<(), TransitionError>>),
+    Resume(Generation, oneshot::Sender<Result<(), TransitionError>>),
     Capture(Reservation, oneshot::Sender<Result<Captured, CaptureError>>),
     Destroy(oneshot::Sender<Result<(), DestroyError>>),
     /// The host agent ends.
@@ -254,7 +256,9 @@ impl Sandboxes {
         {
             return result;
         }
-        if self.table().is_closing && matches!(handle.view.borrow().status, Status::Running | Status::Paused) {
+        let status = handle.view.borrow().status;
+        let stays = matches!(status, Status::Running | Status::Paused | Status::Stopped) && self.handle(id).is_some();
+        if self.table().is_closing && stays {
             return Err(DestroyError::Closing);
         }
         // The owner task takes no commands any more: it is about to say that all is gone, unless it broke down.
@@ -263,13 +267,13 @@ impl Sandboxes {
     }
 
     /// Puts a running sandbox on disk: it then takes no memory and has no process.
-    pub async fn pause(&self, id: &SandboxId) -> Result<(), TransitionError> {
-        self.change(id, Command::Pause).await
+    pub async fn pause(&self, id: &SandboxId, generation: Generation) -> Result<(), TransitionError> {
+        self.change(id, |reply| Command::Pause(generation, reply)).await
     }
 
-    /// Lets a paused sandbox go on.
-    pub async fn resume(&self, id: &SandboxId) -> Result<(), TransitionError> {
-        self.change(id, Command::Resume).await
+    /// Lets a paused sandbox go on, or starts one from its disk that its machine's restart has stopped.
+    pub async fn resume(&self, id: &SandboxId, generation: Generation) -> Result<(), TransitionError> {
+        self.change(id, |reply| Command::Resume(generation, reply)).await
     }
 
     async fn change(

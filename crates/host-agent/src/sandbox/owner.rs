@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::{Event, Lifetime, OnExpiry, Status, transition};
+use model::{Event, Generation, Lifetime, OnExpiry, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -228,7 +228,7 @@ impl Owner {
 
     /// Takes commands until the sandbox is to end.
     async fn serve(&mut self) -> Ending {
-        let is_whole = self.parts.vm().is_some() || self.status() == Status::Paused;
+        let is_whole = self.parts.vm().is_some() || matches!(self.status(), Status::Paused | Status::Stopped);
         assert!(is_whole, "a running sandbox has a virtual machine");
         let idle = match self.spec.lifetime {
             Lifetime::Never => None,
@@ -247,8 +247,11 @@ impl Owner {
             let vm = self.parts.vm().cloned();
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Pause(reply)) => answer(reply, self.pause().await),
-                    Some(Command::Resume(reply)) => match self.resume().await {
+                    Some(Command::Pause(generation, reply)) => match self.parts.hear_of(generation) {
+                        Ok(()) => answer(reply, self.pause().await),
+                        Err(error) => answer(reply, Err(error)),
+                    },
+                    Some(Command::Resume(generation, reply)) => match self.resume_of(generation).await {
                         Ok(result) => answer(reply, result),
                         Err(error) => {
                             answer(reply, Err(error));
@@ -312,7 +315,7 @@ impl Owner {
             tracing::error!(sandbox = %self.spec.id, error, "it could not be paused and is deleted");
         }
         match (self.status(), on_close) {
-            (Status::Paused, _) | (Status::Running, OnClose::Keep) => Ending::Leave(reply),
+            (Status::Paused | Status::Stopped, _) | (Status::Running, OnClose::Keep) => Ending::Leave(reply),
             _ => Ending::Delete(Some(reply)),
         }
     }
@@ -325,9 +328,20 @@ impl Owner {
         }
     }
 
+    /// As [`Self::resume`], unless it was decided too long ago.
+    async fn resume_of(&mut self, generation: Generation) -> Result<Result<(), TransitionError>, TransitionError> {
+        match self.parts.hear_of(generation) {
+            Ok(()) => self.resume().await,
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
     /// The outer error is for a sandbox that is lost: what it was on disk must not be used any more, and what it became
     /// cannot be kept.
     async fn resume(&mut self) -> Result<Result<(), TransitionError>, TransitionError> {
+        if self.status() == Status::Stopped {
+            return Ok(self.start().await);
+        }
         if let Err(error) = self.publish_legal(Event::ResumeRequested) {
             return Ok(Err(error));
         }
@@ -350,6 +364,23 @@ impl Owner {
         tracing::warn!(sandbox = %self.spec.id, error = &source as &dyn std::error::Error, "a resume failed");
         self.publish(Event::RolledBack);
         Ok(Err(failed(source)))
+    }
+
+    /// Boots from its disk a sandbox that its machine's restart has stopped.
+    async fn start(&mut self) -> Result<(), TransitionError> {
+        self.publish_legal(Event::StartRequested)?;
+        match self.parts.start(&self.host, &self.spec).await {
+            Ok(()) => {
+                self.become_running();
+                Ok(())
+            }
+            Err(source) => {
+                let error = &source as &dyn std::error::Error;
+                tracing::warn!(sandbox = %self.spec.id, error, "a start failed");
+                self.publish(Event::RolledBack);
+                Err(TransitionError::Failed { step: "start", source })
+            }
+        }
     }
 
     /// Nothing can be done with the sandbox any more: gives back what it held and stays, in error, until someone deletes
@@ -445,8 +476,8 @@ fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply
                 answer(reply, Err(error.into()));
             }
         }
-        Command::Pause(reply) => answer(reply, refused(Event::PauseRequested)),
-        Command::Resume(reply) => answer(reply, refused(Event::ResumeRequested)),
+        Command::Pause(_, reply) => answer(reply, refused(Event::PauseRequested)),
+        Command::Resume(_, reply) => answer(reply, refused(Event::ResumeRequested)),
     }
     None
 }

@@ -77,8 +77,8 @@ pub(super) enum MemoryOwner {
 }
 
 impl Parts {
-    /// Those of a paused sandbox that an earlier host agent left. It has no network.
-    pub fn of_paused(directory: PathBuf, record: Record, place: Place) -> Self {
+    /// Those of a sandbox that an earlier host agent left on disk. It has no network.
+    pub fn on_disk(directory: PathBuf, record: Record, place: Place) -> Self {
         Self { directory: Some(directory), record: Some(record), place: Some(place), ..Self::default() }
     }
 
@@ -114,7 +114,7 @@ impl Parts {
         self.note_made(host).await
     }
 
-    async fn note_made(&mut self, host: &Host) -> Result<(), CreateError> {
+    pub(super) async fn note_made(&mut self, host: &Host) -> Result<(), CreateError> {
         let guest = self.guest.clone().expect("a sandbox that was made has a guest");
         self.note_running(host, &guest).await
     }
@@ -172,15 +172,26 @@ impl Parts {
         room: Room,
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
-        let directory = self.directory();
-        make_overlay(&directory.join(OVERLAY_FILE), self.disk()).await?;
+        make_overlay(&self.directory().join(OVERLAY_FILE), self.disk()).await?;
+        self.record_layers(Vec::new())?;
+        self.boot_from_disk(host, spec, template, room, cancel).await
+    }
+
+    /// Boots from the disk that there is, with a memory that is empty.
+    pub(super) async fn boot_from_disk(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        template: &Template,
+        room: Room,
+        cancel: &CancellationToken,
+    ) -> Result<(), CreateError> {
         let promised = match room {
             Room::Reserved => Some(admission::promise_disk(host, spec.shape.memory.get().into())?),
             Room::AsNeeded => None,
         };
-        make_memory(&directory.join(MEMORY_FILE), spec, room)?;
+        make_memory(&self.directory().join(MEMORY_FILE), spec, room)?;
         drop(promised);
-        self.record_layers(Vec::new())?;
         (self.memory, self.start) = (MemoryOwner::Sandbox, Start::Boot);
         let guest = self.boot(host, spec, template, cancel).await?;
         guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
@@ -486,7 +497,7 @@ pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> 
 
 /// Room on the disk for a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
+pub(super) enum Room {
     /// For all of it: a guest that writes where the disk has no room left ends its monitor.
     Reserved,
     /// For what it writes: where it is no loss if that does not fit.

@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use model::Generation;
 use serde::{Deserialize, Serialize};
 
 use vmm::Platform;
@@ -75,6 +76,23 @@ pub(super) fn settle(directory: &Path) {
 
 pub(super) fn is_settled(directory: &Path) -> bool {
     !directory.join(UNSETTLED).exists()
+}
+
+/// The file that holds the latest generation of the sandbox's record at the control plane that was carried out here. A
+/// machine that goes down may forget it: then nothing of that time is under way any more.
+pub(super) const GENERATION: &str = "generation";
+
+/// Writes it down. What is there is replaced whole.
+pub(super) fn note_generation(directory: &Path, generation: Generation) -> io::Result<()> {
+    let staged = directory.join("generation.new");
+    fs::write(&staged, generation.to_string())?;
+    fs::rename(staged, directory.join(GENERATION))
+}
+
+/// What was written down last.
+pub(super) fn noted_generation(directory: &Path) -> Generation {
+    let text = fs::read_to_string(directory.join(GENERATION)).unwrap_or_default();
+    text.parse().map_or(Generation::UNSAID, Generation::new)
 }
 
 /// The copies of the monitor that sandboxes in `directory` run on.

@@ -151,6 +151,8 @@ impl IntoConnect for TransitionError {
         match self {
             TransitionError::NotFound(_) => ErrorCode::NotFound,
             TransitionError::Closing => ErrorCode::Unavailable,
+            TransitionError::Outdated { .. } => ErrorCode::Aborted,
+            TransitionError::Note(_) => ErrorCode::Internal,
             TransitionError::Illegal(_) => ErrorCode::FailedPrecondition,
             TransitionError::Failed { source, .. } => source.code(),
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
-use model::{Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, StartMode, TemplateName};
+use model::{Generation, Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, StartMode, TemplateName};
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
     ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, GetSandboxMetricsRequest,
@@ -214,8 +214,8 @@ impl HostAgentService for SandboxService {
         _context: RequestContext,
         request: ServiceRequest<'_, PauseSandboxRequest>,
     ) -> ServiceResult<PauseSandboxResponse> {
-        let id = parse_id(request.sandbox_id)?;
-        self.agent.sandboxes.pause(&id).await.map_err(IntoConnect::into_connect)?;
+        let (id, generation) = (parse_id(request.sandbox_id)?, Generation::new(request.generation));
+        self.agent.sandboxes.pause(&id, generation).await.map_err(IntoConnect::into_connect)?;
         Response::ok(PauseSandboxResponse::default())
     }
 
@@ -224,8 +224,8 @@ impl HostAgentService for SandboxService {
         _context: RequestContext,
         request: ServiceRequest<'_, ResumeSandboxRequest>,
     ) -> ServiceResult<ResumeSandboxResponse> {
-        let id = parse_id(request.sandbox_id)?;
-        self.agent.sandboxes.resume(&id).await.map_err(IntoConnect::into_connect)?;
+        let (id, generation) = (parse_id(request.sandbox_id)?, Generation::new(request.generation));
+        self.agent.sandboxes.resume(&id, generation).await.map_err(IntoConnect::into_connect)?;
         Response::ok(ResumeSandboxResponse::default())
     }
 
