@@ -11,10 +11,7 @@ use proto::restore::{Answer, Restoration, Word};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Guest, GuestError, Identity, READY_INTERVAL};
-
-/// Where a guest that goes on listens to us alone.
-const RESTORE_PORT: u16 = 49982;
+use super::{Guest, GuestError, Identity, READY_INTERVAL, RESTORE_PORT};
 
 /// Fresh randomness for a guest's kernel.
 const ENTROPY_BYTES: usize = 64;

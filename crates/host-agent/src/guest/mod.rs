@@ -8,6 +8,7 @@ mod capture;
 mod error;
 mod exec;
 mod files;
+mod ports;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -24,10 +25,14 @@ use crate::net::GuestConnector;
 pub use error::{FileError, GuestError, ReadyError};
 pub use exec::{ExecError, ExecOutput, ExecRequest, OUTPUT_LIMIT};
 pub use files::READ_LIMIT;
+pub use ports::PortError;
 use transport::Transport;
 
 /// The guest agent's port.
 pub const PORT: u16 = 49983;
+
+/// Where a guest that goes on listens to us alone.
+const RESTORE_PORT: u16 = 49982;
 
 /// The longest body of an answer to one of our own small questions.
 const ANSWER_LIMIT: usize = 64 * 1024;
