@@ -59,7 +59,7 @@ use crate::store::{Sandbox, Store};
 pub use drain::Drain;
 pub use error::ApiError;
 pub use guard::KnownHosts;
-pub use request::identify;
+pub use request::{identify, method_label};
 use surface::Surface;
 
 /// What every handler works with.

@@ -107,6 +107,11 @@ impl Store {
     }
 }
 
+/// Whether a text has the form of a key, good or not.
+pub fn looks_like_key(text: &str) -> bool {
+    id_of(text).is_some()
+}
+
 /// The digits by which a key is known, if it looks like one.
 fn id_of(key: &str) -> Option<&str> {
     let digits = key.strip_prefix(PREFIX)?;
@@ -114,11 +119,11 @@ fn id_of(key: &str) -> Option<&str> {
     (digits.len() == 2 * SECRET_BYTES && is_hex).then(|| &digits[..ID_DIGITS])
 }
 
-fn hash(key: &str) -> String {
+pub(super) fn hash(key: &str) -> String {
     hex(&Sha256::digest(key.as_bytes()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

@@ -137,6 +137,7 @@ mod tests {
             lifetime: Lifetime::Never,
             on_expiry: OnExpiry::Destroy,
             auto_resume: model::AutoResume::Off,
+            traffic_token: None,
             snapshot: None,
             metadata: Default::default(),
         };

@@ -1,6 +1,6 @@
 //! The records: the only module with SQL. One SQL text for every engine, times as milliseconds, no engine's own types.
 //!
-//! Every query about a sandbox is scoped by its owner, and every change of status names the generation that it was
+//! Every query about a sandbox is scoped by its owner (but for its traffic, which only has its id), and every change of status names the generation that it was
 //! decided on, so that of two changes at once one is lost instead of both being half done. Knows nothing of REST, of
 //! RPC or of what is legal in which state.
 
@@ -20,6 +20,7 @@ mod snapshots;
 mod sqlite;
 #[cfg(test)]
 mod testing;
+mod traffic_token;
 mod usage;
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use tokio::sync::watch;
 
 pub use events::{Action, Actor, Event, EventKind, Outcome, sandbox_of};
 pub use hosts::HostFacts;
-pub use keys::{Admission, ApiKey};
+pub use keys::{Admission, ApiKey, looks_like_key};
 pub use list::{Cursor, Filter};
 pub use metrics::{Series, Use};
 pub use open::OpenError;
@@ -37,6 +38,7 @@ pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
 pub use seat::{Others, Seat};
 pub use snapshots::{Completed, Naming, Needed, NewSnapshot, Snapshot, SnapshotFilter};
+pub use traffic_token::{TrafficToken, TrafficTokenHash};
 pub use usage::{Running, step};
 
 /// A handle on the records; cheap to clone.

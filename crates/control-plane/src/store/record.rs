@@ -12,6 +12,8 @@ use model::{
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
+use super::TrafficTokenHash;
+
 /// A sandbox that is about to be made.
 #[derive(Debug, Clone)]
 pub struct NewSandbox {
@@ -33,6 +35,8 @@ pub struct NewSandbox {
     pub on_expiry: OnExpiry,
     /// What a call that needs its guest does while it is paused.
     pub auto_resume: AutoResume,
+    /// What callers of its ports must show, if anything.
+    pub traffic_token: Option<TrafficTokenHash>,
     /// What its owner says of it.
     pub metadata: Metadata,
 }
@@ -66,6 +70,8 @@ pub struct Sandbox {
     pub on_expiry: OnExpiry,
     /// What a call that needs its guest does while it is paused.
     pub auto_resume: AutoResume,
+    /// What callers of its ports must show, if anything.
+    pub traffic_token: Option<TrafficTokenHash>,
     /// What its owner says of it.
     pub metadata: Metadata,
     /// Its own address; empty while unknown.
@@ -109,6 +115,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             lifetime: lifetime(row)?,
             on_expiry: parse(row, "on_expiry")?,
             auto_resume: auto_resume(row)?,
+            traffic_token: row.try_get::<Option<String>, _>("traffic_token_hash")?.map(TrafficTokenHash::recorded),
             metadata: metadata(row)?,
             guest_ip: row.try_get("guest_ip")?,
             host_ip: row.try_get("host_ip")?,

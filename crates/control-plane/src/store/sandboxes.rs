@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status};
 
 use super::events::{append_action, append_change};
-use super::{Action, NewSandbox, Sandbox, Store, StoreError, failed};
+use super::{Action, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, failed};
 
 /// A new status and what changes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,9 @@ impl Store {
             let mut transaction = self.pool.begin().await?;
             let sandbox = sqlx::query_as(
                 "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
-                 timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) returning *",
+                 timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
+                 traffic_token_hash) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+                 returning *",
             )
             .bind(new.id.as_str())
             .bind(new.owner.as_str())
@@ -92,6 +93,7 @@ impl Store {
             .bind(now)
             .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
             .bind(i64::from(new.auto_resume == AutoResume::On))
+            .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
             .fetch_one(&mut *transaction)
             .await?;
             for (name, value) in metadata {
@@ -113,6 +115,15 @@ impl Store {
         sqlx::query_as("select * from sandboxes where id = $1 and owner_id = $2")
             .bind(id.as_str())
             .bind(owner.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed("read the sandbox's record"))
+    }
+
+    /// One sandbox, whoever's it is: for traffic, to which the id is what it needs to know.
+    pub async fn get_of_anyone(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        sqlx::query_as("select * from sandboxes where id = $1")
+            .bind(id.as_str())
             .fetch_optional(&self.pool)
             .await
             .map_err(failed("read the sandbox's record"))

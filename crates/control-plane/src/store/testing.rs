@@ -17,6 +17,7 @@ pub fn sandbox(owner: &str) -> NewSandbox {
         lifetime: Lifetime::Never,
         on_expiry: OnExpiry::Destroy,
         auto_resume: AutoResume::Off,
+        traffic_token: None,
         metadata: Default::default(),
     }
 }

@@ -41,6 +41,10 @@ pub struct State {
     pub flooded: usize,
     /// Templates that are being built.
     pub building: Vec<String>,
+    /// What listens in every guest, by port.
+    pub ports: HashMap<u16, std::net::SocketAddr>,
+    /// Connections to ports of guests that are open.
+    pub joined: usize,
     failures: HashMap<&'static str, ConnectError>,
     gates: HashMap<&'static str, Arc<Semaphore>>,
 }
@@ -139,7 +143,8 @@ impl FakeHost {
     pub fn router(self: &Arc<Self>) -> Router {
         let rpc = HostAgentServiceExt::register(self.clone(), connectrpc::Router::new());
         let rpc = HostServiceExt::register(self.clone(), rpc);
-        crate::fake_guest::routes(self.clone()).fallback_service(rpc.into_axum_service())
+        let guests = crate::fake_guest::routes(self.clone()).merge(crate::fake_ports::routes(self.clone()));
+        guests.fallback_service(rpc.into_axum_service())
     }
 }
 

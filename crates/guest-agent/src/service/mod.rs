@@ -10,6 +10,7 @@ mod error;
 mod file_query;
 mod filesystem;
 mod gate;
+pub mod local;
 mod metrics;
 mod process;
 mod process_input;

@@ -8,5 +8,6 @@ mod files;
 mod filesystem;
 mod harness;
 mod input;
+mod local;
 mod processes;
 mod terminals;

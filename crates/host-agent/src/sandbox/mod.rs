@@ -19,6 +19,7 @@ mod owner;
 mod parts;
 mod pause;
 mod pool;
+mod presence;
 mod record;
 mod restore;
 mod start;
@@ -50,6 +51,7 @@ use owner::Farewell;
 pub(crate) use pause::paused_dir;
 pub(crate) use pool::keep as keep_pool;
 pub use pool::{InvalidPoolMode, Pool, PoolMode};
+pub use presence::Presence;
 pub(crate) use record::{builds_in, platforms_in};
 pub use sweep::{Found, SweepError, sweep};
 
@@ -156,6 +158,8 @@ pub struct GuestUse {
     pub guest: Guest,
     /// Held as long as bytes flow.
     pub busy: Busy,
+    /// For what outlives the use.
+    pub presence: Presence,
 }
 
 /// All sandboxes of this host. Cheap to clone.
@@ -328,7 +332,8 @@ impl Sandboxes {
             OnExpiry::Destroy => UseError::NotFound(id.clone()),
             OnExpiry::Pause => UseError::NotRunning { id: id.clone(), status: Status::Pausing },
         })?;
-        Ok(GuestUse { guest: running.guest, busy })
+        let presence = Presence::new(handle.activity, handle.view);
+        Ok(GuestUse { guest: running.guest, busy, presence })
     }
 
     /// What a running sandbox costs its host. Asking is no use of it.

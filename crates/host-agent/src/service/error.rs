@@ -7,7 +7,7 @@ use model::{InvalidId, InvalidShape, InvalidTemplateName};
 use proto::hostagent::v1::TemplateBuilding;
 
 use crate::disk::PruneError;
-use crate::guest::{ExecError, FileError, GuestError};
+use crate::guest::{ExecError, FileError, GuestError, PortError};
 use crate::net;
 use crate::sandbox::metrics::InvalidRange;
 use crate::sandbox::{CaptureError, CreateError, DestroyError, FootprintError, TransitionError, UseError};
@@ -186,6 +186,17 @@ impl IntoConnect for GuestError {
             GuestError::Silent => ErrorCode::DeadlineExceeded,
             GuestError::Unreachable(_) | GuestError::Broken(_) => ErrorCode::Unavailable,
             GuestError::Garbled | GuestError::NotRestored(_) | GuestError::Refused { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for PortError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            PortError::Reserved(_) => ErrorCode::PermissionDenied,
+            // Not `unavailable`, which is the host agent's own word for itself.
+            PortError::Closed(_) => ErrorCode::Aborted,
+            PortError::Silent { .. } => ErrorCode::DeadlineExceeded,
         }
     }
 }

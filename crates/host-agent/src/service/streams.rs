@@ -68,7 +68,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// An error of the host agent itself, in the form of a unary Connect error.
-struct Refusal(ConnectError);
+pub(super) struct Refusal(pub ConnectError);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
