@@ -19,6 +19,7 @@ mod fake_host;
 mod files;
 mod fixture;
 mod fork;
+mod idempotency;
 mod keys;
 mod lifecycle;
 mod list;

@@ -9,4 +9,5 @@ mod filesystem;
 mod harness;
 mod input;
 mod processes;
+mod sessions;
 mod terminals;

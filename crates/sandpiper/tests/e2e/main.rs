@@ -27,6 +27,7 @@ mod restart;
 mod rpc;
 mod schemathesis;
 mod service;
+mod sessions;
 mod snapshot;
 mod snapshots;
 mod tls;
