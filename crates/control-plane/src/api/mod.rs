@@ -17,12 +17,14 @@ mod footprint;
 mod fork;
 mod guard;
 mod health;
+mod idempotency;
 mod list;
 mod metrics;
 mod on_path;
 mod openapi;
 mod origin;
 mod ping;
+mod process_output;
 mod processes;
 mod reconciler;
 mod request;
@@ -109,6 +111,7 @@ fn capsules() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(stats::usage))
         .routes(routes!(snapshots::create, snapshots::list))
         .routes(routes!(snapshots::get, snapshots::delete))
+        .routes(routes!(events::list))
         .routes(routes!(events::stream))
 }
 
@@ -128,6 +131,7 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(processes::list)))
         .routes(surface.routes(routes!(processes::kill)))
         .routes(surface.routes(routes!(exec_stream::process_stream)))
+        .routes(surface.routes(routes!(process_output::output)))
         .routes(surface.routes(routes!(files::write)))
         .routes(surface.routes(routes!(files::read)))
         .routes(surface.routes(routes!(files::stream_write)))

@@ -8,8 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use futures::TryFutureExt;
-use http::HeaderValue;
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use model::{
     AutoResume, DiskMb, MemoryMb, Metadata, OnExpiry, OwnerId, SandboxId, ShapeRequest, SnapshotId, StartMode, Status,
@@ -22,10 +21,11 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::Api;
 use super::error::ApiError;
+use super::idempotency::{self, KeyParam};
 use super::list::{ListParams, Listing};
 use super::openapi::{HostErrors, JsonErrors, QueryErrors, RecordErrors, SandboxIdParam, StoreErrors, schema};
 use super::origin::{Origin, Wish};
-use super::request::{Caller, InPath, in_time, json, read_json, whole};
+use super::request::{Caller, InPath, in_time, json, parse_json, read_body, whole};
 use super::surface::Surface;
 use crate::lifecycle::Making;
 use crate::store::{NewSandbox, Sandbox, TrafficToken};
@@ -227,7 +227,9 @@ impl<'a> SandboxView<'a> {
 }
 
 fn view(status: StatusCode, surface: Surface, sandbox: &Sandbox, token: Option<&TrafficToken>) -> Response {
-    let traffic_access_token = token.map(TrafficToken::reveal);
+    // Of a request that was made before, the token was shown then.
+    let is_its_own = |token: &&TrafficToken| sandbox.traffic_token.as_ref().is_some_and(|hash| hash.is_of(token));
+    let traffic_access_token = token.filter(is_its_own).map(TrafficToken::reveal);
     json(status, &SandboxView { traffic_access_token, ..SandboxView::new(surface, sandbox) })
 }
 
@@ -260,6 +262,7 @@ async fn settled(
     path = "/v1/sandboxes",
     operation_id = "createSandbox",
     tag = "sandboxes",
+    params(KeyParam),
     request_body = CreateRequest,
     responses((status = 201, description = "It runs", body = SandboxView<'_>), JsonErrors, HostErrors)
 )]
@@ -267,9 +270,12 @@ pub async fn create(
     State(api): State<Arc<Api>>,
     surface: Surface,
     Caller(owner): Caller,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let request: CreateRequest = read_json(body, api.limits.json_body).await?;
+    let body = read_body(body, api.limits.json_body).await?;
+    let request: CreateRequest = parse_json(&body)?;
+    let once = idempotency::once(&headers, &body)?;
     let wish = Wish {
         template: request.template,
         snapshot: request.snapshot,
@@ -306,7 +312,7 @@ pub async fn create(
     };
     let (owner, id) = (new.owner.clone(), new.id.clone());
     let making = Making { while_building: surface.while_building(), start };
-    let work = api.lifecycle.create(new, making).map_err(ApiError::from);
+    let work = api.lifecycle.create(new, making, once).map_err(ApiError::from);
     settled(&api, surface, StatusCode::CREATED, (&owner, &id), token.as_ref(), work).await
 }
 

@@ -71,7 +71,8 @@ pub struct Collected {
 }
 
 impl Collected {
-    fn end(&self) -> ExecEnd {
+    /// How it ended, for figures and records.
+    pub fn end(&self) -> ExecEnd {
         if self.timed_out { ExecEnd::TimedOut } else { ExecEnd::exited(self.exit_code) }
     }
 }

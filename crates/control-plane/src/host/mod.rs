@@ -32,7 +32,7 @@ pub use directory::{Entry, EntryKind};
 pub use disk::{DiskUse, DryRun};
 pub use error::HostError;
 pub use files::file_body;
-pub use process::{GuestProcess, ProcessEvent, ProcessSpec, Selector, TerminalSize};
+pub use process::{GuestProcess, ProcessEvent, ProcessSpec, Replay, Selector, TerminalSize};
 pub use processes::{ProcessInfo, Signal, TerminalInput};
 pub use snapshots::HostSnapshot;
 

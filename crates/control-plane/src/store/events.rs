@@ -12,7 +12,7 @@ use sqlx::{AnyConnection, FromRow, Row};
 use super::{Sandbox, Snapshot, Store, StoreError, failed};
 
 /// Events that are kept.
-const KEPT: i64 = 10_000;
+const KEPT: i64 = 100_000;
 
 /// What kind of thing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,14 @@ pub enum EventKind {
     SnapshotCreate,
     /// A snapshot was, or was not, deleted.
     SnapshotDelete,
+    /// A command was, or was not, run in a sandbox.
+    Exec,
+    /// An API key was made.
+    KeyCreate,
+    /// An API key was revoked.
+    KeyRevoke,
+    /// An API key is in use, told at most once an hour.
+    KeyUse,
     /// A sandbox's status is another one.
     StateChanged,
     /// A host answers again.
@@ -89,7 +97,7 @@ pub struct Event {
     pub at: Timestamp,
     /// What it was.
     pub kind: EventKind,
-    /// `sandbox`, `snapshot` or `host`.
+    /// `sandbox`, `snapshot`, `host` or `key`.
     pub resource_type: String,
     /// Which one.
     pub resource_id: String,
@@ -98,17 +106,26 @@ pub struct Event {
 }
 
 impl EventKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Create,
         Self::Pause,
         Self::Resume,
         Self::Destroy,
         Self::SnapshotCreate,
         Self::SnapshotDelete,
+        Self::Exec,
+        Self::KeyCreate,
+        Self::KeyRevoke,
+        Self::KeyUse,
         Self::StateChanged,
         Self::HostUp,
         Self::HostDown,
     ];
+
+    /// Whether only who asks for everything is told of it: the published clients know no such kind.
+    pub fn is_for_auditors(self) -> bool {
+        matches!(self, Self::Exec | Self::KeyCreate | Self::KeyRevoke | Self::KeyUse)
+    }
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -119,6 +136,10 @@ impl EventKind {
             Self::Destroy => "capsule.destroy",
             Self::SnapshotCreate => "template.snapshot.create",
             Self::SnapshotDelete => "template.snapshot.delete",
+            Self::Exec => "capsule.exec",
+            Self::KeyCreate => "key.create",
+            Self::KeyRevoke => "key.revoke",
+            Self::KeyUse => "key.use",
             Self::StateChanged => "capsule.state.changed",
             Self::HostUp => "host.up",
             Self::HostDown => "host.down",
@@ -147,6 +168,12 @@ impl Action {
         action.details.outcome = Some(Outcome::Error);
         action.details.error = Some(error.replace('\0', "\u{fffd}"));
         action
+    }
+
+    /// Also this.
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.details.metadata.insert(name.to_owned(), value.into().replace('\0', "\u{fffd}"));
+        self
     }
 
     /// It happened by itself.
@@ -281,6 +308,18 @@ pub(super) async fn append_of_snapshot(
     details.metadata.extend(snapshot.name.as_ref().map(|name| ("name".to_owned(), name.to_string())));
     let resource = ("snapshot", snapshot.id.as_str());
     append(connection, New { owner: Some(&snapshot.owner), kind, resource, details }).await
+}
+
+/// Records something about an API key. Who makes or revokes one works on the database itself.
+pub(super) async fn append_of_key(
+    connection: &mut AnyConnection,
+    owner: &OwnerId,
+    id: &str,
+    kind: EventKind,
+) -> Result<i64, sqlx::Error> {
+    let actor = if kind == EventKind::KeyUse { Actor::Owner } else { Actor::System };
+    let details = Details { actor, outcome: Some(Outcome::Success), error: None, metadata: BTreeMap::new() };
+    append(connection, New { owner: Some(owner), kind, resource: ("key", id), details }).await
 }
 
 async fn append(connection: &mut AnyConnection, new: New<'_>) -> Result<i64, sqlx::Error> {

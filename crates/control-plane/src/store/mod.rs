@@ -7,6 +7,7 @@
 mod counts;
 mod events;
 mod hosts;
+mod idempotency;
 mod keys;
 mod list;
 mod metrics;
@@ -23,13 +24,16 @@ mod testing;
 mod traffic_token;
 mod usage;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use sqlx::AnyPool;
 use tokio::sync::watch;
 
 pub use events::{Action, Actor, Event, EventKind, Outcome, sandbox_of};
 pub use hosts::HostFacts;
+pub use idempotency::{Claim, Inserted, Once};
 pub use keys::{Admission, ApiKey, looks_like_key};
 pub use list::{Cursor, Filter};
 pub use metrics::{Series, Use};
@@ -47,6 +51,8 @@ pub struct Store {
     pool: AnyPool,
     /// The number of the newest event that this process has recorded.
     news: Arc<watch::Sender<i64>>,
+    /// When the use of each key was last recorded by this process.
+    used: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 /// A query that the database did not answer.

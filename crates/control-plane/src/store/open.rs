@@ -53,7 +53,7 @@ impl Store {
             StoreUrl::Sqlite(path) => sqlite::open(path).await?,
             StoreUrl::Postgres(url) => postgres::open(url).await?,
         };
-        Ok(Self { pool, news: Arc::new(watch::Sender::new(0)) })
+        Ok(Self { pool, news: Arc::new(watch::Sender::new(0)), used: Arc::default() })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status};
+use sqlx::AnyConnection;
 
 use super::events::{append_action, append_change};
 use super::{Action, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, failed};
@@ -63,51 +64,13 @@ impl Change {
 impl Store {
     /// Records a sandbox as pending.
     pub async fn insert(&self, new: &NewSandbox) -> Result<Sandbox, StoreError> {
-        let now = Timestamp::now().as_millisecond();
-        let lifetime = match new.lifetime {
-            Lifetime::Never => "never",
-            Lifetime::Idle(_) => "idle",
-        };
-        let metadata = new.metadata.pairs();
-        let insert = async {
+        let inserted = async {
             let mut transaction = self.pool.begin().await?;
-            let sandbox = sqlx::query_as(
-                "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
-                 timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
-                 traffic_token_hash) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
-                 returning *",
-            )
-            .bind(new.id.as_str())
-            .bind(new.owner.as_str())
-            .bind(new.host.as_str())
-            .bind(new.template.as_str())
-            .bind(Status::Pending.as_str())
-            .bind(i64::from(new.shape.vcpus.get()))
-            .bind(i64::from(new.shape.memory.get()))
-            .bind(i64::from(new.shape.disk.get()))
-            .bind(lifetime)
-            .bind(i64::from(new.lifetime.idle_seconds()))
-            .bind(new.on_expiry.as_str())
-            .bind(serde_json::to_string(metadata).expect("texts are JSON"))
-            .bind(now)
-            .bind(now)
-            .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
-            .bind(i64::from(new.auto_resume == AutoResume::On))
-            .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
-            .fetch_one(&mut *transaction)
-            .await?;
-            for (name, value) in metadata {
-                sqlx::query("insert into sandbox_metadata (sandbox_id, name, value) values ($1, $2, $3)")
-                    .bind(new.id.as_str())
-                    .bind(name)
-                    .bind(value)
-                    .execute(&mut *transaction)
-                    .await?;
-            }
+            let sandbox = insert(&mut transaction, new).await?;
             transaction.commit().await?;
             Ok(sandbox)
         };
-        insert.await.map_err(failed("record the sandbox"))
+        inserted.await.map_err(failed("record the sandbox"))
     }
 
     /// One sandbox of an owner.
@@ -249,6 +212,50 @@ impl Store {
         let forgotten = forgotten.await.map_err(failed("remove the sandbox's record"))?;
         Ok(forgotten.map(|last| self.tell(last)).is_some())
     }
+}
+
+/// Records a sandbox as pending, with whatever else the transaction does.
+pub(super) async fn insert(connection: &mut AnyConnection, new: &NewSandbox) -> Result<Sandbox, sqlx::Error> {
+    let now = Timestamp::now().as_millisecond();
+    let lifetime = match new.lifetime {
+        Lifetime::Never => "never",
+        Lifetime::Idle(_) => "idle",
+    };
+    let metadata = new.metadata.pairs();
+    let sandbox = sqlx::query_as(
+        "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
+         timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
+         traffic_token_hash) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+         returning *",
+    )
+    .bind(new.id.as_str())
+    .bind(new.owner.as_str())
+    .bind(new.host.as_str())
+    .bind(new.template.as_str())
+    .bind(Status::Pending.as_str())
+    .bind(i64::from(new.shape.vcpus.get()))
+    .bind(i64::from(new.shape.memory.get()))
+    .bind(i64::from(new.shape.disk.get()))
+    .bind(lifetime)
+    .bind(i64::from(new.lifetime.idle_seconds()))
+    .bind(new.on_expiry.as_str())
+    .bind(serde_json::to_string(metadata).expect("texts are JSON"))
+    .bind(now)
+    .bind(now)
+    .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
+    .bind(i64::from(new.auto_resume == AutoResume::On))
+    .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
+    .fetch_one(&mut *connection)
+    .await?;
+    for (name, value) in metadata {
+        sqlx::query("insert into sandbox_metadata (sandbox_id, name, value) values ($1, $2, $3)")
+            .bind(new.id.as_str())
+            .bind(name)
+            .bind(value)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(sandbox)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod fake_ports;
 mod files;
 mod fixture;
 mod fork;
+mod idempotency;
 mod keys;
 mod lifecycle;
 mod list;

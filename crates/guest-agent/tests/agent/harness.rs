@@ -17,6 +17,7 @@ use proto::process::process_event::data_event::Output;
 use proto::process::process_event::{EndEvent, Event};
 use proto::process::process_selector::Selector;
 use proto::process::{ProcessClient, ProcessConfig, ProcessSelector, StartRequest, StartResponse};
+use proto::session::SessionClient;
 use serde_json::json;
 
 /// Longer than anything here takes, so that a hang fails.
@@ -153,6 +154,10 @@ impl Agent {
 
     pub fn processes(&self) -> ProcessClient<HttpClient> {
         ProcessClient::new(HttpClient::plaintext(), self.config())
+    }
+
+    pub fn sessions(&self) -> SessionClient<HttpClient> {
+        SessionClient::new(HttpClient::plaintext(), self.config())
     }
 
     pub fn processes_json(&self) -> ProcessClient<HttpClient> {

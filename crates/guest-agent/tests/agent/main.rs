@@ -10,4 +10,5 @@ mod harness;
 mod input;
 mod local;
 mod processes;
+mod sessions;
 mod terminals;

@@ -29,6 +29,7 @@ mod restart;
 mod rpc;
 mod schemathesis;
 mod service;
+mod sessions;
 mod site;
 mod snapshot;
 mod snapshots;
