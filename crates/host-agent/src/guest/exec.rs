@@ -85,7 +85,7 @@ impl Guest {
         }
     }
 
-    fn processes(&self) -> ProcessClient<super::Transport> {
+    pub(super) fn processes(&self) -> ProcessClient<super::Transport> {
         ProcessClient::new(self.transport.clone(), ClientConfig::new(Uri::from_static("http://guest")).proto())
     }
 }
@@ -95,7 +95,7 @@ fn start_request(request: ExecRequest) -> StartRequest {
     StartRequest { process: config.into(), stdin: Some(false), ..Default::default() }
 }
 
-type Events = ServerStream<axum::body::Body, StartResponseView<'static>>;
+pub(super) type Events = ServerStream<axum::body::Body, StartResponseView<'static>>;
 
 /// Reads to the end of the stream, not only to the end of the command: a connection whose answer was not read out
 /// cannot be used again, and a new one costs a third of a short command.

@@ -9,6 +9,7 @@ mod error;
 mod exec;
 mod files;
 mod ports;
+mod start;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use error::{FileError, GuestError, ReadyError};
 pub use exec::{ExecError, ExecOutput, ExecRequest, OUTPUT_LIMIT};
 pub use files::READ_LIMIT;
 pub use ports::PortError;
+pub use start::StartError;
 use transport::Transport;
 
 /// The guest agent's port.

@@ -22,6 +22,7 @@ mod lifecycle;
 mod metrics;
 mod network;
 mod pool;
+mod ports;
 mod refusals;
 mod restart;
 mod rpc;
