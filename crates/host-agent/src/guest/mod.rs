@@ -10,6 +10,7 @@ mod error;
 mod exec;
 mod files;
 mod ports;
+mod start;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use error::{FileError, GuestError, ReadyError};
 pub use exec::{ExecError, ExecOutput, ExecRequest, OUTPUT_LIMIT};
 pub use files::READ_LIMIT;
 pub use ports::PortError;
+pub use start::StartError;
 use transport::Transport;
 
 /// The guest agent's port.

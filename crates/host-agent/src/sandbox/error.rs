@@ -7,7 +7,7 @@ use std::sync::Arc;
 use model::{DiskMb, Generation, IllegalTransition, SandboxId, SnapshotId, Status, TemplateName};
 
 use super::ledger::Refusal;
-use crate::guest::{GuestError, ReadyError};
+use crate::guest::{GuestError, ReadyError, StartError};
 use crate::net;
 use crate::template::TemplateError;
 
@@ -100,6 +100,9 @@ pub enum CreateError {
     /// The guest answered and would not take its identity.
     #[error("tell the guest who it is")]
     Introduce(#[source] GuestError),
+    /// What its template starts in it does not become ready.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// What was captured cannot be used, or could not be written.
     #[error(transparent)]
     Snapshot(#[from] crate::snapshot::SnapshotError),

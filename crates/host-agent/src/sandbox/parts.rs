@@ -195,6 +195,12 @@ impl Parts {
         (self.memory, self.start) = (MemoryOwner::Sandbox, Start::Boot);
         let guest = self.boot(host, spec, template, cancel).await?;
         guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
+        if let Some(start) = &template.manifest.start {
+            tokio::select! {
+                started = guest.start(&start.command, &start.ready) => started?,
+                () = cancel.cancelled() => return Err(CreateError::Deleted),
+            }
+        }
         self.guest = Some(guest);
         Ok(())
     }

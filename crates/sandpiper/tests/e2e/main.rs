@@ -24,6 +24,7 @@ mod lifecycle;
 mod metrics;
 mod network;
 mod pool;
+mod ports;
 mod refusals;
 mod restart;
 mod rpc;
