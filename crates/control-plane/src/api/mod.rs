@@ -19,6 +19,7 @@ mod guard;
 mod health;
 mod list;
 mod metrics;
+mod network;
 mod on_path;
 mod openapi;
 mod origin;
@@ -136,6 +137,7 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(directory::make)))
         .routes(surface.routes(routes!(directory::remove)))
         .routes(surface.routes(routes!(sandbox_metrics::get)))
+        .routes(surface.routes(routes!(network::get, network::put)))
         .routes(surface.routes(routes!(benchmark::get)))
         .routes(surface.routes(routes!(footprint::get)))
 }

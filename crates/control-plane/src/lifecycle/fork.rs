@@ -125,5 +125,6 @@ fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
         on_expiry: parent.on_expiry,
         auto_resume: parent.auto_resume,
         metadata: parent.metadata.clone(),
+        network: parent.network.clone(),
     }
 }

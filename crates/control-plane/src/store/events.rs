@@ -29,6 +29,8 @@ pub enum EventKind {
     SnapshotCreate,
     /// A snapshot was, or was not, deleted.
     SnapshotDelete,
+    /// What a sandbox may reach is something else.
+    NetworkChanged,
     /// A sandbox's status is another one.
     StateChanged,
     /// A host answers again.
@@ -98,13 +100,14 @@ pub struct Event {
 }
 
 impl EventKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Create,
         Self::Pause,
         Self::Resume,
         Self::Destroy,
         Self::SnapshotCreate,
         Self::SnapshotDelete,
+        Self::NetworkChanged,
         Self::StateChanged,
         Self::HostUp,
         Self::HostDown,
@@ -119,6 +122,7 @@ impl EventKind {
             Self::Destroy => "capsule.destroy",
             Self::SnapshotCreate => "template.snapshot.create",
             Self::SnapshotDelete => "template.snapshot.delete",
+            Self::NetworkChanged => "capsule.network.changed",
             Self::StateChanged => "capsule.state.changed",
             Self::HostUp => "host.up",
             Self::HostDown => "host.down",

@@ -139,6 +139,7 @@ mod tests {
             auto_resume: model::AutoResume::Off,
             snapshot: None,
             metadata: Default::default(),
+            network: Default::default(),
         };
         let pending = store.insert(&new).await.unwrap();
         store.update(&pending, Change::running()).await.unwrap().unwrap()

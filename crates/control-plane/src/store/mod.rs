@@ -10,6 +10,7 @@ mod hosts;
 mod keys;
 mod list;
 mod metrics;
+mod network;
 mod open;
 mod postgres;
 mod record;

@@ -63,8 +63,8 @@ impl Store {
             let mut transaction = self.pool.begin().await?;
             let sandbox = sqlx::query_as(
                 "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
-                 timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) returning *",
+                 timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, network) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) returning *",
             )
             .bind(new.id.as_str())
             .bind(new.owner.as_str())
@@ -82,6 +82,7 @@ impl Store {
             .bind(now)
             .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
             .bind(i64::from(new.auto_resume == AutoResume::On))
+            .bind(serde_json::to_string(&new.network).expect("a policy is plain data"))
             .fetch_one(&mut *transaction)
             .await?;
             for (name, value) in metadata {

@@ -18,6 +18,7 @@ pub fn sandbox(owner: &str) -> NewSandbox {
         on_expiry: OnExpiry::Destroy,
         auto_resume: AutoResume::Off,
         metadata: Default::default(),
+        network: Default::default(),
     }
 }
 

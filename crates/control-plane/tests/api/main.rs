@@ -23,6 +23,7 @@ mod keys;
 mod lifecycle;
 mod list;
 mod metrics;
+mod network;
 mod openapi;
 mod reconciler;
 mod request_id;

@@ -147,7 +147,7 @@ impl Parts {
     /// Does nothing where there is one.
     pub(super) async fn make_network(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
         if self.network.is_none() {
-            let mut network = host.network.create(&spec.id).await?;
+            let mut network = host.network.create(&spec.id, &spec.network).await?;
             self.tap = network.take_tap();
             self.network = Some(network);
         }
@@ -173,7 +173,7 @@ impl Parts {
         self.record_layers(Vec::new())?;
         (self.memory, self.start) = (MemoryOwner::Sandbox, Start::Boot);
         let guest = self.boot(host, spec, template, cancel).await?;
-        guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
+        guest.introduce(&identity(spec, template)).await.map_err(CreateError::Introduce)?;
         self.guest = Some(guest);
         Ok(())
     }
@@ -432,7 +432,7 @@ pub(super) fn file_error(step: &'static str, path: &Path) -> impl FnOnce(std::io
     move |source| CreateError::File { step, path, source }
 }
 
-pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> Identity {
+pub(super) fn identity(spec: &SandboxSpec, template: &Template) -> Identity {
     Identity {
         sandbox_id: spec.id.to_string(),
         template_id: spec.template.to_string(),
@@ -440,7 +440,8 @@ pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> 
         env_vars: template.manifest.defaults.env.clone(),
         default_user: template.manifest.defaults.user.clone(),
         default_workdir: Some(template.manifest.defaults.workdir.clone()).filter(|workdir| !workdir.is_empty()),
-        nameservers: host.nameservers.clone(),
+        // Whoever answers on the host, the guest always asks its side of the tap.
+        nameservers: vec![net::TAP_IP.to_string()],
         timestamp: jiff::Timestamp::now().to_string(),
         boot_id: None,
     }

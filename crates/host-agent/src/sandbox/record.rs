@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use model::NetworkPolicy;
 use serde::{Deserialize, Serialize};
 
 use super::SandboxSpec;
@@ -32,6 +33,9 @@ pub(super) struct Record {
     pub build: BuildId,
     /// The frozen overlays between that and its own, the lowest first; files in its directory.
     pub layers: Vec<Layer>,
+    /// How often what it may reach was replaced.
+    #[serde(default)]
+    pub policy_changes: u64,
 }
 
 /// The builds under the disks of all sandboxes in `directory`, running or paused.
@@ -45,7 +49,13 @@ impl Record {
     pub fn new(spec: SandboxSpec, created_at: SystemTime, build: BuildId) -> Self {
         let since = created_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new() }
+        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new(), policy_changes: 0 }
+    }
+
+    /// The same after what the sandbox may reach was replaced.
+    pub fn with_network(&self, network: NetworkPolicy) -> Self {
+        let spec = SandboxSpec { network, ..self.spec.clone() };
+        Self { spec, policy_changes: self.policy_changes + 1, ..self.clone() }
     }
 
     /// When it was asked for.
@@ -86,6 +96,7 @@ pub(super) mod tests {
             owner: "team-1".parse().unwrap(),
             snapshot: Some("sn1".parse().unwrap()),
             start: model::StartMode::Auto,
+            network: serde_json::from_str(r#"{"allow_internet_access":false}"#).unwrap(),
         };
         let layers = vec![Layer { name: "layer0.qcow2".to_owned(), digest: Digest::of(b"x") }];
         Record { layers, ..Record::new(spec, SystemTime::now(), "0123456789abcdef".parse().unwrap()) }
