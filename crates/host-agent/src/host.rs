@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::cgroup::Cgroups;
 use crate::files::write_durably;
 use crate::jail::{self, LackingLayer, Landlock, Layer};
 use crate::machine;
-use crate::net::{self, Network, NetworkConfig, Slot};
+use crate::net::{self, Network, NetworkConfig, Slot, TrafficLimits};
 use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode};
 use crate::snapshot::{Bakes, Manifest, Origin, SnapshotError, Snapshots};
 use crate::template::{BuildId, TemplateError, TemplateStore};
@@ -45,6 +46,8 @@ pub struct HostConfig {
     pub pool: PoolMode,
     /// The first of 32768 uids and gids for monitors.
     pub uid_base: u32,
+    /// What each guest may send and receive.
+    pub traffic: TrafficLimits,
     /// Layers of the jail that monitors may lack where the machine does.
     pub allow_degraded_jail: Vec<Layer>,
     /// The agent that guests run.
@@ -79,8 +82,6 @@ pub struct Host {
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
     pub disk_reserve_mb: u64,
-    /// Name servers that guests are told.
-    pub nameservers: Vec<String>,
     /// The machine's present boot.
     pub machine_boot: String,
     uid_base: u32,
@@ -154,7 +155,12 @@ impl Host {
         tracing::info!(accelerator = %choice.accelerator, reason = %choice.reason, "accelerator chosen");
         let vmm = Arc::new(Qemu::open(data_dir, config.qemu.as_deref(), choice)?);
         let (cgroups, lacking_layers) = layers(&instance, &config.allow_degraded_jail)?;
-        let network = Network::open(NetworkConfig::new(instance.clone(), data_dir.clone())).await?;
+        let network = NetworkConfig {
+            limits: config.traffic,
+            resolvers: resolvers(),
+            ..NetworkConfig::new(instance.clone(), data_dir.clone())
+        };
+        let network = Network::open(network).await?;
         let templates = TemplateStore::open(data_dir, config.guest_agent)?;
         let bakes = Bakes::open(data_dir, BAKE_BUDGET_BYTES)?;
         let snapshots = Snapshots::open(data_dir).map_err(HostError::Snapshots)?;
@@ -171,7 +177,6 @@ impl Host {
             templates,
             boot_timeout: config.boot_timeout,
             disk_reserve_mb: config.disk_reserve_mb,
-            nameservers: nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
             machine_boot: machine::boot_id().map_err(HostError::MachineBoot)?,
             uid_base: config.uid_base,
             data_dir: config.data_dir,
@@ -282,15 +287,24 @@ fn instance_id(data_dir: &Path) -> Result<InstanceId, HostError> {
     }
 }
 
-/// Those of the host that a guest can reach: a resolver on the host's loopback is not one of them.
-fn nameservers(resolv_conf: &str) -> Vec<String> {
-    let servers: Vec<_> = resolv_conf
+/// Where the host's name servers are written down, where its resolver is a process of its own.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The name servers that answer guests' questions: the host's, or public ones where it has none that can be used.
+fn resolvers() -> Vec<Ipv4Addr> {
+    let written =
+        ["/etc/resolv.conf", RESOLVED].map(|path| usable_resolvers(&fs::read_to_string(path).unwrap_or_default()));
+    let found = written.into_iter().find(|resolvers| !resolvers.is_empty());
+    found.unwrap_or_else(|| vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8)])
+}
+
+/// Those that packets can be sent to: a resolver on the host's loopback is not one of them.
+fn usable_resolvers(resolv_conf: &str) -> Vec<Ipv4Addr> {
+    resolv_conf
         .lines()
-        .filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<std::net::Ipv4Addr>().ok())
+        .filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<Ipv4Addr>().ok())
         .filter(|address| !address.is_loopback())
-        .map(|address| address.to_string())
-        .collect();
-    if servers.is_empty() { vec!["1.1.1.1".to_owned(), "8.8.8.8".to_owned()] } else { servers }
+        .collect()
 }
 
 #[cfg(test)]
@@ -298,9 +312,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guests_are_told_name_servers_that_they_can_reach() {
-        assert_eq!(nameservers("nameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch x\n"), ["192.0.2.1"]);
-        assert_eq!(nameservers("nameserver ::1\n"), ["1.1.1.1", "8.8.8.8"]);
+    fn a_name_server_on_the_host_s_loopback_is_none_for_guests() {
+        let usable = usable_resolvers("nameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch x\n");
+        assert_eq!(usable, [Ipv4Addr::new(192, 0, 2, 1)]);
+        assert_eq!(usable_resolvers("nameserver ::1\n"), Vec::<Ipv4Addr>::new());
+        assert!(!resolvers().is_empty());
     }
 
     #[test]
@@ -349,6 +365,7 @@ mod tests {
             uid_base: 2_000_000_000,
             limits: LimitSettings::default(),
             pool: PoolMode::Off,
+            traffic: TrafficLimits::default(),
             allow_degraded_jail: Layer::ALL.to_vec(),
             guest_agent: b"",
         });

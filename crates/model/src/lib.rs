@@ -7,6 +7,7 @@ mod generation;
 mod id;
 mod lifetime;
 mod metadata;
+mod network;
 mod plan;
 mod retention;
 mod role;
@@ -21,6 +22,9 @@ pub use generation::Generation;
 pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId, SnapshotId};
 pub use lifetime::{AutoResume, Lifetime, OnExpiry, UnknownOnExpiry};
 pub use metadata::{InvalidMetadata, Metadata};
+pub use network::{
+    Destination, DomainPattern, InternetAccess, InvalidDestination, InvalidPolicy, NetworkPolicy, Range,
+};
 pub use plan::{Desired, Observed, OnHost, Patience, Step, plan};
 pub use retention::{Kept, Retention, Surplus};
 pub use role::Role;

@@ -20,6 +20,7 @@ mod health;
 mod idempotency;
 mod list;
 mod metrics;
+mod network;
 mod on_path;
 mod openapi;
 mod origin;
@@ -140,6 +141,7 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(directory::make)))
         .routes(surface.routes(routes!(directory::remove)))
         .routes(surface.routes(routes!(sandbox_metrics::get)))
+        .routes(surface.routes(routes!(network::get, network::put)))
         .routes(surface.routes(routes!(benchmark::get)))
         .routes(surface.routes(routes!(footprint::get)))
 }

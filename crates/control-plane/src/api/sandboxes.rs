@@ -23,6 +23,7 @@ use super::Api;
 use super::error::ApiError;
 use super::idempotency::{self, KeyParam};
 use super::list::{ListParams, Listing};
+use super::network::PolicyRequest;
 use super::openapi::{HostErrors, JsonErrors, QueryErrors, RecordErrors, SandboxIdParam, StoreErrors, schema};
 use super::origin::{Origin, Wish};
 use super::request::{Caller, InPath, in_time, json, parse_json, read_body, whole};
@@ -73,6 +74,8 @@ struct CreateRequest {
     /// How it comes to be, for measurements.
     #[schema(schema_with = start)]
     start: Option<String>,
+    /// What it may reach.
+    network: Option<PolicyRequest>,
 }
 
 /// The schema of a request to create.
@@ -309,6 +312,7 @@ pub async fn create(
             .unwrap_or_default()
             .try_into()
             .map_err(|error: model::InvalidMetadata| invalid(&error))?,
+        network: request.network.unwrap_or_default().policy()?,
     };
     let (owner, id) = (new.owner.clone(), new.id.clone());
     let making = Making { while_building: surface.while_building(), start };

@@ -123,7 +123,7 @@ pub(super) fn within(deadline: Duration) -> CallOptions {
 
 /// Makes a call that may as well be made twice, and makes it once more where the connection broke before there was an
 /// answer. The deadline is for both together.
-async fn repeatable<T, F>(deadline: Duration, call: impl Fn(CallOptions) -> F) -> Result<T, HostError>
+pub(super) async fn repeatable<T, F>(deadline: Duration, call: impl Fn(CallOptions) -> F) -> Result<T, HostError>
 where
     F: Future<Output = Result<T, ConnectError>>,
 {
@@ -183,6 +183,7 @@ impl HostAgent {
                 StartMode::Boot => pb::StartMode::START_MODE_BOOT.into(),
                 StartMode::Restore => pb::StartMode::START_MODE_RESTORE.into(),
             },
+            network: super::network::wire(&sandbox.network).into(),
             ..Default::default()
         };
         let call = |options| self.sandboxes.create_sandbox_with_options(request.clone(), options);
@@ -313,6 +314,7 @@ impl HostAgent {
             vmm_version: reply.vmm_version,
             templates: reply.templates,
             building_templates: reply.building_templates,
+            lacking_layers: reply.lacking_layers.into_iter().map(|lacking| lacking.layer).collect(),
         })
     }
 }

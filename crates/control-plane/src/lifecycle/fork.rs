@@ -126,5 +126,6 @@ fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
         auto_resume: parent.auto_resume,
         traffic_token: parent.traffic_token.clone(),
         metadata: parent.metadata.clone(),
+        network: parent.network.clone(),
     }
 }

@@ -37,6 +37,8 @@ pub enum EventKind {
     KeyRevoke,
     /// An API key is in use, told at most once an hour.
     KeyUse,
+    /// What a sandbox may reach is something else.
+    NetworkChanged,
     /// A sandbox's status is another one.
     StateChanged,
     /// A host answers again.
@@ -106,7 +108,7 @@ pub struct Event {
 }
 
 impl EventKind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Create,
         Self::Pause,
         Self::Resume,
@@ -117,6 +119,7 @@ impl EventKind {
         Self::KeyCreate,
         Self::KeyRevoke,
         Self::KeyUse,
+        Self::NetworkChanged,
         Self::StateChanged,
         Self::HostUp,
         Self::HostDown,
@@ -140,6 +143,7 @@ impl EventKind {
             Self::KeyCreate => "key.create",
             Self::KeyRevoke => "key.revoke",
             Self::KeyUse => "key.use",
+            Self::NetworkChanged => "capsule.network.changed",
             Self::StateChanged => "capsule.state.changed",
             Self::HostUp => "host.up",
             Self::HostDown => "host.down",

@@ -140,6 +140,7 @@ mod tests {
             traffic_token: None,
             snapshot: None,
             metadata: Default::default(),
+            network: Default::default(),
         };
         let pending = store.insert(&new).await.unwrap();
         store.update(&pending, Change::running()).await.unwrap().unwrap()

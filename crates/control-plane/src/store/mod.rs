@@ -11,6 +11,7 @@ mod idempotency;
 mod keys;
 mod list;
 mod metrics;
+mod network;
 mod open;
 mod postgres;
 mod record;

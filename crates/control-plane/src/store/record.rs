@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use model::{
-    AutoResume, HostId, Lifetime, Metadata, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, Status, TemplateName,
+    AutoResume, HostId, Lifetime, Metadata, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, Status,
+    TemplateName,
 };
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
@@ -39,6 +40,8 @@ pub struct NewSandbox {
     pub traffic_token: Option<TrafficTokenHash>,
     /// What its owner says of it.
     pub metadata: Metadata,
+    /// What it may reach.
+    pub network: NetworkPolicy,
 }
 
 /// A sandbox as it is recorded.
@@ -74,6 +77,8 @@ pub struct Sandbox {
     pub traffic_token: Option<TrafficTokenHash>,
     /// What its owner says of it.
     pub metadata: Metadata,
+    /// What it may reach.
+    pub network: NetworkPolicy,
     /// Its own address; empty while unknown.
     pub guest_ip: String,
     /// How its host reaches it; empty while unknown.
@@ -117,6 +122,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             auto_resume: auto_resume(row)?,
             traffic_token: row.try_get::<Option<String>, _>("traffic_token_hash")?.map(TrafficTokenHash::recorded),
             metadata: metadata(row)?,
+            network: network(row)?,
             guest_ip: row.try_get("guest_ip")?,
             host_ip: row.try_get("host_ip")?,
             created_at: time(row, "created_at")?.unwrap_or_default(),
@@ -177,6 +183,11 @@ fn metadata(row: &AnyRow) -> Result<Metadata, sqlx::Error> {
     let pairs: BTreeMap<String, String> =
         serde_json::from_str(&text).map_err(|error| undecodable("metadata", error))?;
     pairs.try_into().map_err(|error: model::InvalidMetadata| undecodable("metadata", error))
+}
+
+fn network(row: &AnyRow) -> Result<NetworkPolicy, sqlx::Error> {
+    let text: String = row.try_get("network")?;
+    serde_json::from_str(&text).map_err(|error| undecodable("network", error))
 }
 
 pub(super) fn time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {

@@ -225,8 +225,8 @@ pub(super) async fn insert(connection: &mut AnyConnection, new: &NewSandbox) -> 
     let sandbox = sqlx::query_as(
         "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
          timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
-         traffic_token_hash) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
-         returning *",
+         traffic_token_hash, network) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+         $17, $18) returning *",
     )
     .bind(new.id.as_str())
     .bind(new.owner.as_str())
@@ -245,6 +245,7 @@ pub(super) async fn insert(connection: &mut AnyConnection, new: &NewSandbox) -> 
     .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
     .bind(i64::from(new.auto_resume == AutoResume::On))
     .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
+    .bind(serde_json::to_string(&new.network).expect("a policy is plain data"))
     .fetch_one(&mut *connection)
     .await?;
     for (name, value) in metadata {

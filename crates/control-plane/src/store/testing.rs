@@ -19,6 +19,7 @@ pub fn sandbox(owner: &str) -> NewSandbox {
         auto_resume: AutoResume::Off,
         traffic_token: None,
         metadata: Default::default(),
+        network: Default::default(),
     }
 }
 

@@ -25,6 +25,7 @@ mod keys;
 mod lifecycle;
 mod list;
 mod metrics;
+mod network;
 mod openapi;
 mod ports;
 mod reconciler;

@@ -62,17 +62,23 @@ pub(super) struct Hierarchy {
     controllers: Vec<Controller>,
 }
 
+const NOWHERE: &str = "no cgroup hierarchy that is mounted has it";
+
+/// The controllers that are nowhere in a table of mounts.
+pub(super) fn unmounted(mounts: &str) -> Vec<Missing> {
+    let nowhere = Controller::ALL.into_iter().filter(|controller| place_of(mounts, *controller).is_none());
+    nowhere.map(|controller| Missing { controller, reason: NOWHERE.to_owned() }).collect()
+}
+
 /// Finds the controllers in a table of mounts and makes the installation's group wherever there is one.
 pub(super) fn find(mounts: &str, own: &str) -> (Vec<Hierarchy>, Vec<Missing>) {
     let (mut hierarchies, mut missing) = (Vec::<Hierarchy>::new(), Vec::new());
     for controller in Controller::ALL {
-        let prepared = place_of(mounts, controller)
-            .ok_or_else(|| "no cgroup hierarchy that is mounted has it".to_owned())
-            .and_then(|(version, root)| {
-                let own = root.join(own);
-                let made = prepare(version, &root, &own, controller);
-                made.map(|()| (version, own)).map_err(|error| format!("{}: {error}", root.display()))
-            });
+        let prepared = place_of(mounts, controller).ok_or_else(|| NOWHERE.to_owned()).and_then(|(version, root)| {
+            let own = root.join(own);
+            let made = prepare(version, &root, &own, controller);
+            made.map(|()| (version, own)).map_err(|error| format!("{}: {error}", root.display()))
+        });
         match prepared {
             Ok((version, own)) => match hierarchies.iter_mut().find(|hierarchy| hierarchy.own == own) {
                 Some(hierarchy) => hierarchy.controllers.push(controller),

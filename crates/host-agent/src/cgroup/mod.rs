@@ -82,6 +82,11 @@ impl Cgroups {
     }
 }
 
+/// The controllers that no hierarchy in a table of mounts has. Nothing is made.
+pub fn unmounted(mounts: &str) -> Vec<Missing> {
+    hierarchy::unmounted(mounts)
+}
+
 fn groups_in(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()

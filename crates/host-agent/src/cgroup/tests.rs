@@ -97,6 +97,8 @@ fn hybrid_machines_have_each_controller_where_it_is() {
 fn a_controller_that_is_nowhere_or_cannot_be_used_is_missing_with_its_reason() {
     let (_, missing) = Machine::new(&["memory"], Some("pids")).group_of_slot_7();
     assert_eq!(missing, [Controller::Cpu]);
+    assert_eq!(unmounted("").len(), 3);
+    assert_eq!(unmounted(&Machine::new(&["memory", "cpu", "pids"], None).mounts), []);
     let machine = Machine::new(&["memory", "cpu"], Some("pids"));
     fs::create_dir(machine.root.path().join("unified/cgroup.subtree_control")).unwrap();
     let (_, missing) = Cgroups::in_mounts(&InstanceId::random(), &machine.mounts);

@@ -15,6 +15,7 @@ mod footprint;
 mod generation;
 mod ledger;
 pub mod metrics;
+mod network;
 mod owner;
 mod parts;
 mod pause;
@@ -32,7 +33,9 @@ use std::time::{Instant, SystemTime};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use model::{Generation, Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status, TemplateName};
+use model::{
+    Generation, Lifetime, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status, TemplateName,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm::Vm;
@@ -47,6 +50,7 @@ pub use admission::LimitSettings;
 pub use error::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
 pub use footprint::{Footprint, FootprintError, Start};
 pub use ledger::{Ledger, Limits, Refusal};
+pub use network::{NetworkError, NetworkState};
 use owner::Farewell;
 pub(crate) use pause::paused_dir;
 pub(crate) use pool::keep as keep_pool;
@@ -75,6 +79,9 @@ pub struct SandboxSpec {
     /// How it is to come to be.
     #[serde(default)]
     pub start: StartMode,
+    /// What it may reach.
+    #[serde(default)]
+    pub network: NetworkPolicy,
 }
 
 /// What the end of the host agent does to a sandbox that runs. A paused one stays on disk.
@@ -117,6 +124,8 @@ enum Command {
     Pause(Generation, oneshot::Sender<Result<(), TransitionError>>),
     Resume(Generation, oneshot::Sender<Result<(), TransitionError>>),
     Capture(Reservation, oneshot::Sender<Result<Captured, CaptureError>>),
+    Network(oneshot::Sender<Result<NetworkState, NetworkError>>),
+    SetNetwork(NetworkPolicy, oneshot::Sender<Result<(), NetworkError>>),
     Destroy(oneshot::Sender<Result<(), DestroyError>>),
     /// The host agent ends.
     Close(OnClose, oneshot::Sender<Result<(), DestroyError>>),

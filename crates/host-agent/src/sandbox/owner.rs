@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::{Event, Generation, Lifetime, OnExpiry, Status, transition};
+use model::{Event, Generation, Lifetime, NetworkPolicy, OnExpiry, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -20,8 +20,8 @@ use super::parts::Parts;
 use super::pause::ResumeFailure;
 use super::record::Record;
 use super::{
-    CaptureError, Captured, Command, CreateError, DestroyError, Handle, OnClose, QUEUE, SandboxSpec, SharedMachine,
-    TransitionError, View,
+    CaptureError, Captured, Command, CreateError, DestroyError, Handle, NetworkError, OnClose, QUEUE, SandboxSpec,
+    SharedMachine, TransitionError, View,
 };
 use crate::host::Host;
 use crate::snapshot::Reservation;
@@ -262,6 +262,8 @@ impl Owner {
                         Ok(capture) => publish_later(capture, reply),
                         Err(error) => answer(reply, Err(error)),
                     },
+                    Some(Command::Network(reply)) => answer(reply, self.parts.network_state().await),
+                    Some(Command::SetNetwork(policy, reply)) => answer(reply, self.set_network(policy).await),
                     Some(Command::Destroy(reply)) => return Ending::Delete(Some(reply)),
                     Some(Command::Close(on_close, reply)) => return self.close(on_close, reply).await,
                     None => return Ending::Delete(None),
@@ -289,6 +291,14 @@ impl Owner {
                 Err(TransitionError::Failed { step: "pause", source })
             }
         }
+    }
+
+    /// From now on the sandbox reaches what this policy lets it. After an error the one before holds.
+    async fn set_network(&mut self, policy: NetworkPolicy) -> Result<(), NetworkError> {
+        self.parts.set_network(policy.clone()).await?;
+        tracing::info!(sandbox = %self.spec.id, "another network policy holds");
+        self.spec.network = policy;
+        Ok(())
     }
 
     /// Captures the sandbox, which is then again what it was. What is left to do needs nothing of it.
@@ -476,6 +486,8 @@ fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply
                 answer(reply, Err(error.into()));
             }
         }
+        Command::Network(reply) => answer(reply, Err(NetworkError::NotReady(status))),
+        Command::SetNetwork(_, reply) => answer(reply, Err(NetworkError::NotReady(status))),
         Command::Pause(_, reply) => answer(reply, refused(Event::PauseRequested)),
         Command::Resume(_, reply) => answer(reply, refused(Event::ResumeRequested)),
     }
@@ -524,6 +536,7 @@ mod tests {
             limits: Default::default(),
             pool: crate::sandbox::PoolMode::Off,
             uid_base: 2_000_000_000,
+            traffic: Default::default(),
             allow_degraded_jail: crate::jail::Layer::ALL.to_vec(),
             guest_agent: b"",
         };
@@ -541,6 +554,7 @@ mod tests {
             on_expiry: OnExpiry::Destroy,
             snapshot: None,
             start: Default::default(),
+            network: Default::default(),
         };
         let (handle, owner) = new(host(data_dir).await, spec);
         owner.view.send_modify(|view| view.status = Status::Running);

@@ -157,7 +157,7 @@ impl Parts {
             self.remove_network().await.map_err(CreateError::Left)?;
         }
         if self.network.is_none() {
-            let mut network = host.network.create(&spec.id).await?;
+            let mut network = host.network.create(&spec.id, &spec.network).await?;
             self.tap = network.take_tap();
             self.network = Some(network);
         }
@@ -194,7 +194,7 @@ impl Parts {
         drop(promised);
         (self.memory, self.start) = (MemoryOwner::Sandbox, Start::Boot);
         let guest = self.boot(host, spec, template, cancel).await?;
-        guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
+        guest.introduce(&identity(spec, template)).await.map_err(CreateError::Introduce)?;
         if let Some(start) = &template.manifest.start {
             tokio::select! {
                 started = guest.start(&start.command, &start.ready) => started?,
@@ -487,7 +487,7 @@ pub(super) fn file_error(step: &'static str, path: &Path) -> impl FnOnce(std::io
     move |source| CreateError::File { step, path, source }
 }
 
-pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> Identity {
+pub(super) fn identity(spec: &SandboxSpec, template: &Template) -> Identity {
     Identity {
         sandbox_id: spec.id.to_string(),
         template_id: spec.template.to_string(),
@@ -495,7 +495,8 @@ pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> 
         env_vars: template.manifest.defaults.env.clone(),
         default_user: template.manifest.defaults.user.clone(),
         default_workdir: Some(template.manifest.defaults.workdir.clone()).filter(|workdir| !workdir.is_empty()),
-        nameservers: host.nameservers.clone(),
+        // Whoever answers on the host, the guest always asks its side of the tap.
+        nameservers: vec![net::TAP_IP.to_string()],
         timestamp: jiff::Timestamp::now().to_string(),
         boot_id: None,
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use model::Generation;
+use model::{Generation, NetworkPolicy};
 use serde::{Deserialize, Serialize};
 
 use vmm::Platform;
@@ -38,6 +38,9 @@ pub(super) struct Record {
     pub build: BuildId,
     /// The frozen overlays between that and its own, the lowest first; files in its directory.
     pub layers: Vec<Layer>,
+    /// How often what it may reach was replaced.
+    #[serde(default)]
+    pub policy_changes: u64,
     /// As what it runs, or last ran; none of what is being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Run>,
@@ -115,12 +118,18 @@ impl Record {
     pub fn new(spec: SandboxSpec, created_at: SystemTime, build: BuildId) -> Self {
         let since = created_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new(), run: None }
+        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new(), policy_changes: 0, run: None }
     }
 
     /// The same of a sandbox that runs, as `run` says.
     pub fn running(self, run: Option<Run>) -> Self {
         Self { run, ..self }
+    }
+
+    /// The same after what the sandbox may reach was replaced.
+    pub fn with_network(&self, network: NetworkPolicy) -> Self {
+        let spec = SandboxSpec { network, ..self.spec.clone() };
+        Self { spec, policy_changes: self.policy_changes + 1, ..self.clone() }
     }
 
     /// When it was asked for.
@@ -172,6 +181,7 @@ pub(super) mod tests {
             owner: "team-1".parse().unwrap(),
             snapshot: Some("sn1".parse().unwrap()),
             start: model::StartMode::Auto,
+            network: serde_json::from_str(r#"{"allow_internet_access":false}"#).unwrap(),
         };
         let layers = vec![Layer { name: "layer0.qcow2".to_owned(), digest: Digest::of(b"x") }];
         Record { layers, ..Record::new(spec, SystemTime::now(), "0123456789abcdef".parse().unwrap()) }

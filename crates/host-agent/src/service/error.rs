@@ -3,14 +3,16 @@
 use std::error::Error;
 
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
-use model::{InvalidId, InvalidShape, InvalidTemplateName};
+use model::{InvalidId, InvalidPolicy, InvalidShape, InvalidTemplateName};
 use proto::hostagent::v1::TemplateBuilding;
 
 use crate::disk::PruneError;
 use crate::guest::{ExecError, FileError, GuestError, PortError};
 use crate::net;
 use crate::sandbox::metrics::InvalidRange;
-use crate::sandbox::{CaptureError, CreateError, DestroyError, FootprintError, TransitionError, UseError};
+use crate::sandbox::{
+    CaptureError, CreateError, DestroyError, FootprintError, NetworkError, TransitionError, UseError,
+};
 use crate::snapshot::SnapshotError;
 use crate::template::{RecipeError, TemplateError};
 
@@ -47,7 +49,7 @@ macro_rules! invalid_argument {
     };
 }
 
-invalid_argument!(InvalidId, InvalidRange, InvalidShape, InvalidTemplateName);
+invalid_argument!(InvalidId, InvalidPolicy, InvalidRange, InvalidShape, InvalidTemplateName);
 
 impl IntoConnect for std::sync::Arc<CreateError> {
     fn code(&self) -> ErrorCode {
@@ -71,6 +73,17 @@ impl IntoConnect for std::sync::Arc<CreateError> {
                 error.with_detail(ErrorDetail::from_message("hostagent.v1.TemplateBuilding", &detail))
             }
             _ => error,
+        }
+    }
+}
+
+impl IntoConnect for NetworkError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound(_) => ErrorCode::NotFound,
+            Self::Closing => ErrorCode::Unavailable,
+            Self::NotReady(_) => ErrorCode::FailedPrecondition,
+            Self::Rules(_) | Self::Record(_) => ErrorCode::Internal,
         }
     }
 }

@@ -15,6 +15,7 @@ mod database;
 mod disk;
 mod docs_page;
 mod exec;
+mod fence;
 mod forks;
 mod guest;
 mod host;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Lifetime, OnExpiry, OwnerId, SandboxId, Shape, StartMode, TemplateName};
+use model::{Lifetime, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, StartMode, TemplateName};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -136,6 +136,7 @@ async fn make(host: &Arc<Host>, wish: &Wish, stop: &CancellationToken) -> Result
         on_expiry: OnExpiry::Destroy,
         snapshot: None,
         start: StartMode::Restore,
+        network: NetworkPolicy::default(),
     };
     let mut member = Parts { share: Some(host.ledger.set_aside(&wish.shape)?), ..Parts::default() };
     match member.restore_for_pool(host, &spec, &template, &wish.key, stop).await {
