@@ -28,17 +28,22 @@ struct Worker<'a> {
     random: Random,
     next: u64,
     sandbox: Option<Owned>,
-    /// What all workers have done, and when it is enough.
+    /// What all workers have done that worked, and when it is enough.
     operations: &'a AtomicUsize,
     enough: usize,
 }
 
 impl Worker<'_> {
     async fn work(&mut self) {
-        while self.operations.fetch_add(1, Ordering::Relaxed) < self.enough {
-            match &self.sandbox {
+        while self.operations.load(Ordering::Relaxed) < self.enough {
+            let worked = match &self.sandbox {
                 None => self.create().await,
                 Some(_) => self.step().await,
+            };
+            match worked {
+                true => drop(self.operations.fetch_add(1, Ordering::Relaxed)),
+                // What is gone comes again.
+                false => drop(self.until("a server that answers", "GET", "/health", &[200]).await),
             }
         }
     }
@@ -48,20 +53,21 @@ impl Worker<'_> {
         self.client.call(plane, method, path, body).await
     }
 
-    async fn create(&mut self) {
+    async fn create(&mut self) -> bool {
         let answer = self.call("POST", "/v1/sandboxes", json!({ "memory_mb": 256, "timeout_sec": 3600 })).await;
-        if let Some(answer) = answer.filter(|answer| answer.status == 201) {
-            let id = answer.body["id"].as_str().unwrap().to_owned();
-            self.sandbox = Some(Owned { id, written: BTreeSet::new() });
-        }
+        let Some(answer) = answer.filter(|answer| answer.status == 201) else { return false };
+        let id = answer.body["id"].as_str().unwrap().to_owned();
+        self.sandbox = Some(Owned { id, written: BTreeSet::new() });
+        true
     }
 
-    async fn step(&mut self) {
+    /// Whether it worked.
+    async fn step(&mut self) -> bool {
         let status = self.settled().await;
         match (status.as_str(), self.random.below(10)) {
             (_, 0) => self.delete().await,
             ("running", 1..=5) => self.write().await,
-            ("running", 6) => drop(self.verify().await),
+            ("running", 6) => self.verify().await,
             ("running", _) => self.change("pause").await,
             _ => self.change("resume").await,
         }
@@ -94,16 +100,16 @@ impl Worker<'_> {
         &self.sandbox.as_ref().unwrap().id
     }
 
-    async fn change(&mut self, action: &str) {
+    async fn change(&mut self, action: &str) -> bool {
         let path = format!("/v1/sandboxes/{}/{action}", self.id());
-        // Whether that went well its record will tell.
-        self.call("POST", &path, Value::Null).await;
+        self.call("POST", &path, Value::Null).await.is_some_and(|answer| answer.status == 200)
     }
 
-    async fn delete(&mut self) {
+    async fn delete(&mut self) -> bool {
         let path = format!("/v1/sandboxes/{}", self.id());
         self.until("a deletion", "DELETE", &path, &[204]).await;
         self.sandbox = None;
+        true
     }
 
     async fn shell(&mut self, script: &str) -> Option<String> {
@@ -113,12 +119,11 @@ impl Worker<'_> {
         worked.then(|| answer.body["stdout"].as_str().unwrap().to_owned())
     }
 
-    async fn write(&mut self) {
+    async fn write(&mut self) -> bool {
         self.next += 1;
         let number = self.next;
-        if self.shell(&format!("echo {number} >> /root/log && echo {number} >> /dev/shm/log")).await.is_some() {
-            self.sandbox.as_mut().unwrap().written.insert(number);
-        }
+        let written = self.shell(&format!("echo {number} >> /root/log && echo {number} >> /dev/shm/log")).await;
+        written.is_some() && self.sandbox.as_mut().unwrap().written.insert(number)
     }
 
     /// Whether all that was acknowledged is on its disk and in its memory. Nothing is known where the call fails.
@@ -141,8 +146,8 @@ impl Worker<'_> {
         if self.sandbox.is_none() {
             return;
         }
-        while self.settled().await == "paused" {
-            self.change("resume").await;
+        if self.settled().await == "paused" {
+            assert!(self.change("resume").await, "{} cannot be resumed", self.id());
         }
         assert!(self.verify().await, "{} does not answer", self.id());
     }
@@ -205,7 +210,7 @@ async fn kill(
 
 async fn chaos(planes: usize, victims: &[Victim], database: Option<&Postgres>) {
     let seed = number("SANDPIPER_CHAOS_SEED", 20);
-    let enough = usize::try_from(number("SANDPIPER_CHAOS_OPERATIONS", 60)).unwrap();
+    let enough = usize::try_from(number("SANDPIPER_CHAOS_OPERATIONS", 30)).unwrap();
     let mut site = Site::start(planes, database).await;
     let (operations, stop) = (AtomicUsize::new(0), CancellationToken::new());
     let client = site.client();
@@ -220,8 +225,7 @@ async fn chaos(planes: usize, victims: &[Victim], database: Option<&Postgres>) {
     let mut workers: Vec<_> = (0..WORKERS).map(worker).collect();
     // Before anything is killed: the first sandbox of a kind takes long.
     for worker in &mut workers {
-        worker.create().await;
-        assert!(worker.sandbox.is_some());
+        assert!(worker.create().await);
     }
     let workload = async {
         futures::future::join_all(workers.iter_mut().map(Worker::work)).await;
