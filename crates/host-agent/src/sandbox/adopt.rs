@@ -27,6 +27,9 @@ pub(super) enum AdoptError {
     /// Its network.
     #[error("take over its network")]
     Network(#[from] net::AdoptError),
+    /// What it may reach.
+    #[error("put the rules of its network in force")]
+    Rules(#[from] net::FirewallError),
     /// Its monitor.
     #[error("take over its virtual machine")]
     Vm(#[from] vmm::AdoptError),
@@ -86,6 +89,8 @@ impl Parts {
         (self.place, self.share) = (Some(place), Some(share));
         self.find_template(host).map_err(AdoptError::Template)?;
         let network = host.network.adopt(&spec.id)?;
+        // A change that was cut may be in force without being recorded.
+        network.apply(&spec.network).await?;
         let guest = Guest::known(network.connector(), run.access_token);
         self.network = Some(network);
         self.find_cgroup(host);
@@ -103,7 +108,7 @@ impl Parts {
     }
 
     /// Lets an adopted guest go on that may stand still, and tells it who it is.
-    pub(super) async fn make_right(&self, host: &Host) -> Result<(), CreateError> {
+    pub(super) async fn make_right(&self) -> Result<(), CreateError> {
         let vm = self.vm.clone().expect("an adopted sandbox that runs has a virtual machine");
         let guest = self.guest.clone().expect("an adopted sandbox that runs has a guest");
         self.go_on(&self.record().spec, &*vm, &guest).await
