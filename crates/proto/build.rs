@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "hostagent/v1/hostagent.proto",
     "hostagent/v1/host.proto",
     "process/process.proto",
     "filesystem/filesystem.proto",
     "direct/direct.proto",
+    "session/session.proto",
 ];
 
 fn main() {

@@ -76,6 +76,17 @@ pub enum Error {
     Command(String),
 }
 
+impl Error {
+    /// Whether the server could not be spoken with, so that the same may work again later.
+    pub fn is_connection(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Timeout { .. } | Self::BrokeOff { .. } => true,
+            Self::Api(error) => error.status == 503,
+            Self::Answer { .. } | Self::Upload(_) | Self::Command(_) => false,
+        }
+    }
+}
+
 /// The server's own words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct ApiError {

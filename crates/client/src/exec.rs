@@ -38,6 +38,9 @@ pub struct ExecStart {
     /// User in the sandbox; absent is the template's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Whether it lives on when the connection is lost, and can be followed again. Else it dies with that.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub keep: bool,
     /// When it is killed; absent is never.
     #[serde(rename = "timeout_sec", serialize_with = "seconds_or_never")]
     pub timeout: Option<u32>,
@@ -52,17 +55,22 @@ pub enum ExecEvent {
     Stdout(Bytes),
     /// It wrote this to its standard error.
     Stderr(Bytes),
+    /// So many bytes that it wrote are not kept any more: who follows it again came too late for them.
+    Lost(u64),
     /// It is over. The last event.
     Exit(Exit),
 }
 
-/// A running command's events. Dropping it closes the connection, and the server then kills the command.
+/// A running command's events. Dropping it closes the connection, and the server then kills a command that is not to be
+/// kept.
 #[derive(Debug)]
 pub struct ExecStream {
     socket: WebSocketStream<TcpStream>,
     /// For errors.
     base: String,
     is_over: bool,
+    /// How much it had written after the last event.
+    place: u64,
 }
 
 #[derive(Serialize)]
@@ -84,6 +92,10 @@ enum ServerFrame {
     },
     Stdout(Data),
     Stderr(Data),
+    Lost {
+        bytes: u64,
+        next: u64,
+    },
     Exit {
         exit_code: i32,
         #[serde(default)]
@@ -102,23 +114,36 @@ struct Data {
     data: String,
     #[serde(default)]
     encoding: String,
+    /// How much it had written with this.
+    next: Option<u64>,
 }
 
 impl Client {
     /// Starts a command and follows it.
     pub async fn exec_stream(&self, id: &SandboxId, start: &ExecStart) -> Result<ExecStream, Error> {
-        let socket = self.connect().await?;
         let url = self.endpoint(&["v1", "sandboxes", id.as_str(), "exec", "stream"]);
-        let address = url.as_str().replacen("http", "ws", 1);
+        let mut stream = self.open(url.as_str(), 0).await?;
+        stream.send(&ClientFrame::Start { start, encoding: "base64" }).await?;
+        Ok(stream)
+    }
+
+    /// Follows a process, by its id or tag, from a place in what it wrote: where [`ExecStream::place`] was, say.
+    pub async fn follow_again(&self, id: &SandboxId, process: &str, place: u64) -> Result<ExecStream, Error> {
+        let mut url = self.endpoint(&["v1", "sandboxes", id.as_str(), "processes", process, "stream"]);
+        url.set_query(Some(&format!("from={place}")));
+        self.open(url.as_str(), place).await
+    }
+
+    async fn open(&self, url: &str, place: u64) -> Result<ExecStream, Error> {
+        let socket = self.connect().await?;
+        let address = url.replacen("http", "ws", 1);
         let mut request = address.into_client_request().map_err(|error| self.refused(error))?;
         request.headers_mut().extend(self.key_header());
         let socket = timeout(HANDSHAKE_LIMIT, client_async(request, socket)).await;
         let (socket, _) = socket
             .map_err(|_| Error::Timeout { action: ACTION, base: self.base_url().to_owned(), limit: HANDSHAKE_LIMIT })?
             .map_err(|error| self.refused(error))?;
-        let mut stream = ExecStream { socket, base: self.base_url().to_owned(), is_over: false };
-        stream.send(&ClientFrame::Start { start, encoding: "base64" }).await?;
-        Ok(stream)
+        Ok(ExecStream { socket, base: self.base_url().to_owned(), is_over: false, place })
     }
 
     async fn connect(&self) -> Result<TcpStream, Error> {
@@ -163,7 +188,8 @@ impl ExecStream {
             let message = timeout(SILENCE_LIMIT, self.socket.next()).await.map_err(|_| self.silent())?;
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    if let Some(event) = event(&text)? {
+                    if let Some((event, next)) = event(&text)? {
+                        self.place = next.unwrap_or(self.place);
                         return Ok(event);
                     }
                 }
@@ -175,6 +201,11 @@ impl ExecStream {
                 Some(Ok(_)) => {}
             }
         }
+    }
+
+    /// How much the command had written, to standard output and error together, after the last event.
+    pub fn place(&self) -> u64 {
+        self.place
     }
 
     /// Asks the server to kill the command. Its end still comes as events.
@@ -193,18 +224,28 @@ impl ExecStream {
     }
 }
 
-/// What a frame tells, if it tells anything.
-fn event(text: &str) -> Result<Option<ExecEvent>, Error> {
+/// What a frame tells, if it tells anything, and how much the command had written then.
+fn event(text: &str) -> Result<Option<(ExecEvent, Option<u64>)>, Error> {
     let strange = |source| Error::Answer { action: ACTION, source };
-    let event = match serde_json::from_str(text).map_err(|error| strange(error.into()))? {
-        ServerFrame::Start { pid } => ExecEvent::Started(pid),
-        ServerFrame::Stdout(data) => ExecEvent::Stdout(data.bytes().map_err(|error| strange(error.into()))?),
-        ServerFrame::Stderr(data) => ExecEvent::Stderr(data.bytes().map_err(|error| strange(error.into()))?),
-        ServerFrame::Exit { exit_code, status } => ExecEvent::Exit(Exit::from_frame(exit_code, &status)),
+    let bytes = |data: Data| {
+        let next = data.next;
+        Ok::<_, Error>((data.bytes().map_err(|error| strange(error.into()))?, next))
+    };
+    Ok(Some(match serde_json::from_str(text).map_err(|error| strange(error.into()))? {
+        ServerFrame::Start { pid } => (ExecEvent::Started(pid), None),
+        ServerFrame::Stdout(data) => {
+            let (bytes, next) = bytes(data)?;
+            (ExecEvent::Stdout(bytes), next)
+        }
+        ServerFrame::Stderr(data) => {
+            let (bytes, next) = bytes(data)?;
+            (ExecEvent::Stderr(bytes), next)
+        }
+        ServerFrame::Lost { bytes, next } => (ExecEvent::Lost(bytes), Some(next)),
+        ServerFrame::Exit { exit_code, status } => (ExecEvent::Exit(Exit::from_frame(exit_code, &status)), None),
         ServerFrame::Error { data } => return Err(Error::Command(data)),
         ServerFrame::Unknown => return Ok(None),
-    };
-    Ok(Some(event))
+    }))
 }
 
 impl Data {

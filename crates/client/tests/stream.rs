@@ -24,6 +24,7 @@ fn command() -> ExecStart {
         envs: BTreeMap::new(),
         cwd: None,
         user: None,
+        keep: false,
         timeout: None,
     }
 }
@@ -156,4 +157,46 @@ async fn an_absent_server_is_named_with_what_to_do() {
     drop(listener);
     let error = start(&Client::new(&format!("http://{address}")).unwrap()).await.unwrap_err();
     assert!(error.to_string().starts_with("no server at http://127.0.0.1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_kept_is_followed_again_from_where_the_connection_was_lost() {
+    let first = |upgrade: WebSocketUpgrade| async move {
+        upgrade.on_upgrade(|mut socket: WebSocket| async move {
+            assert_eq!(receive(&mut socket).await["keep"], true);
+            send(&mut socket, json!({"type": "start", "pid": 42})).await;
+            send(&mut socket, json!({"type": "stdout", "data": "YWJj", "encoding": "base64", "next": 3})).await;
+        })
+    };
+    let again = |uri: axum::http::Uri, upgrade: WebSocketUpgrade| async move {
+        assert_eq!(uri.query(), Some("from=3"));
+        upgrade.on_upgrade(|mut socket: WebSocket| async move {
+            send(&mut socket, json!({"type": "start", "pid": 42})).await;
+            send(&mut socket, json!({"type": "lost", "bytes": 2, "next": 5})).await;
+            send(&mut socket, json!({"type": "stderr", "data": "ZA==", "encoding": "base64", "next": 6})).await;
+            send(&mut socket, json!({"type": "exit", "exit_code": 0})).await;
+        })
+    };
+    let routes = Router::new()
+        .route("/v1/sandboxes/{id}/exec/stream", any(first))
+        .route("/v1/sandboxes/{id}/processes/42/stream", any(again));
+    let client = serve(routes).await;
+    let id = "sb1".parse().unwrap();
+    let mut stream = client.exec_stream(&id, &ExecStart { keep: true, ..command() }).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), ExecEvent::Started(42));
+    assert_eq!(stream.next().await.unwrap().unwrap(), ExecEvent::Stdout(Bytes::from_static(b"abc")));
+    let lost = stream.next().await.unwrap().unwrap_err();
+    assert!(lost.is_connection() && stream.place() == 3, "{lost}");
+    let mut stream = client.follow_again(&id, "42", stream.place()).await.unwrap();
+    let mut events = Vec::new();
+    while let Some(event) = stream.next().await {
+        events.push(event.unwrap());
+    }
+    let expected = [
+        ExecEvent::Started(42),
+        ExecEvent::Lost(2),
+        ExecEvent::Stderr(Bytes::from_static(b"d")),
+        ExecEvent::Exit(Exit::Code(0)),
+    ];
+    assert_eq!((&events[..], stream.place()), (&expected[..], 6));
 }

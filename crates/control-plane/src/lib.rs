@@ -1,6 +1,6 @@
 //! The control plane: the REST API, the records of sandboxes, and the calls to the host agent that runs them.
 //!
-//! `api` converts requests, `lifecycle` changes states, `store` keeps records, `host` calls the host agent,
+//! `api` converts requests, `proxy` passes traffic for ports of guests on, `lifecycle` changes states, `store` keeps records, `host` calls the host agent,
 //! `reconcile` puts records right, `retention` says what is not kept any longer. It reaches hosts by RPC only and guests never: their bytes pass through the host
 //! agent. It does not choose addresses, read flags or handle signals: the caller binds and decides when to end.
 
@@ -11,6 +11,7 @@ mod keys;
 mod lifecycle;
 mod listen;
 mod metrics;
+mod proxy;
 mod reconcile;
 mod retention;
 mod server;

@@ -21,6 +21,9 @@ use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::retention::Retainer;
 use crate::store::{Action, Change, EventKind, Sandbox, Seat, Store, StoreError};
 
+/// Why a sandbox is stopped whose machine went down under it.
+const HOST_RESTARTED: &str = "host_restarted";
+
 /// How soon a pass that failed is repeated, and how soon one follows a nudge.
 const SOON: Duration = Duration::from_secs(5);
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -306,6 +309,11 @@ impl Reconciler {
                     self.lifecycle.keep_metrics(&id).await;
                 }
                 // Losing this means that somebody knows better by now.
+                counts.corrected += usize::from(self.store.update(&seen.records[&id], change).await?.is_some());
+            }
+            Step::KeepDisk { id } => {
+                let change = Change::stopped_with_disk(HOST_RESTARTED)
+                    .with_action(Action::by_itself(EventKind::Destroy, HOST_RESTARTED));
                 counts.corrected += usize::from(self.store.update(&seen.records[&id], change).await?.is_some());
             }
             Step::Delete { id } => {

@@ -17,7 +17,7 @@ use crate::store::{Sandbox, Snapshot, Store, StoreError};
 pub struct RetentionPolicy {
     /// Of each owner's snapshots; their last use is the last sandbox that was made from them.
     pub snapshots: Retention,
-    /// Of each owner's paused sandboxes; their last use is the pause.
+    /// Of each owner's paused sandboxes, and stopped ones whose disks are kept; their last use is the pause or stop.
     pub paused: Retention,
 }
 
@@ -85,7 +85,8 @@ impl Retainer {
             item: Expiring::Snapshot(Box::new(snapshot)),
         });
         let snapshots = self.policy.snapshots.surplus(snapshots.collect(), now);
-        let paused = sandboxes.into_iter().filter(|sandbox| sandbox.status == Status::Paused).map(|sandbox| Kept {
+        let is_on_disk = |sandbox: &Sandbox| sandbox.status == Status::Paused || sandbox.keeps_disk;
+        let paused = sandboxes.into_iter().filter(is_on_disk).map(|sandbox| Kept {
             owner: sandbox.owner.clone(),
             last_used: sandbox.last_updated,
             is_needed: false,

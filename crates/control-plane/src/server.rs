@@ -18,6 +18,7 @@ use crate::host::{HostAgent, HostError};
 use crate::lifecycle::Lifecycle;
 use crate::listen;
 use crate::metrics::Metrics;
+use crate::proxy::{Connections, Front, Proxy};
 use crate::reconcile::{Memory, Reconciler, Report};
 use crate::retention::Retainer;
 use crate::store::{OpenError, Others, Seat, Store};
@@ -137,7 +138,17 @@ impl ControlPlane {
             shutdown: shutdown.clone(),
             over: drain.over.clone(),
         };
-        let service = service(Arc::new(api), KnownHosts::new(address, &self.config.allowed_hosts), drain.clone());
+        let known_hosts = KnownHosts::new(address, &self.config.allowed_hosts);
+        let proxy = Proxy {
+            store: self.store.clone(),
+            lifecycle: api.lifecycle.clone(),
+            host: self.host.clone(),
+            metrics: self.metrics.clone(),
+            known_hosts: known_hosts.clone(),
+            drain: drain.clone(),
+            connections: Connections::default(),
+        };
+        let service = Front::new(proxy, service(Arc::new(api), known_hosts, drain.clone()));
         let closed = CancellationToken::new();
         let serving = tokio::spawn(listen::serve(listener, service, self.config.patience, closed.clone()));
         let background = [

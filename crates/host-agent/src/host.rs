@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,9 +15,11 @@ use vmm::Vmm;
 use vmm::qemu::{BundleError, Qemu};
 use vmm::{AcceleratorMode, ForcedKvmUnusable};
 
+use crate::cgroup::Cgroups;
 use crate::files::write_durably;
+use crate::jail::{self, LackingLayer, Landlock, Layer};
 use crate::machine::{self, Machine, Surroundings, ThisMachine};
-use crate::net::{self, Network, NetworkConfig, Networks, Slot};
+use crate::net::{self, Network, NetworkConfig, Networks, Slot, TrafficLimits};
 use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode};
 use crate::snapshot::{Bakes, Manifest, Origin, SnapshotError, Snapshots};
 use crate::template::{BuildId, TemplateError, TemplateStore};
@@ -43,6 +46,10 @@ pub struct HostConfig {
     pub pool: PoolMode,
     /// The first of 32768 uids and gids for monitors.
     pub uid_base: u32,
+    /// What each guest may send and receive.
+    pub traffic: TrafficLimits,
+    /// Layers of the jail that monitors may lack where the machine does.
+    pub allow_degraded_jail: Vec<Layer>,
     /// The agent that guests run.
     pub guest_agent: &'static [u8],
 }
@@ -59,6 +66,10 @@ pub struct Host {
     pub network: Arc<dyn Networks>,
     /// What the machine says and does.
     pub surroundings: Arc<dyn Surroundings>,
+    /// The groups that limit what monitors take.
+    pub cgroups: Cgroups,
+    /// Layers of the jail that monitors lack here.
+    pub lacking_layers: Vec<LackingLayer>,
     /// What sandboxes boot from.
     pub templates: TemplateStore,
     /// What sandboxes are restored from instead of booting.
@@ -73,8 +84,6 @@ pub struct Host {
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
     pub disk_reserve_mb: u64,
-    /// Name servers that guests are told.
-    pub nameservers: Vec<String>,
     /// The machine's present boot.
     pub machine_boot: String,
     uid_base: u32,
@@ -109,6 +118,9 @@ pub enum HostError {
     /// QEMU.
     #[error(transparent)]
     Vmm(#[from] BundleError),
+    /// The jail.
+    #[error(transparent)]
+    Jail(#[from] LackingLayer),
     /// Networks.
     #[error("prepare the host's network")]
     Network(#[from] net::OpenError),
@@ -142,9 +154,14 @@ impl Host {
         let choice = vmm::choose(config.accelerator, vmm::kvm_obstacle())?;
         tracing::info!(accelerator = %choice.accelerator, reason = %choice.reason, "accelerator chosen");
         let vmm = Arc::new(Qemu::open(&config.data_dir, config.qemu.as_deref(), choice)?);
-        let network = NetworkConfig::new(home.instance.clone(), config.data_dir.clone());
+        let (cgroups, lacking_layers) = layers(&home.instance, &config.allow_degraded_jail)?;
+        let network = NetworkConfig {
+            limits: config.traffic,
+            resolvers: resolvers(),
+            ..NetworkConfig::new(home.instance.clone(), config.data_dir.clone())
+        };
         let network = Arc::new(Network::open(network).await?);
-        let machine = Machine { vmm, network, surroundings: Arc::new(ThisMachine) };
+        let machine = Machine { vmm, network, cgroups, lacking_layers, surroundings: Arc::new(ThisMachine) };
         Self::with(config, home, machine)
     }
 
@@ -169,10 +186,11 @@ impl Host {
             vmm: machine.vmm,
             network: machine.network,
             surroundings: machine.surroundings,
+            cgroups: machine.cgroups,
+            lacking_layers: machine.lacking_layers,
             templates,
             boot_timeout: config.boot_timeout,
             disk_reserve_mb: config.disk_reserve_mb,
-            nameservers: nameservers(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
             machine_boot: machine::boot_id().map_err(HostError::MachineBoot)?,
             uid_base: config.uid_base,
             data_dir: config.data_dir,
@@ -216,6 +234,14 @@ impl Host {
         paused.chain(snapshots).filter_map(|path| Some(Manifest::read(&path).ok()?.origin)).collect()
     }
 
+    /// Whether monitors have this layer of the jail.
+    pub fn landlock(&self) -> Landlock {
+        match self.lacking_layers.iter().any(|lacking| lacking.layer == Layer::Landlock) {
+            true => Landlock::Absent,
+            false => Landlock::Required,
+        }
+    }
+
     /// The uid and gid of a slot's monitor: slots are claimed for the whole machine, so no two monitors share one.
     pub fn uid_of(&self, slot: Slot) -> u32 {
         self.uid_base + u32::from(slot.number())
@@ -232,6 +258,20 @@ impl Home {
     fn open(data_dir: &Path) -> Result<Self, HostError> {
         Ok(Self { lock: prepare(data_dir)?, instance: instance_id(data_dir)? })
     }
+}
+
+/// The groups for monitors, and what the jail lacks here of what it was allowed to lack.
+fn layers(instance: &InstanceId, allowed: &[Layer]) -> Result<(Cgroups, Vec<LackingLayer>), HostError> {
+    let (cgroups, missing) = Cgroups::open(instance);
+    let lacking = jail::lacking(missing);
+    if let Some(refused) = lacking.iter().find(|lacking| !allowed.contains(&lacking.layer)) {
+        cgroups.close();
+        return Err(refused.clone().into());
+    }
+    for LackingLayer { layer, reason } in &lacking {
+        tracing::warn!(%layer, %reason, "the jail is degraded: monitors run without this layer, as allowed");
+    }
+    Ok((cgroups, lacking))
 }
 
 /// Makes the data directory and locks it.
@@ -273,15 +313,24 @@ fn instance_id(data_dir: &Path) -> Result<InstanceId, HostError> {
     }
 }
 
-/// Those of the host that a guest can reach: a resolver on the host's loopback is not one of them.
-fn nameservers(resolv_conf: &str) -> Vec<String> {
-    let servers: Vec<_> = resolv_conf
+/// Where the host's name servers are written down, where its resolver is a process of its own.
+const RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The name servers that answer guests' questions: the host's, or public ones where it has none that can be used.
+fn resolvers() -> Vec<Ipv4Addr> {
+    let written =
+        ["/etc/resolv.conf", RESOLVED].map(|path| usable_resolvers(&fs::read_to_string(path).unwrap_or_default()));
+    let found = written.into_iter().find(|resolvers| !resolvers.is_empty());
+    found.unwrap_or_else(|| vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(8, 8, 8, 8)])
+}
+
+/// Those that packets can be sent to: a resolver on the host's loopback is not one of them.
+fn usable_resolvers(resolv_conf: &str) -> Vec<Ipv4Addr> {
+    resolv_conf
         .lines()
-        .filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<std::net::Ipv4Addr>().ok())
+        .filter_map(|line| line.strip_prefix("nameserver")?.trim().parse::<Ipv4Addr>().ok())
         .filter(|address| !address.is_loopback())
-        .map(|address| address.to_string())
-        .collect();
-    if servers.is_empty() { vec!["1.1.1.1".to_owned(), "8.8.8.8".to_owned()] } else { servers }
+        .collect()
 }
 
 #[cfg(test)]
@@ -289,9 +338,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guests_are_told_name_servers_that_they_can_reach() {
-        assert_eq!(nameservers("nameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch x\n"), ["192.0.2.1"]);
-        assert_eq!(nameservers("nameserver ::1\n"), ["1.1.1.1", "8.8.8.8"]);
+    fn a_name_server_on_the_host_s_loopback_is_none_for_guests() {
+        let usable = usable_resolvers("nameserver 127.0.0.53\nnameserver 192.0.2.1\nsearch x\n");
+        assert_eq!(usable, [Ipv4Addr::new(192, 0, 2, 1)]);
+        assert_eq!(usable_resolvers("nameserver ::1\n"), Vec::<Ipv4Addr>::new());
+        assert!(!resolvers().is_empty());
     }
 
     #[test]
@@ -340,6 +391,8 @@ mod tests {
             uid_base: 2_000_000_000,
             limits: LimitSettings::default(),
             pool: PoolMode::Off,
+            traffic: TrafficLimits::default(),
+            allow_degraded_jail: Layer::ALL.to_vec(),
             guest_agent: b"",
         });
         let host = host.await.unwrap();

@@ -5,6 +5,7 @@
 //! virtual machine). [`service`] is the edge that the control plane calls; [`guest`] speaks to the agent inside.
 
 mod blocking;
+pub mod cgroup;
 pub mod disk;
 mod files;
 pub mod guest;
@@ -99,6 +100,7 @@ impl HostAgent {
         if let Err(error) = self.host.network.close().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the host's firewall rules are left");
         }
+        self.host.cgroups.close();
         closed
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use vmm::Vmm;
 
+use crate::cgroup::Cgroups;
+use crate::jail::LackingLayer;
 use crate::net::Networks;
 
 /// All that a host agent does not do by itself.
@@ -18,6 +20,10 @@ pub struct Machine {
     pub vmm: Arc<dyn Vmm>,
     /// What connects them.
     pub network: Arc<dyn Networks>,
+    /// What limits their monitors.
+    pub cgroups: Cgroups,
+    /// Layers of the jail that monitors lack there.
+    pub lacking_layers: Vec<LackingLayer>,
     /// Everything else.
     pub surroundings: Arc<dyn Surroundings>,
 }

@@ -3,9 +3,11 @@
 //! Pure: no I/O, no clock, no async. Knows nothing of REST, RPC, SQL or virtual machines; those convert to these
 //! types at their edges.
 
+mod generation;
 mod id;
 mod lifetime;
 mod metadata;
+mod network;
 mod plan;
 mod retention;
 mod role;
@@ -16,9 +18,13 @@ mod start;
 mod status;
 mod template;
 
+pub use generation::Generation;
 pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId, SnapshotId};
 pub use lifetime::{AutoResume, Lifetime, OnExpiry, UnknownOnExpiry};
 pub use metadata::{InvalidMetadata, Metadata};
+pub use network::{
+    Destination, DomainPattern, InternetAccess, InvalidDestination, InvalidPolicy, NetworkPolicy, Range,
+};
 pub use plan::{Desired, Observed, OnHost, Patience, Step, plan};
 pub use retention::{Kept, Retention, Surplus};
 pub use role::Role;

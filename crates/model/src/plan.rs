@@ -72,6 +72,12 @@ pub enum Step {
         /// Why; empty where there is nothing to say.
         reason: String,
     },
+    /// Record that the machine was restarted under it: it is stopped, and its disk is kept. If the record has not changed
+    /// since it was read.
+    KeepDisk {
+        /// The sandbox.
+        id: SandboxId,
+    },
     /// Complete a delete that was cut short.
     Delete {
         /// The sandbox.
@@ -113,8 +119,10 @@ fn settle(record: &Desired, on_host: Option<Status>, now: Timestamp, patience: &
     let is_transient = match record.status {
         Status::Running | Status::Paused | Status::Missing => false,
         Status::Pending | Status::Pausing | Status::Resuming | Status::Snapshotting | Status::Stopping => true,
-        // Nothing comes back from these.
-        Status::Stopped | Status::Error => return None,
+        // Its disk was kept, or it would not be here.
+        Status::Stopped => return on_host.is_none().then(|| to(record, Status::Stopped, "its disk is gone")),
+        // Nothing comes back from this.
+        Status::Error => return None,
     };
     let is_leftover = record.last_updated < patience.started;
     if is_transient && !is_leftover && !is_older(record.last_updated, patience.transient, now) {
@@ -126,7 +134,8 @@ fn settle(record: &Desired, on_host: Option<Status>, now: Timestamp, patience: &
             Some(to(record, Status::Error, "the control plane was restarted while the sandbox was being created"))
         }
         (Status::Pending, None) => Some(to(record, Status::Error, "its creation was given up")),
-        (_, None | Some(Status::Stopped)) => Some(to(record, Status::Stopped, &farewell(record, now))),
+        (_, Some(Status::Stopped)) => Some(Step::KeepDisk { id: record.id.clone() }),
+        (_, None) => Some(to(record, Status::Stopped, &farewell(record, now))),
         (_, Some(Status::Error)) => Some(to(record, Status::Error, "its virtual machine failed")),
         (was, Some(is @ (Status::Running | Status::Paused))) if was != is => Some(to(record, is, "")),
         _ => None,
@@ -186,6 +195,7 @@ mod tests {
         match plan(&[record(status, last_updated)], &on_host(host), at(200), &patience).as_slice() {
             [] => "nothing",
             [Step::Delete { .. }] => "delete",
+            [Step::KeepDisk { .. }] => "keep",
             [Step::Record { status, .. }] => status.as_str(),
             other => panic!("{other:?}"),
         }
@@ -197,6 +207,7 @@ mod tests {
             (Status::Pending, "", "error"),
             (Status::Pending, "running", "running"),
             (Status::Pending, "pending", "nothing"),
+            (Status::Pending, "stopped", "keep"),
             (Status::Pausing, "", "stopped"),
             (Status::Pausing, "paused", "paused"),
             (Status::Pausing, "running", "running"),
@@ -237,6 +248,10 @@ mod tests {
                 (Status::Running, "paused", "paused"),
                 (Status::Running, "", "stopped"),
                 (Status::Running, "error", "error"),
+                (Status::Running, "stopped", "keep"),
+                (Status::Missing, "stopped", "keep"),
+                (Status::Stopped, "stopped", "nothing"),
+                (Status::Stopped, "", "stopped"),
                 (Status::Paused, "running", "running"),
                 (Status::Missing, "running", "running"),
                 (Status::Missing, "paused", "paused"),
@@ -401,6 +416,7 @@ mod tests {
                         self.set(id, status);
                     }
                 }
+                Step::KeepDisk { id } => panic!("no machine was restarted: {id}"),
                 Step::Delete { id } if self.silent_since.is_none() => {
                     self.host.remove(&number(&id));
                     self.set(number(&id), Status::Stopped);

@@ -18,6 +18,7 @@
 //!                   │ failed: back to paused
 //!
 //!  delete is legal everywhere:  any ──▶ stopping ──done──▶ stopped
+//!  the machine was restarted:   running ──▶ stopped, its disk kept ──start──▶ pending ──failed──▶ stopped
 //!  a host that does not answer: any live state ──▶ missing ──▶ the state it has when it is back
 //! ```
 
@@ -63,6 +64,8 @@ pub enum Event {
     Paused,
     /// Someone asked for a resume.
     ResumeRequested,
+    /// Someone asked for the start of a stopped sandbox whose disk was kept. Of one that was deleted nobody can.
+    StartRequested,
     /// Someone asked for a snapshot or a fork of a running sandbox. A paused one stays what it is.
     SnapshotRequested,
     /// The snapshot is complete, and the sandbox goes on.
@@ -97,6 +100,8 @@ pub fn transition(from: Status, event: Event) -> Result<Status, IllegalTransitio
         (_, Event::DeleteRequested) => S::Stopping,
         (S::Stopping, Event::Deleted) => S::Stopped,
         (S::Pending | S::Resuming, Event::Ready) => S::Running,
+        (S::Stopped, Event::StartRequested) => S::Pending,
+        (S::Pending, Event::RolledBack) => S::Stopped,
         (S::Running, Event::PauseRequested) => S::Pausing,
         (S::Pausing, Event::Paused) => S::Paused,
         (S::Paused, Event::ResumeRequested) => S::Resuming,
@@ -151,6 +156,7 @@ impl Event {
             Self::PauseRequested => "pausing",
             Self::Paused => "having been paused",
             Self::ResumeRequested => "resuming",
+            Self::StartRequested => "starting",
             Self::SnapshotRequested => "taking a snapshot",
             Self::Captured => "having been captured",
             Self::RolledBack => "rolling back",
@@ -187,11 +193,12 @@ impl FromStr for Status {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 10] = [
+    const EVENTS: [Event; 11] = [
         Event::Ready,
         Event::PauseRequested,
         Event::Paused,
         Event::ResumeRequested,
+        Event::StartRequested,
         Event::SnapshotRequested,
         Event::Captured,
         Event::RolledBack,
@@ -212,7 +219,9 @@ mod tests {
     #[test]
     fn nothing_comes_back_from_deletion() {
         for status in [Status::Stopping, Status::Stopped] {
-            for event in EVENTS {
+            // Asked of a stopped one only where its disk was kept, which no deletion does.
+            let is_start = |event: &Event| (status, *event) == (Status::Stopped, Event::StartRequested);
+            for event in EVENTS.into_iter().filter(|event| !is_start(event)) {
                 if let Ok(next) = transition(status, event) {
                     assert!([Status::Stopping, Status::Stopped].contains(&next), "{status} {event:?} {next}");
                 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What belongs to one installation at one moment.
@@ -11,7 +11,7 @@ use std::process::Command;
 pub struct Inventory(BTreeSet<String>);
 
 impl Inventory {
-    /// Looks at processes, namespaces, links, firewall tables, slots and directories.
+    /// Looks at processes, namespaces, links, firewall tables, slots, control groups and directories.
     pub fn take(data_dir: &Path) -> Self {
         let instance = fs::read_to_string(data_dir.join("instance-id")).unwrap_or_default();
         let instance = instance.trim();
@@ -22,6 +22,7 @@ impl Inventory {
             items.extend(named("/sys/class/net", "link", |name| name.starts_with(&format!("sp{instance}"))));
             items.extend(tables(instance));
             items.extend(claims(instance));
+            items.extend(cgroups(instance));
         }
         items.extend(named(data_dir.join("sandboxes"), "directory", |_| true));
         Self(items)
@@ -68,6 +69,18 @@ fn tables(instance: &str) -> Vec<String> {
     assert!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().filter(|line| line.contains(&format!("sp_{instance}"))).map(|line| format!("nft {line}")).collect()
+}
+
+/// Control groups, in whatever hierarchies there are.
+fn cgroups(instance: &str) -> Vec<String> {
+    let directories = |path: PathBuf| {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+    };
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let hierarchies = std::iter::once(root.clone()).chain(directories(root));
+    let own = hierarchies.map(|hierarchy| hierarchy.join(format!("sandpiper-{instance}"))).filter(|own| own.exists());
+    own.flat_map(|own| directories(own.clone()).chain([own])).map(|path| format!("cgroup {}", path.display())).collect()
 }
 
 fn claims(instance: &str) -> Vec<String> {

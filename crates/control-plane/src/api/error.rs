@@ -7,7 +7,7 @@ use connectrpc::ErrorCode;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use model::{Event, IllegalTransition, Status};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::host::HostError;
@@ -41,7 +41,7 @@ pub struct ErrorAnswer<'a> {
 }
 
 /// What a command printed before it was killed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = PartialOutput)]
 pub struct Partial {
     /// Its standard output.
@@ -49,7 +49,7 @@ pub struct Partial {
     /// Its standard error.
     pub stderr: String,
     /// `utf-8`, or `base64` where either stream is not text.
-    pub encoding: &'static str,
+    pub encoding: String,
     /// Bytes beyond the limit, which are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdout_omitted: Option<u64>,
@@ -136,6 +136,16 @@ impl ApiError {
     /// Another code for the same error, where clients know it by another name.
     pub fn rename(&mut self, name: impl FnOnce(&'static str) -> &'static str) {
         self.code = name(self.code);
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What a command had printed, where that is told.
+    pub fn partial(&self) -> Option<&Partial> {
+        self.partial.as_deref()
     }
 
     /// The text for a client of a stream, which has no status to look at.
@@ -225,7 +235,9 @@ impl From<LifecycleError> for ApiError {
             LifecycleError::NotFound => Self::no_sandbox(),
             LifecycleError::NotRunning(_) => Self::invalid_state(error.to_string()),
             LifecycleError::Snapshot(source) => source.into(),
-            LifecycleError::Race(_) | LifecycleError::Deleted => Self::conflict(error.to_string()),
+            LifecycleError::Race(_) | LifecycleError::Deleted | LifecycleError::KeyReused => {
+                Self::conflict(error.to_string())
+            }
             LifecycleError::Illegal(source) => source.into(),
             LifecycleError::Host(source) => source.into(),
             LifecycleError::Store(source) => source.into(),

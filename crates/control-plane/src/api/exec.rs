@@ -9,23 +9,29 @@ use axum::extract::State;
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tracing::Instrument;
 use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
-use super::Api;
 use super::error::{ApiError, Partial};
+use super::idempotency::KeyParam;
 use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
-use super::request::{Caller, InPath, json as json_answer, read_json, whole, without_nul};
+use super::request::{Caller, InPath, json_text, parse_json, read_body, whole, without_nul};
+use super::{Api, idempotency};
 use crate::host::{Collected, Command, HostError, ProcessSpec, RunLimit};
-use crate::store::Sandbox;
+use crate::metrics::ExecEnd;
+use crate::store::{Action, EventKind, Sandbox};
 
 const DEFAULT_TIMEOUT: u32 = 30;
 
 /// A command that takes longer is recorded as a use at its end too.
 const LONG: Duration = Duration::from_secs(1);
+
+/// Characters of a program's name in the log of events.
+const MAX_AUDITED: usize = 200;
 
 /// Characters of a tag.
 const MAX_TAG: usize = 64;
@@ -135,7 +141,7 @@ fn is_zero(number: &u64) -> bool {
     path = "/v1/sandboxes/{id}/exec",
     operation_id = "execCommand",
     tag = "commands",
-    params(SandboxIdParam),
+    params(SandboxIdParam, KeyParam),
     request_body = ExecRequest,
     responses(
         (status = 200, description = "It has ended", body = ExecAnswer<'_>),
@@ -148,40 +154,80 @@ pub async fn exec(
     State(api): State<Arc<Api>>,
     Caller(owner): Caller,
     InPath(id): InPath,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let sandbox = api.running(&owner, &id).await?;
-    let request: ExecRequest = read_json(body, api.limits.json_body).await?;
+    let body = read_body(body, api.limits.json_body).await?;
+    let request: ExecRequest = parse_json(&body)?;
+    match idempotency::once(&headers, &body)? {
+        Some(once) => idempotency::exec(&api, sandbox, request, once).await,
+        None => run_to_answer(&api, &sandbox, request).await.map(|(status, text)| json_text(status, text)),
+    }
+}
+
+/// Runs a command to its end, or to its beginning where it runs in the background. The answer's status and JSON.
+pub async fn run_to_answer(
+    api: &Arc<Api>,
+    sandbox: &Sandbox,
+    request: ExecRequest,
+) -> Result<(StatusCode, String), ApiError> {
     if request.background == Some(true) {
-        return start(&api, &sandbox, request).await;
+        return start(api, sandbox, request).await;
     }
     let spec = request.into_spec(RunLimit::Seconds(DEFAULT_TIMEOUT))?;
     let (cmd, limit) = (spec.cmd.clone(), spec.limit);
     let began = Instant::now();
     // Nobody waits for the record of a short command: it is written while that runs.
-    let (collected, ()) = tokio::join!(run(&api, &sandbox, spec), api.touch(&sandbox));
+    let (collected, ()) = tokio::join!(run(api, sandbox, spec), api.touch(sandbox));
+    audit(api, sandbox, &cmd, collected.as_ref().map(Collected::end));
     let (collected, took) = (collected?, began.elapsed());
     if took > LONG {
-        api.touch(&sandbox).await;
+        api.touch(sandbox).await;
     }
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     if collected.timed_out {
         return Err(took_too_long(&collected, limit));
     }
-    Ok(json_answer(StatusCode::OK, &answer(&sandbox, &cmd, &collected, duration_ms)))
+    Ok((StatusCode::OK, written(&answer(sandbox, &cmd, &collected, duration_ms))?))
+}
+
+fn written(answer: &impl Serialize) -> Result<String, ApiError> {
+    let failed = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer cannot be written");
+    serde_json::to_string(answer).map_err(failed)
+}
+
+/// Records that a command was run, when it has been answered: nobody waits for that.
+fn audit(api: &Arc<Api>, sandbox: &Sandbox, cmd: &str, end: Result<ExecEnd, &HostError>) {
+    let action = match end {
+        Ok(ExecEnd::Ok | ExecEnd::Failed) => Action::done(EventKind::Exec),
+        Ok(_) => Action::failed(EventKind::Exec, "it took too long and was killed".to_owned()),
+        Err(error) => Action::failed(EventKind::Exec, error.to_string()),
+    };
+    let action = action.with("cmd", cmd.chars().take(MAX_AUDITED).collect::<String>());
+    let (api, sandbox) = (api.clone(), sandbox.clone());
+    let tasks = api.tasks.clone();
+    let record = async move {
+        if let Err(error) = api.store.record_action(&sandbox, action).await {
+            tracing::warn!(sandbox = %sandbox.id, error = &error as &dyn std::error::Error, "a command is not recorded");
+        }
+    };
+    tasks.spawn(record.in_current_span());
 }
 
 /// Starts a program that needs nobody to follow it.
-async fn start(api: &Api, sandbox: &Sandbox, request: ExecRequest) -> Result<Response, ApiError> {
+async fn start(api: &Arc<Api>, sandbox: &Sandbox, request: ExecRequest) -> Result<(StatusCode, String), ApiError> {
     let limit = RunLimit::None;
     let spec = request.into_spec(limit)?;
     let tag = spec.tag.unwrap_or_else(|| random_tag("proc-"));
     let cmd = spec.cmd.clone();
     let spec = ProcessSpec { tag: Some(tag.clone()), limit, ..spec };
     api.touch(sandbox).await;
-    let pid = api.host.start_detached(&sandbox.id, spec).await?.started().await?;
-    let started = Started { sandbox_id: sandbox.id.as_str(), cmd: &cmd, pid, tag: &tag };
-    Ok(json_answer(StatusCode::ACCEPTED, &started))
+    let started = async { api.host.start_detached(&sandbox.id, spec).await?.started().await };
+    let started = started.await;
+    audit(api, sandbox, &cmd, started.as_ref().map(|_| ExecEnd::Ok));
+    let started = Started { sandbox_id: sandbox.id.as_str(), cmd: &cmd, pid: started?, tag: &tag };
+    Ok((StatusCode::ACCEPTED, written(&started)?))
 }
 
 /// A tag that nobody else has.
@@ -272,7 +318,7 @@ fn took_too_long(output: &Collected, limit: RunLimit) -> ApiError {
     let (stdout, stderr, encoding) = encoded(output);
     let some = |omitted: u64| Some(omitted).filter(|omitted| *omitted > 0);
     let (stdout_omitted, stderr_omitted) = (some(output.stdout_omitted), some(output.stderr_omitted));
-    let partial = Partial { stdout, stderr, encoding, stdout_omitted, stderr_omitted };
+    let partial = Partial { stdout, stderr, encoding: encoding.to_owned(), stdout_omitted, stderr_omitted };
     ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).with_partial(partial)
 }
 

@@ -1,7 +1,7 @@
 //! Live output over a WebSocket: JSON text frames, see docs/api.md.
 //!
-//! A process that is started here lives as long as somebody listens: `stop` and the end of the socket kill it. One that
-//! is there already is only followed. A client that does not read holds the process up, not our memory: nothing is
+//! A process that is started here lives as long as somebody listens, unless it is to be kept: `stop` and the end of the
+//! socket kill it. One that is there already is only followed, from now on or from a place in what it printed. A client that does not read holds the process up, not our memory: nothing is
 //! read from the guest before the last frame is sent.
 
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
+use http::Uri;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
@@ -25,11 +26,12 @@ use super::Api;
 use super::error::ApiError;
 use super::exec::ExecRequest;
 use super::openapi::{SandboxIdParam, SocketErrors};
+use super::process_output::{FromParam, place};
 use super::processes::{ProcessInPath, ProcessParam};
 use super::request::{Caller, InPath, parse_json};
 use super::surface::Surface;
 use super::utf8::TextStream;
-use crate::host::{GuestProcess, ProcessEvent, Selector};
+use crate::host::{GuestProcess, ProcessEvent, Replay, Selector};
 use crate::store::Sandbox;
 
 /// How long a client may take to say what it wants.
@@ -42,6 +44,9 @@ struct Frame {
     #[serde(rename = "type", default)]
     kind: String,
     encoding: Option<String>,
+    /// Whether the process outlives its socket.
+    #[serde(default)]
+    keep: bool,
     #[serde(flatten)]
     request: ExecRequest,
 }
@@ -74,13 +79,14 @@ pub async fn exec_stream(
 /// Follow a process
 ///
 /// A WebSocket with the same frames as `exec/stream`, for a process that is there: no first frame is needed, and the end
-/// of the socket does not end the process.
+/// of the socket does not end the process. With `from`, what it printed from that place on comes first, also of one that
+/// ended a while ago; without, only what it prints from now on.
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}/processes/{process}/stream",
     operation_id = "processStream",
     tag = "commands",
-    params(SandboxIdParam, ProcessParam),
+    params(SandboxIdParam, ProcessParam, FromParam),
     responses((status = 101, description = "The frames follow"), SocketErrors)
 )]
 pub async fn process_stream(
@@ -88,12 +94,14 @@ pub async fn process_stream(
     Caller(owner): Caller,
     InPath(id): InPath,
     ProcessInPath(selector): ProcessInPath,
+    uri: Uri,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
+    let from = place(uri.query().unwrap_or_default())?;
     let sandbox = api.running(&owner, &id).await?;
     let task = api.clone();
     upgraded(&api, upgrade, move |socket| async move {
-        serve(&task, &sandbox, socket, Wanted::Process(selector)).await;
+        serve(&task, &sandbox, socket, Wanted::Process(selector, from)).await;
     })
 }
 
@@ -116,8 +124,8 @@ pub fn upgraded<F: Future<Output = ()> + Send + 'static>(
 enum Wanted {
     /// What its first frame says.
     FirstFrame(Surface),
-    /// What is there.
-    Process(Selector),
+    /// What is there, from this place in what it printed, or from now on.
+    Process(Selector, Option<u64>),
 }
 
 async fn serve(api: &Api, sandbox: &Sandbox, socket: WebSocket, wanted: Wanted) {
@@ -126,10 +134,19 @@ async fn serve(api: &Api, sandbox: &Sandbox, socket: WebSocket, wanted: Wanted) 
         Output { sink, encoding: Encoding::Text, stdout: TextStream::default(), stderr: TextStream::default() };
     let ended = match wanted {
         Wanted::FirstFrame(surface) => session(api, sandbox, surface, &mut output, &mut incoming).await,
-        Wanted::Process(selector) => {
+        Wanted::Process(selector, from) => {
             api.touch(sandbox).await;
-            match api.host.join(&sandbox.id, selector).await {
-                Ok(mut process) => follow(api, &mut process, &mut output, &mut incoming).await,
+            // Who goes on where it was is who started it.
+            let may_stop = if from.is_some() { MayStop::Yes } else { MayStop::No };
+            let joined = match from {
+                Some(place) => {
+                    output.encoding = Encoding::Base64;
+                    api.host.replay(&sandbox.id, selector, Replay::Follow(place)).await
+                }
+                None => api.host.join(&sandbox.id, selector).await,
+            };
+            match joined {
+                Ok(mut process) => follow(api, &mut process, &mut output, &mut incoming, may_stop).await,
                 Err(error) => error_frame(error),
             }
         }
@@ -180,13 +197,18 @@ async fn session(
         Ok(None) => return Ended::Gone,
         Err(_) => return error_frame(ApiError::invalid_request("no start frame came")),
     };
+    let keep = frame.keep;
     let spec = match output.accept(frame).and_then(|request| request.into_spec(surface.live_limit())) {
         Ok(spec) => spec,
         Err(error) => return error_frame(error),
     };
     api.touch(sandbox).await;
-    match api.host.start(&sandbox.id, spec, &api.tasks).await {
-        Ok(mut process) => follow(api, &mut process, output, incoming).await,
+    let started = match keep {
+        true => api.host.start_detached(&sandbox.id, spec).await,
+        false => api.host.start(&sandbox.id, spec, &api.tasks).await,
+    };
+    match started {
+        Ok(mut process) => follow(api, &mut process, output, incoming, MayStop::Yes).await,
         Err(error) => error_frame(error),
     }
 }
@@ -195,16 +217,30 @@ fn server_ends() -> Ended {
     error_frame(ApiError::conflict("the server is shutting down"))
 }
 
+/// Whether a client may end what it follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MayStop {
+    /// It started it, now or before its connection was lost.
+    Yes,
+    /// It only listens.
+    No,
+}
+
 /// Passes output on until the process ends or somebody wants it to. A process that was started for its follower dies
 /// with it.
-async fn follow(api: &Api, process: &mut GuestProcess, output: &mut Output, incoming: &mut Incoming) -> Ended {
+async fn follow(
+    api: &Api,
+    process: &mut GuestProcess,
+    output: &mut Output,
+    incoming: &mut Incoming,
+    may_stop: MayStop,
+) -> Ended {
     let mut pings = pings(api.patience.ping);
-    let is_stoppable = process.dies_with_follower();
     // What lives on can be joined again later; what dies with its follower gets its time.
-    let end = if is_stoppable { &api.over } else { &api.shutdown };
+    let end = if process.dies_with_follower() { &api.over } else { &api.shutdown };
     tokio::select! {
         ended = pass_on(process, output, &mut pings) => return ended,
-        stop = stopped(incoming, is_stoppable) => match stop {
+        stop = stopped(incoming, may_stop) => match stop {
             Stop::Asked => {}
             Stop::Closed => return Ended::Gone,
         },
@@ -237,8 +273,11 @@ async fn pass_on(process: &mut GuestProcess, output: &mut Output, pings: &mut In
         };
         let sent = match event {
             Ok(Some(ProcessEvent::Started { pid })) => output.send(json!({"type": "start", "pid": pid})).await,
-            Ok(Some(ProcessEvent::Stdout(bytes))) => output.data("stdout", &bytes).await,
-            Ok(Some(ProcessEvent::Stderr(bytes))) => output.data("stderr", &bytes).await,
+            Ok(Some(ProcessEvent::Stdout(bytes))) => output.data("stdout", &bytes, process.place()).await,
+            Ok(Some(ProcessEvent::Stderr(bytes))) => output.data("stderr", &bytes, process.place()).await,
+            Ok(Some(ProcessEvent::Lost(bytes))) => {
+                output.send(json!({"type": "lost", "bytes": bytes, "next": process.place()})).await
+            }
             Ok(Some(ProcessEvent::Exited { code, status })) => {
                 return Ended::With(json!({"type": "exit", "exit_code": code, "status": status}));
             }
@@ -278,14 +317,14 @@ enum Stop {
 }
 
 /// Waits until the client leaves or, where it may, wants the process to end.
-async fn stopped(incoming: &mut Incoming, may_stop: bool) -> Stop {
+async fn stopped(incoming: &mut Incoming, may_stop: MayStop) -> Stop {
     #[derive(Deserialize)]
     struct Kind {
         #[serde(rename = "type")]
         kind: String,
     }
     while let Some(text) = next_frame(incoming).await {
-        if may_stop && serde_json::from_str::<Kind>(&text).is_ok_and(|frame| frame.kind == "stop") {
+        if may_stop == MayStop::Yes && serde_json::from_str::<Kind>(&text).is_ok_and(|frame| frame.kind == "stop") {
             return Stop::Asked;
         }
     }
@@ -322,8 +361,9 @@ impl Output {
         self.sink.send(Message::Text(frame.to_string().into())).await
     }
 
-    async fn data(&mut self, stream: &'static str, bytes: &[u8]) -> Result<(), axum::Error> {
-        let frame = match self.encoding {
+    /// Output, and how much there was after it.
+    async fn data(&mut self, stream: &'static str, bytes: &[u8], next: Option<u64>) -> Result<(), axum::Error> {
+        let mut frame = match self.encoding {
             Encoding::Base64 => json!({"type": stream, "data": STANDARD.encode(bytes), "encoding": "base64"}),
             Encoding::Text => {
                 let text = if stream == "stdout" { self.stdout.push(bytes) } else { self.stderr.push(bytes) };
@@ -333,6 +373,10 @@ impl Output {
                 json!({"type": stream, "data": text})
             }
         };
+        // Text may hold back a part of a character, so only bytes have a place.
+        if let (Encoding::Base64, Some(next)) = (&self.encoding, next) {
+            frame["next"] = json!(next);
+        }
         self.send(frame).await
     }
 

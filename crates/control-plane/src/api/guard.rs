@@ -26,7 +26,8 @@ impl KnownHosts {
         Self { listen: listen.ip(), named: named.iter().map(|name| name.to_ascii_lowercase()).collect() }
     }
 
-    fn know(&self, authority: &Authority) -> bool {
+    /// Whether it is one of them.
+    pub fn know(&self, authority: &Authority) -> bool {
         let host = authority.host().to_ascii_lowercase();
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         match address {

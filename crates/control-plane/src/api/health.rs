@@ -26,6 +26,11 @@ struct Health {
     host_version: String,
     accelerator: String,
     vmm_version: String,
+    /// What keeps a guest in: `virtual_machine` beside the jail, or the `jail` alone, where there is no hardware
+    /// virtualisation.
+    security_boundary: &'static str,
+    /// Layers of the jail that it does without on this host.
+    lacking_jail_layers: Vec<String>,
     templates: Vec<String>,
 }
 
@@ -62,6 +67,8 @@ pub async fn get(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
         version: env!("CARGO_PKG_VERSION"),
         host_instance: host.instance_id,
         host_version: host.version,
+        security_boundary: if host.accelerator == "kvm" { "virtual_machine" } else { "jail" },
+        lacking_jail_layers: host.lacking_layers,
         accelerator: host.accelerator,
         vmm_version: host.vmm_version,
         templates: host.templates,

@@ -17,12 +17,15 @@ mod footprint;
 mod fork;
 mod guard;
 mod health;
+mod idempotency;
 mod list;
 mod metrics;
+mod network;
 mod on_path;
 mod openapi;
 mod origin;
 mod ping;
+mod process_output;
 mod processes;
 mod reconciler;
 mod request;
@@ -59,7 +62,7 @@ use crate::store::{Sandbox, Store};
 pub use drain::Drain;
 pub use error::ApiError;
 pub use guard::KnownHosts;
-pub use request::identify;
+pub use request::{identify, method_label};
 use surface::Surface;
 
 /// What every handler works with.
@@ -109,6 +112,7 @@ fn capsules() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(stats::usage))
         .routes(routes!(snapshots::create, snapshots::list))
         .routes(routes!(snapshots::get, snapshots::delete))
+        .routes(routes!(events::list))
         .routes(routes!(events::stream))
 }
 
@@ -128,6 +132,7 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(processes::list)))
         .routes(surface.routes(routes!(processes::kill)))
         .routes(surface.routes(routes!(exec_stream::process_stream)))
+        .routes(surface.routes(routes!(process_output::output)))
         .routes(surface.routes(routes!(files::write)))
         .routes(surface.routes(routes!(files::read)))
         .routes(surface.routes(routes!(files::stream_write)))
@@ -136,6 +141,7 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(directory::make)))
         .routes(surface.routes(routes!(directory::remove)))
         .routes(surface.routes(routes!(sandbox_metrics::get)))
+        .routes(surface.routes(routes!(network::get, network::put)))
         .routes(surface.routes(routes!(benchmark::get)))
         .routes(surface.routes(routes!(footprint::get)))
 }

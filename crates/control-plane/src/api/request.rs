@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, Path, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Extensions, HeaderValue, Method, StatusCode};
@@ -61,7 +62,7 @@ async fn log(request: Request, next: Next) -> Response {
 /// Counts requests and their time.
 pub async fn count(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let (method, route) = (method(request.method()), route(request.extensions()));
+    let (method, route) = (method_label(request.method()), route(request.extensions()));
     let response = next.run(request).await;
     api.metrics.request(method, &route, response.status().as_u16(), began.elapsed());
     response
@@ -72,8 +73,8 @@ fn route(extensions: &Extensions) -> String {
     extensions.get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned()
 }
 
-/// A client can make up methods too.
-fn method(method: &Method) -> &'static str {
+/// A method for figures: a client can make up methods too.
+pub fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::POST => "POST",
@@ -161,13 +162,18 @@ pub async fn in_time<T>(
 
 /// Reads a JSON body, whatever its Content-Type says.
 pub async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ApiError> {
+    parse_json(&read_body(body, limit).await?)
+}
+
+/// Reads the body of a request that is to be JSON.
+pub async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let body = tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await.map_err(|_| too_slow())?.map_err(
         |error| match error.downcast_ref::<LengthLimitError>() {
             Some(_) => ApiError::too_large(format!("the JSON body exceeds {limit} bytes")),
             None => ApiError::invalid_request("the request's body did not arrive complete"),
         },
     )?;
-    parse_json(&body.to_bytes())
+    Ok(body.to_bytes())
 }
 
 /// Parses a JSON object. serde alone would also take an array of a structure's members.
@@ -198,10 +204,15 @@ pub fn without_nul(name: &str, text: &str) -> Result<(), ApiError> {
     }
 }
 
+/// A JSON answer that is written already, ended by a newline.
+pub fn json_text(status: StatusCode, text: String) -> Response {
+    (status, [(CONTENT_TYPE, "application/json")], text + "\n").into_response()
+}
+
 /// A JSON answer, ended by a newline.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
-        Ok(text) => (status, [(CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Ok(text) => json_text(status, text),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "an answer is no JSON");
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the answer cannot be written").into_response()

@@ -8,8 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use futures::TryFutureExt;
-use http::HeaderValue;
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use model::{
     AutoResume, DiskMb, MemoryMb, Metadata, OnExpiry, OwnerId, SandboxId, ShapeRequest, SnapshotId, StartMode, Status,
@@ -22,13 +21,15 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::Api;
 use super::error::ApiError;
+use super::idempotency::{self, KeyParam};
 use super::list::{ListParams, Listing};
+use super::network::PolicyRequest;
 use super::openapi::{HostErrors, JsonErrors, QueryErrors, RecordErrors, SandboxIdParam, StoreErrors, schema};
 use super::origin::{Origin, Wish};
-use super::request::{Caller, InPath, in_time, json, read_json, whole};
+use super::request::{Caller, InPath, in_time, json, parse_json, read_body, whole};
 use super::surface::Surface;
 use crate::lifecycle::Making;
-use crate::store::{NewSandbox, Sandbox};
+use crate::store::{NewSandbox, Sandbox, TrafficToken};
 
 /// How long a host is asked for what somebody who asks for a record only might want to know.
 const DISK_USED: Duration = Duration::from_secs(2);
@@ -62,6 +63,9 @@ struct CreateRequest {
     /// Whether a call that needs its guest resumes it first while it is paused.
     #[schema(default = false)]
     auto_resume: Option<bool>,
+    /// Whether everybody who knows its id may reach its ports; else callers must show `traffic_access_token`.
+    #[schema(default = true)]
+    allow_public_traffic: Option<bool>,
     /// The name or id of a snapshot that it goes on from; template and shape are then the snapshot's.
     #[schema(pattern = "^([a-zA-Z0-9][a-zA-Z0-9._-]{0,63})?$")]
     snapshot: Option<String>,
@@ -70,6 +74,8 @@ struct CreateRequest {
     /// How it comes to be, for measurements.
     #[schema(schema_with = start)]
     start: Option<String>,
+    /// What it may reach.
+    network: Option<PolicyRequest>,
 }
 
 /// The schema of a request to create.
@@ -159,6 +165,11 @@ pub struct SandboxView<'a> {
     on_timeout: &'static str,
     /// Whether a call that needs its guest resumes it first while it is paused.
     auto_resume: bool,
+    /// Whether everybody who knows its id may reach its ports.
+    allow_public_traffic: bool,
+    /// What else they must show in the header `e2b-traffic-access-token`. Told once, when it is created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic_access_token: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     guest_ip: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -203,6 +214,8 @@ impl<'a> SandboxView<'a> {
             timeout_sec: sandbox.lifetime.idle_seconds(),
             on_timeout: sandbox.on_expiry.as_str(),
             auto_resume: sandbox.auto_resume == AutoResume::On,
+            allow_public_traffic: sandbox.traffic_token.is_none(),
+            traffic_access_token: None,
             guest_ip: &sandbox.guest_ip,
             host_ip: &sandbox.host_ip,
             created_at: seconds(sandbox.created_at),
@@ -216,8 +229,11 @@ impl<'a> SandboxView<'a> {
     }
 }
 
-fn view(status: StatusCode, surface: Surface, sandbox: &Sandbox) -> Response {
-    json(status, &SandboxView::new(surface, sandbox))
+fn view(status: StatusCode, surface: Surface, sandbox: &Sandbox, token: Option<&TrafficToken>) -> Response {
+    // Of a request that was made before, the token was shown then.
+    let is_its_own = |token: &&TrafficToken| sandbox.traffic_token.as_ref().is_some_and(|hash| hash.is_of(token));
+    let traffic_access_token = token.filter(is_its_own).map(TrafficToken::reveal);
+    json(status, &SandboxView { traffic_access_token, ..SandboxView::new(surface, sandbox) })
 }
 
 /// A sandbox as JSON, where it is a part of something.
@@ -231,13 +247,14 @@ async fn settled(
     surface: Surface,
     done: StatusCode,
     (owner, id): (&OwnerId, &SandboxId),
+    token: Option<&TrafficToken>,
     work: impl Future<Output = Result<Sandbox, ApiError>>,
 ) -> Result<Response, ApiError> {
     let so_far = async {
         let recorded = api.store.get(owner, id).await?;
-        Ok(recorded.map(|sandbox| view(StatusCode::ACCEPTED, surface, &sandbox)))
+        Ok(recorded.map(|sandbox| view(StatusCode::ACCEPTED, surface, &sandbox, token)))
     };
-    in_time(api, surface, work, |sandbox| view(done, surface, &sandbox), so_far).await
+    in_time(api, surface, work, |sandbox| view(done, surface, &sandbox, token), so_far).await
 }
 
 /// Create a sandbox
@@ -248,6 +265,7 @@ async fn settled(
     path = "/v1/sandboxes",
     operation_id = "createSandbox",
     tag = "sandboxes",
+    params(KeyParam),
     request_body = CreateRequest,
     responses((status = 201, description = "It runs", body = SandboxView<'_>), JsonErrors, HostErrors)
 )]
@@ -255,9 +273,12 @@ pub async fn create(
     State(api): State<Arc<Api>>,
     surface: Surface,
     Caller(owner): Caller,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let request: CreateRequest = read_json(body, api.limits.json_body).await?;
+    let body = read_body(body, api.limits.json_body).await?;
+    let request: CreateRequest = parse_json(&body)?;
+    let once = idempotency::once(&headers, &body)?;
     let wish = Wish {
         template: request.template,
         snapshot: request.snapshot,
@@ -269,6 +290,7 @@ pub async fn create(
     };
     let start = start_mode(request.start.as_deref(), &wish)?;
     let Origin { template, snapshot, shape } = api.origin(surface, &owner, wish).await?;
+    let token = (request.allow_public_traffic == Some(false)).then(TrafficToken::random);
     let new = NewSandbox {
         id: SandboxId::random(),
         owner,
@@ -284,16 +306,18 @@ pub async fn create(
             None => surface.on_expiry(),
         },
         auto_resume: if request.auto_resume.unwrap_or_default() { AutoResume::On } else { AutoResume::Off },
+        traffic_token: token.as_ref().map(TrafficToken::hash),
         metadata: request
             .metadata
             .unwrap_or_default()
             .try_into()
             .map_err(|error: model::InvalidMetadata| invalid(&error))?,
+        network: request.network.unwrap_or_default().policy()?,
     };
     let (owner, id) = (new.owner.clone(), new.id.clone());
     let making = Making { while_building: surface.while_building(), start };
-    let work = api.lifecycle.create(new, making).map_err(ApiError::from);
-    settled(&api, surface, StatusCode::CREATED, (&owner, &id), work).await
+    let work = api.lifecycle.create(new, making, once).map_err(ApiError::from);
+    settled(&api, surface, StatusCode::CREATED, (&owner, &id), token.as_ref(), work).await
 }
 
 fn invalid(error: &dyn std::error::Error) -> ApiError {
@@ -429,7 +453,7 @@ pub async fn pause(
     InPath(id): InPath,
 ) -> Result<Response, ApiError> {
     let work = api.lifecycle.pause(owner.clone(), id.clone()).map_err(ApiError::from);
-    settled(&api, surface, StatusCode::OK, (&owner, &id), work).await
+    settled(&api, surface, StatusCode::OK, (&owner, &id), None, work).await
 }
 
 /// Resume a paused sandbox
@@ -448,5 +472,5 @@ pub async fn resume(
     InPath(id): InPath,
 ) -> Result<Response, ApiError> {
     let work = api.lifecycle.resume(owner.clone(), id.clone()).map_err(ApiError::from);
-    settled(&api, surface, StatusCode::OK, (&owner, &id), work).await
+    settled(&api, surface, StatusCode::OK, (&owner, &id), None, work).await
 }

@@ -298,7 +298,7 @@ async fn show(process: &mut GuestProcess, sink: &mut Sink, mut pings: Interval) 
                     return Ok(None);
                 }
             }
-            Some(ProcessEvent::Started { .. }) => {}
+            Some(ProcessEvent::Started { .. } | ProcessEvent::Lost(_)) => {}
             Some(ProcessEvent::Exited { code, .. }) => return Ok(Some(json!({"type": "exit", "exit_code": code}))),
             None => return Err(ApiError::conflict("the program has ended")),
         }

@@ -71,7 +71,8 @@ pub struct Collected {
 }
 
 impl Collected {
-    fn end(&self) -> ExecEnd {
+    /// How it ended, for figures and records.
+    pub fn end(&self) -> ExecEnd {
         if self.timed_out { ExecEnd::TimedOut } else { ExecEnd::exited(self.exit_code) }
     }
 }
@@ -122,7 +123,7 @@ pub(super) fn within(deadline: Duration) -> CallOptions {
 
 /// Makes a call that may as well be made twice, and makes it once more where the connection broke before there was an
 /// answer. The deadline is for both together.
-async fn repeatable<T, F>(deadline: Duration, call: impl Fn(CallOptions) -> F) -> Result<T, HostError>
+pub(super) async fn repeatable<T, F>(deadline: Duration, call: impl Fn(CallOptions) -> F) -> Result<T, HostError>
 where
     F: Future<Output = Result<T, ConnectError>>,
 {
@@ -148,6 +149,11 @@ fn used(point: pb::MetricPoint) -> Use {
         memory_bytes: point.mem_bytes,
         disk_bytes: point.disk_bytes,
     }
+}
+
+/// Which change of its record a call carries out.
+fn generation(sandbox: &Sandbox) -> u64 {
+    u64::try_from(sandbox.generation).unwrap_or_default()
 }
 
 /// The shape's and lifetime's numbers are far below this; a protobuf `int32` is what the contract has.
@@ -177,6 +183,7 @@ impl HostAgent {
                 StartMode::Boot => pb::StartMode::START_MODE_BOOT.into(),
                 StartMode::Restore => pb::StartMode::START_MODE_RESTORE.into(),
             },
+            network: super::network::wire(&sandbox.network).into(),
             ..Default::default()
         };
         let call = |options| self.sandboxes.create_sandbox_with_options(request.clone(), options);
@@ -191,15 +198,17 @@ impl HostAgent {
     }
 
     /// Stops a sandbox's execution, resumably.
-    pub async fn pause(&self, id: &SandboxId) -> Result<(), HostError> {
-        let request = pb::PauseSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+    pub async fn pause(&self, sandbox: &Sandbox) -> Result<(), HostError> {
+        let (sandbox_id, generation) = (sandbox.id.to_string(), generation(sandbox));
+        let request = pb::PauseSandboxRequest { sandbox_id, generation, ..Default::default() };
         self.sandboxes.pause_sandbox_with_options(request, within(PAUSE)).await?;
         Ok(())
     }
 
     /// Lets a paused sandbox go on.
-    pub async fn resume(&self, id: &SandboxId) -> Result<(), HostError> {
-        let request = pb::ResumeSandboxRequest { sandbox_id: id.to_string(), ..Default::default() };
+    pub async fn resume(&self, sandbox: &Sandbox) -> Result<(), HostError> {
+        let (sandbox_id, generation) = (sandbox.id.to_string(), generation(sandbox));
+        let request = pb::ResumeSandboxRequest { sandbox_id, generation, ..Default::default() };
         self.sandboxes.resume_sandbox_with_options(request, within(RESUME)).await?;
         Ok(())
     }
@@ -305,6 +314,7 @@ impl HostAgent {
             vmm_version: reply.vmm_version,
             templates: reply.templates,
             building_templates: reply.building_templates,
+            lacking_layers: reply.lacking_layers.into_iter().map(|lacking| lacking.layer).collect(),
         })
     }
 }

@@ -10,6 +10,8 @@ mod directory;
 mod disk;
 mod error;
 mod files;
+mod network;
+mod ports;
 mod process;
 mod processes;
 mod snapshots;
@@ -34,7 +36,8 @@ pub use directory::{Entry, EntryKind};
 pub use disk::{DiskUse, DryRun};
 pub use error::HostError;
 pub use files::file_body;
-pub use process::{GuestProcess, ProcessEvent, ProcessSpec, Selector, TerminalSize};
+pub use network::HostNetwork;
+pub use process::{GuestProcess, ProcessEvent, ProcessSpec, Replay, Selector, TerminalSize};
 pub use processes::{ProcessInfo, Signal, TerminalInput};
 pub use snapshots::HostSnapshot;
 
@@ -102,7 +105,12 @@ impl HostAgent {
 
     /// Where the host agent serves a sandbox's guest: `path` begins with a slash.
     fn guest_uri(&self, sandbox: &model::SandboxId, path: &str) -> Result<Uri, HostError> {
-        let path = format!("/sandboxes/{sandbox}/guest{path}");
+        self.sandbox_uri(sandbox, &format!("/guest{path}"))
+    }
+
+    /// Where the host agent serves what is of one sandbox: `path` begins with a slash.
+    fn sandbox_uri(&self, sandbox: &model::SandboxId, path: &str) -> Result<Uri, HostError> {
+        let path = format!("/sandboxes/{sandbox}{path}");
         let mut parts = self.base.clone().into_parts();
         parts.path_and_query = Some(path.try_into().map_err(HostError::address)?);
         Uri::from_parts(parts).map_err(HostError::address)

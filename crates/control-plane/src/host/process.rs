@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use model::SandboxId;
 use proto::process as pb;
 use proto::process::__buffa::oneof;
+use proto::session;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -76,6 +77,8 @@ pub enum ProcessEvent {
     Stdout(Bytes),
     /// It printed to its standard error.
     Stderr(Bytes),
+    /// So many bytes that it printed and that were asked for are not kept any more.
+    Lost(u64),
     /// It ended; nothing follows.
     Exited {
         /// Its exit code, -1 when a signal ended it.
@@ -85,11 +88,21 @@ pub enum ProcessEvent {
     },
 }
 
+/// What a process that there is has printed, from where on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replay {
+    /// From this place, and then what it prints to its end.
+    Follow(u64),
+    /// From this place to what there is now.
+    WhatIsThere(u64),
+}
+
 pub(super) type Client = pb::ProcessClient<ServiceTransport<StreamClient>>;
 
 enum Events {
     Started(ServerStream<Incoming, pb::__buffa::view::StartResponseView<'static>>),
     Joined(ServerStream<Incoming, pb::__buffa::view::ConnectResponseView<'static>>),
+    Replayed(ServerStream<Incoming, session::OutputResponseView<'static>>),
 }
 
 /// A process that was started and is being followed.
@@ -97,6 +110,8 @@ pub struct GuestProcess {
     /// None once it has ended, or somebody else looks after its end.
     running: Option<Running>,
     fate: Fate,
+    /// How much it had printed after the last event, where that is known.
+    place: Option<u64>,
 }
 
 /// What becomes of a process that nobody follows any more.
@@ -136,7 +151,27 @@ impl HostAgent {
         let request = pb::ConnectRequest { process: selector.into_message().into(), ..Default::default() };
         let events = client.connect_with_options(request, CallOptions::default()).await.map_err(from_guest)?;
         let running = Running { client, events: Events::Joined(events), pid: None, counted: None };
-        Ok(GuestProcess { running: Some(running), fate: Fate::LivesOn })
+        Ok(GuestProcess { running: Some(running), fate: Fate::LivesOn, place: None })
+    }
+
+    /// Hears again what a process has printed; also one that ended a while ago.
+    pub async fn replay(&self, id: &SandboxId, selector: Selector, replay: Replay) -> Result<GuestProcess, HostError> {
+        let config = ClientConfig::new(self.guest_uri(id, "/")?).with_default_max_message_size(MAX_MESSAGE);
+        let sessions = session::SessionClient::new(self.stream_transport(), config);
+        let (place, only_what_is_there) = match replay {
+            Replay::Follow(place) => (place, false),
+            Replay::WhatIsThere(place) => (place, true),
+        };
+        let process = match selector {
+            Selector::Pid(pid) => session::output_request::Process::Pid(pid),
+            Selector::Tag(tag) => session::output_request::Process::Tag(tag),
+        };
+        let request =
+            session::OutputRequest { process: Some(process), from: place, only_what_is_there, ..Default::default() };
+        let events = sessions.output_with_options(request, CallOptions::default()).await.map_err(from_guest)?;
+        let running =
+            Running { client: self.processes(id)?, events: Events::Replayed(events), pid: None, counted: None };
+        Ok(GuestProcess { running: Some(running), fate: Fate::LivesOn, place: Some(place) })
     }
 
     /// The guest's process service.
@@ -174,7 +209,7 @@ impl HostAgent {
         match client.start_with_options(request, options).await.map_err(from_guest) {
             Ok(events) => {
                 let running = Running { client, events: Events::Started(events), pid: None, counted };
-                Ok(GuestProcess { running: Some(running), fate })
+                Ok(GuestProcess { running: Some(running), fate, place: Some(0) })
             }
             Err(error) => {
                 if let Some(counted) = &mut counted {
@@ -234,7 +269,13 @@ impl GuestProcess {
             running.count(end);
             self.running = None;
         }
+        self.place = self.place.map(|place| place + event.as_ref().map_or(0, ProcessEvent::bytes));
         event.map(Some).ok_or_else(|| HostError::answered(ErrorCode::Internal, "the guest does not say how it ended"))
+    }
+
+    /// How much it had printed after the last event, to standard output and error together, where that is known.
+    pub fn place(&self) -> Option<u64> {
+        self.place
     }
 
     /// Kills the process and those that it started. Its remaining events follow.
@@ -260,7 +301,7 @@ impl GuestProcess {
             match event {
                 Some(ProcessEvent::Stdout(bytes)) => stdout.add(&bytes),
                 Some(ProcessEvent::Stderr(bytes)) => stderr.add(&bytes),
-                Some(ProcessEvent::Started { .. }) => {}
+                Some(ProcessEvent::Started { .. } | ProcessEvent::Lost(_)) => {}
                 Some(ProcessEvent::Exited { code, .. }) => {
                     end.exit_code = code;
                     break;
@@ -303,6 +344,17 @@ impl Running {
     async fn next(&mut self) -> Result<Option<ProcessEvent>, HostError> {
         loop {
             let event = match &mut self.events {
+                Events::Replayed(events) => match events.message().await.map_err(from_guest)? {
+                    None => return Ok(None),
+                    Some(message) => match heard(message.to_owned_message())? {
+                        Some(ProcessEvent::Started { pid }) => {
+                            self.pid = Some(pid);
+                            return Ok(Some(ProcessEvent::Started { pid }));
+                        }
+                        Some(event) => return Ok(Some(event)),
+                        None => continue,
+                    },
+                },
                 Events::Started(events) => {
                     events.message().await.map_err(from_guest)?.map(|message| message.to_owned_message().event)
                 }
@@ -342,6 +394,39 @@ impl Running {
         self.client.send_signal_with_options(request, options).await.map_err(from_guest)?;
         Ok(())
     }
+}
+
+impl ProcessEvent {
+    /// By how much it goes further in all that the process printed.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Stdout(bytes) | Self::Stderr(bytes) => bytes.len() as u64,
+            Self::Lost(bytes) => *bytes,
+            Self::Started { .. } | Self::Exited { .. } => 0,
+        }
+    }
+}
+
+/// What is heard again.
+fn heard(message: session::OutputResponse) -> Result<Option<ProcessEvent>, HostError> {
+    use session::data::Output;
+    use session::output_response::Event;
+    Ok(match message.event {
+        Some(Event::Start(start)) => Some(ProcessEvent::Started { pid: start.pid }),
+        Some(Event::Data(data)) => data.output.map(|output| match output {
+            Output::Stdout(bytes) | Output::Pty(bytes) => ProcessEvent::Stdout(bytes.into()),
+            Output::Stderr(bytes) => ProcessEvent::Stderr(bytes.into()),
+        }),
+        Some(Event::Lost(lost)) => Some(ProcessEvent::Lost(lost.bytes)),
+        Some(Event::End(end)) if end.timed_out => {
+            let words = "the process was killed because its time was over";
+            return Err(HostError::answered(ErrorCode::DeadlineExceeded, words));
+        }
+        Some(Event::End(end)) => {
+            Some(ProcessEvent::Exited { code: end.exit_code, status: end.status.chars().take(200).collect() })
+        }
+        Some(Event::Keepalive(_)) | None => None,
+    })
 }
 
 fn readable(event: oneof::process_event::Event) -> Option<ProcessEvent> {

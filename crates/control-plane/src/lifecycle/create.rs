@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use model::{Event, StartMode, transition};
+use model::{Event, StartMode, Status, transition};
+
+use tokio::time::timeout;
 
 use super::{Lifecycle, LifecycleError};
 use crate::host::HostError;
-use crate::store::{Action, Change, EventKind, NewSandbox, Sandbox};
+use crate::store::{Action, Change, EventKind, Inserted, NewSandbox, Once, Sandbox};
 
 /// How often the host is asked whether a template is built.
 const BUILT_YET: Duration = Duration::from_secs(1);
+
+/// How often one looks whether a sandbox is there that another request makes. Other processes may change its record.
+const MADE_YET: Duration = Duration::from_millis(500);
 
 /// What is done while a template is being built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,15 +44,30 @@ enum Trace {
 }
 
 impl Lifecycle {
-    /// Records the sandbox, has it booted, and answers when its guest agent does.
-    pub async fn create(&self, new: NewSandbox, making: Making) -> Result<Sandbox, LifecycleError> {
+    /// Records the sandbox, has it booted, and answers when its guest agent does. With a key, the same request makes one
+    /// sandbox, however often it is made.
+    pub async fn create(&self, new: NewSandbox, making: Making, once: Option<Once>) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("create", async move { this.create_now(new, making).await }).await
+        self.detached("create", async move { this.create_now(new, making, once).await }).await
     }
 
-    async fn create_now(&self, new: NewSandbox, making: Making) -> Result<Sandbox, LifecycleError> {
-        let pending = self.store.insert(&new).await?;
-        self.make(pending, making).await
+    async fn create_now(&self, new: NewSandbox, making: Making, once: Option<Once>) -> Result<Sandbox, LifecycleError> {
+        let Some(once) = once else { return self.make(self.store.insert(&new).await?, making).await };
+        let mut news = self.store.news();
+        loop {
+            let made = match self.store.insert_once(&new, &once).await? {
+                Inserted::New(pending) => return self.make(*pending, making).await,
+                Inserted::Before(made) => made,
+                Inserted::Different => return Err(LifecycleError::KeyReused),
+            };
+            // Seen before the record is read, so that what comes after it is not missed.
+            news.mark_unchanged();
+            match self.store.get(&new.owner, &made).await? {
+                Some(sandbox) if sandbox.status != Status::Pending => return Ok(sandbox),
+                // Another request makes it, or was refused, and then this one may try.
+                Some(_) | None => drop(timeout(MADE_YET, news.changed()).await),
+            }
+        }
     }
 
     /// Has the host make what is recorded as pending.

@@ -16,12 +16,12 @@ impl Lifecycle {
         self.detached("delete", async move { this.delete_now(owner, id).await }).await
     }
 
-    /// Removes a paused sandbox that its owner has not used for too long, or has too many of, if nobody has touched it
+    /// Removes a sandbox that is only on disk and that its owner has not used for too long, or has too many of, if nobody has touched it
     /// since it was seen. Returns whether it is gone.
     pub async fn expire(&self, seen: Sandbox, reason: String) -> Result<bool, LifecycleError> {
         let this = self.clone();
         let work = async move {
-            let stopping = Change::because(transition(seen.status, Event::DeleteRequested)?, &reason);
+            let stopping = Change::because(Status::Stopping, &reason);
             let Some(stopping) = this.store.update(&seen, stopping).await? else { return Ok(false) };
             this.end(stopping, Action::by_itself(EventKind::Destroy, &reason)).await.map(|()| true)
         };
@@ -58,7 +58,10 @@ impl Lifecycle {
     async fn mark_stopping(&self, owner: &OwnerId, id: &SandboxId) -> Result<Sandbox, LifecycleError> {
         for _ in 0..ATTEMPTS {
             let seen = self.store.get(owner, id).await?.ok_or(LifecycleError::NotFound)?;
-            let next = transition(seen.status, Event::DeleteRequested)?;
+            let next = match seen.status {
+                Status::Stopped if seen.keeps_disk => Status::Stopping,
+                status => transition(status, Event::DeleteRequested)?,
+            };
             if next == seen.status {
                 return Ok(seen);
             }

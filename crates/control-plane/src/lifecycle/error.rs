@@ -24,6 +24,9 @@ pub enum LifecycleError {
     /// Somebody else changed the sandbox at the same time; it may be known what it is now.
     #[error("the sandbox was changed by another request at the same time{}", now(.0))]
     Race(Option<Status>),
+    /// The key of the request was given to another one before.
+    #[error("the idempotency key was given to a different request before")]
+    KeyReused,
     /// Somebody deleted it before it was there.
     #[error("the sandbox was deleted while it was being created")]
     Deleted,
@@ -46,7 +49,7 @@ impl LifecycleError {
         match self {
             Self::NotFound | Self::Snapshot(SnapshotError::NotFound) => "not_found",
             Self::Illegal(_) | Self::NotRunning(_) | Self::Snapshot(SnapshotError::NotReady { .. }) => "invalid_state",
-            Self::Race(_) | Self::Deleted | Self::Snapshot(_) => "conflict",
+            Self::Race(_) | Self::Deleted | Self::KeyReused | Self::Snapshot(_) => "conflict",
             Self::Host(error) => error.reason(),
             Self::Store(_) => "database",
             Self::Interrupted(_) => "interrupted",

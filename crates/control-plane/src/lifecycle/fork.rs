@@ -124,6 +124,8 @@ fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
         lifetime: parent.lifetime,
         on_expiry: parent.on_expiry,
         auto_resume: parent.auto_resume,
+        traffic_token: parent.traffic_token.clone(),
         metadata: parent.metadata.clone(),
+        network: parent.network.clone(),
     }
 }

@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod error;
 mod fork;
+mod network;
 mod pause;
 mod snapshot;
 mod wake;

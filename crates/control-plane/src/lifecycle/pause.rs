@@ -1,4 +1,5 @@
-//! Pausing and resuming: the same steps in opposite directions.
+//! Pausing and resuming: the same steps in opposite directions. A stopped sandbox whose disk was kept is resumed by a start
+//! from that.
 
 use model::{Event, OwnerId, SandboxId, Status, transition};
 
@@ -9,6 +10,7 @@ use crate::store::{Action, Change, EventKind, Sandbox};
 enum Direction {
     Pause,
     Resume,
+    Start,
 }
 
 impl Direction {
@@ -16,20 +18,21 @@ impl Direction {
         match self {
             Self::Pause => Event::PauseRequested,
             Self::Resume => Event::ResumeRequested,
+            Self::Start => Event::StartRequested,
         }
     }
 
     fn kind(self) -> EventKind {
         match self {
             Self::Pause => EventKind::Pause,
-            Self::Resume => EventKind::Resume,
+            Self::Resume | Self::Start => EventKind::Resume,
         }
     }
 
     fn done(self) -> Event {
         match self {
             Self::Pause => Event::Paused,
-            Self::Resume => Event::Ready,
+            Self::Resume | Self::Start => Event::Ready,
         }
     }
 }
@@ -41,7 +44,7 @@ impl Lifecycle {
         self.detached("pause", async move { this.change(owner, id, Direction::Pause).await }).await
     }
 
-    /// Resumes a paused sandbox.
+    /// Resumes a paused sandbox, or starts one that its machine's restart has stopped.
     pub async fn resume(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
         self.detached("resume", async move { this.change(owner, id, Direction::Resume).await }).await
@@ -49,11 +52,15 @@ impl Lifecycle {
 
     async fn change(&self, owner: OwnerId, id: SandboxId, direction: Direction) -> Result<Sandbox, LifecycleError> {
         let settled = self.store.get(&owner, &id).await?.ok_or(LifecycleError::NotFound)?;
+        let direction = match (direction, settled.status) {
+            (Direction::Resume, Status::Stopped) if settled.keeps_disk => Direction::Start,
+            _ => direction,
+        };
         let transient = Change::to(transition(settled.status, direction.requested())?);
         let changing = self.apply(&settled, transient).await?;
         let asked = match direction {
-            Direction::Pause => self.host.pause(&id).await,
-            Direction::Resume => self.host.resume(&id).await,
+            Direction::Pause => self.host.pause(&changing).await,
+            Direction::Resume | Direction::Start => self.host.resume(&changing).await,
         };
         match asked {
             Ok(()) => {
@@ -69,7 +76,10 @@ impl Lifecycle {
             }
             Err(error) => {
                 self.nudge.notify_one();
-                let change = Change::to(transition(changing.status, Event::RolledBack)?);
+                let change = match transition(changing.status, Event::RolledBack)? {
+                    Status::Stopped => Change::stopped_with_disk(&settled.status_reason),
+                    other => Change::to(other),
+                };
                 let action = Action::failed(direction.kind(), error.to_string());
                 self.apply(&changing, change.with_action(action)).await?;
                 Err(LifecycleError::Host(error))

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use model::{AutoResume, OnExpiry, OwnerId, SandboxId, Status};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Lifecycle, LifecycleError};
 use crate::store::{Action, Change, EventKind, Sandbox};
 
 /// No pause, resume or capture takes longer.
 const PATIENCE: Duration = Duration::from_secs(200);
+
+/// How long traffic waits for a sandbox that is on its way.
+const TRAFFIC_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Other processes may change records in the same database.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -41,6 +44,26 @@ impl Lifecycle {
                 return Err(LifecycleError::NotRunning(sandbox.status));
             }
             // Neither the end of the time nor that of the sender matters: there is another look.
+            let _ = timeout(LOOK_AGAIN, news.changed()).await;
+        }
+    }
+
+    /// As [`Self::awake`], for traffic: that names a sandbox and no owner, and waits for one that is being made too. Not
+    /// as long, because nobody is told meanwhile.
+    pub async fn reachable(&self, id: &SandboxId) -> Result<Sandbox, LifecycleError> {
+        let end = Instant::now() + TRAFFIC_PATIENCE;
+        let mut news = self.store.news();
+        loop {
+            news.mark_unchanged();
+            let sandbox = self.store.get_of_anyone(id).await?.ok_or(LifecycleError::NotFound)?;
+            let late = LifecycleError::NotRunning(sandbox.status);
+            match sandbox.status {
+                Status::Running | Status::Snapshotting | Status::Paused => {
+                    return timeout_at(end, self.awake(&sandbox.owner, id)).await.unwrap_or(Err(late));
+                }
+                Status::Pending | Status::Pausing | Status::Resuming if Instant::now() < end => {}
+                _ => return Err(late),
+            }
             let _ = timeout(LOOK_AGAIN, news.changed()).await;
         }
     }

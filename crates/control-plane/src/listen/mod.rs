@@ -8,6 +8,7 @@ pub mod body;
 mod watched;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -34,6 +35,14 @@ const FLUSH: Duration = Duration::from_secs(3);
 /// For a machine that is out of descriptors to find some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Who sent a request; in its extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub IpAddr);
+
+/// In an answer's extensions: its client may take it as slowly as it likes, as what follows a video does.
+#[derive(Debug, Clone, Copy)]
+pub struct Unhurried;
+
 /// Answers with `service` until `closed`, then sends out what is under way.
 pub async fn serve<S>(listener: TcpListener, service: S, patience: ClientPatience, closed: CancellationToken)
 where
@@ -42,9 +51,9 @@ where
 {
     let connections = GracefulShutdown::new();
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, address)) => (stream, Peer(address.ip().to_canonical())),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -55,7 +64,7 @@ where
         };
         // An answer that waits for more to send is only late.
         let _ = stream.set_nodelay(true);
-        tokio::spawn(answer(stream, service.clone(), patience, connections.watcher()));
+        tokio::spawn(answer((stream, peer), service.clone(), patience, connections.watcher()));
     }
     drop(listener);
     if tokio::time::timeout(FLUSH, connections.shutdown()).await.is_err() {
@@ -65,7 +74,7 @@ where
 
 /// Answers the requests of one connection.
 async fn answer<S>(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, Peer),
     service: S,
     patience: ClientPatience,
     watcher: hyper_util::server::graceful::Watcher,
@@ -80,14 +89,20 @@ async fn answer<S>(
         let under_way = progress.request();
         let is_http2 = request.version() == Version::HTTP_2;
         async move {
-            let response = service.oneshot(request.map(Body::new)).await?;
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            let response = service.oneshot(request).await?;
+            let is_unhurried = response.extensions().get::<Unhurried>().is_some();
+            if is_unhurried {
+                progress.is_unhurried();
+            }
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 // A WebSocket's client may stop reading for as long as it likes: that holds up only what it follows.
                 progress.is_upgraded();
             }
             Ok::<_, Infallible>(response.map(|body| {
                 let body = Body::new(body::Guarded::new(body, under_way));
-                if is_http2 { Body::new(body::Taken::new(body, patience.answer)) } else { body }
+                if is_http2 && !is_unhurried { Body::new(body::Taken::new(body, patience.answer)) } else { body }
             }))
         }
     });
@@ -96,6 +111,8 @@ async fn answer<S>(
     builder
         .http2()
         .timer(TokioTimer::new())
+        // WebSockets of guests' services; the API has none that is asked for so.
+        .enable_connect_protocol()
         .max_header_list_size(MAX_HEADER as u32)
         .keep_alive_interval(patience.idle)
         .keep_alive_timeout(patience.answer);

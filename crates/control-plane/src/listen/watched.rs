@@ -26,6 +26,7 @@ struct Shared {
     begun: AtomicU64,
     ended: AtomicU64,
     upgraded: AtomicBool,
+    unhurried: AtomicBool,
 }
 
 impl Progress {
@@ -38,6 +39,15 @@ impl Progress {
     /// No more HTTP is spoken.
     pub fn is_upgraded(&self) {
         self.0.upgraded.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on what is sent may be taken as slowly as the client likes.
+    pub fn is_unhurried(&self) {
+        self.0.unhurried.store(true, Ordering::Relaxed);
+    }
+
+    fn unhurried(&self) -> bool {
+        self.upgraded() || self.0.unhurried.load(Ordering::Relaxed)
     }
 
     fn begun(&self) -> u64 {
@@ -118,7 +128,7 @@ impl<S> Watched<S> {
 
     /// The result of an attempt to write; one that stays without any for too long is an error.
     fn note_write<T>(&mut self, context: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_ready() || self.progress.upgraded() {
+        if result.is_ready() || self.progress.unhurried() {
             self.answer.clear();
             return result;
         }

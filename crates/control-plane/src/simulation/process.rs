@@ -121,9 +121,11 @@ impl SimulatedControlPlane {
             on_expiry: wish.on_expiry,
             auto_resume: AutoResume::Off,
             metadata: Default::default(),
+            traffic_token: None,
+            network: Default::default(),
         };
         let making = Making { while_building: WhileBuilding::Refuse, start: StartMode::Auto };
-        Ok(self.lifecycle.create(new, making).await?.status)
+        Ok(self.lifecycle.create(new, making, None).await?.status)
     }
 
     /// Pauses one.

@@ -67,6 +67,15 @@ impl Transaction {
             Connection::Only(held) => held.commit().await,
         }
     }
+
+    /// Makes none of the changes.
+    pub async fn rollback(self) -> Result<(), Error> {
+        match self.0 {
+            Connection::Pooled(transaction) => transaction.rollback().await,
+            // Dropping it does.
+            Connection::Only(_) => Ok(()),
+        }
+    }
 }
 
 impl Deref for Transaction {

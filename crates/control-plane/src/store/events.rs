@@ -13,7 +13,7 @@ use super::connections::Connection;
 use super::{Sandbox, Snapshot, Store, StoreError, failed};
 
 /// Events that are kept.
-const KEPT: i64 = 10_000;
+const KEPT: i64 = 100_000;
 
 /// What kind of thing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,16 @@ pub enum EventKind {
     SnapshotCreate,
     /// A snapshot was, or was not, deleted.
     SnapshotDelete,
+    /// A command was, or was not, run in a sandbox.
+    Exec,
+    /// An API key was made.
+    KeyCreate,
+    /// An API key was revoked.
+    KeyRevoke,
+    /// An API key is in use, told at most once an hour.
+    KeyUse,
+    /// What a sandbox may reach is something else.
+    NetworkChanged,
     /// A sandbox's status is another one.
     StateChanged,
     /// A host answers again.
@@ -90,7 +100,7 @@ pub struct Event {
     pub at: Timestamp,
     /// What it was.
     pub kind: EventKind,
-    /// `sandbox`, `snapshot` or `host`.
+    /// `sandbox`, `snapshot`, `host` or `key`.
     pub resource_type: String,
     /// Which one.
     pub resource_id: String,
@@ -99,17 +109,27 @@ pub struct Event {
 }
 
 impl EventKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 14] = [
         Self::Create,
         Self::Pause,
         Self::Resume,
         Self::Destroy,
         Self::SnapshotCreate,
         Self::SnapshotDelete,
+        Self::Exec,
+        Self::KeyCreate,
+        Self::KeyRevoke,
+        Self::KeyUse,
+        Self::NetworkChanged,
         Self::StateChanged,
         Self::HostUp,
         Self::HostDown,
     ];
+
+    /// Whether only who asks for everything is told of it: the published clients know no such kind.
+    pub fn is_for_auditors(self) -> bool {
+        matches!(self, Self::Exec | Self::KeyCreate | Self::KeyRevoke | Self::KeyUse)
+    }
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -120,6 +140,11 @@ impl EventKind {
             Self::Destroy => "capsule.destroy",
             Self::SnapshotCreate => "template.snapshot.create",
             Self::SnapshotDelete => "template.snapshot.delete",
+            Self::Exec => "capsule.exec",
+            Self::KeyCreate => "key.create",
+            Self::KeyRevoke => "key.revoke",
+            Self::KeyUse => "key.use",
+            Self::NetworkChanged => "capsule.network.changed",
             Self::StateChanged => "capsule.state.changed",
             Self::HostUp => "host.up",
             Self::HostDown => "host.down",
@@ -148,6 +173,12 @@ impl Action {
         action.details.outcome = Some(Outcome::Error);
         action.details.error = Some(error.replace('\0', "\u{fffd}"));
         action
+    }
+
+    /// Also this.
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.details.metadata.insert(name.to_owned(), value.into().replace('\0', "\u{fffd}"));
+        self
     }
 
     /// It happened by itself.
@@ -282,6 +313,18 @@ pub(super) async fn append_of_snapshot(
     details.metadata.extend(snapshot.name.as_ref().map(|name| ("name".to_owned(), name.to_string())));
     let resource = ("snapshot", snapshot.id.as_str());
     append(connection, New { owner: Some(&snapshot.owner), kind, resource, details }).await
+}
+
+/// Records something about an API key. Who makes or revokes one works on the database itself.
+pub(super) async fn append_of_key(
+    connection: &mut Connection,
+    owner: &OwnerId,
+    id: &str,
+    kind: EventKind,
+) -> Result<i64, sqlx::Error> {
+    let actor = if kind == EventKind::KeyUse { Actor::Owner } else { Actor::System };
+    let details = Details { actor, outcome: Some(Outcome::Success), error: None, metadata: BTreeMap::new() };
+    append(connection, New { owner: Some(owner), kind, resource: ("key", id), details }).await
 }
 
 async fn append(connection: &mut Connection, new: New<'_>) -> Result<i64, sqlx::Error> {

@@ -20,6 +20,8 @@ pub struct HostFacts {
     pub templates: Vec<String>,
     /// Those that will be there soon.
     pub building_templates: Vec<String>,
+    /// Layers of the jail that its monitors do without.
+    pub lacking_layers: Vec<String>,
 }
 
 impl Store {

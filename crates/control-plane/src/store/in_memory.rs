@@ -82,7 +82,7 @@ impl Store {
     /// A store of what is in memory, reached by `way`.
     pub fn in_memory(memory: Memory, way: Option<Arc<dyn Way>>) -> Self {
         let pool = Connections::Only(Only { memory, way });
-        Self { pool, news: Arc::new(watch::Sender::new(0)) }
+        Self { pool, news: Arc::new(watch::Sender::new(0)), used: Arc::default() }
     }
 
     /// Every sandbox of everybody.

@@ -1,6 +1,8 @@
 //! API keys: made once, kept as hashes, revoked for ever.
 
 use std::fmt::Write;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use model::OwnerId;
@@ -9,10 +11,14 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 use subtle::ConstantTimeEq;
 
-use super::{Store, StoreError, failed};
+use super::events::append_of_key;
+use super::{EventKind, Store, StoreError, failed};
 
 /// What every key begins with, so that the clients that people already have accept it.
 const PREFIX: &str = "e2b_";
+/// The use of a key is recorded at most so often.
+const USE_TOLD: Duration = Duration::from_secs(3600);
+
 const SECRET_BYTES: usize = 20;
 const ID_DIGITS: usize = 8;
 
@@ -51,17 +57,24 @@ impl Store {
         let digits = hex(&bytes);
         let (id, key) = (digits[..ID_DIGITS].to_owned(), format!("{PREFIX}{digits}"));
         let owner = owner.unwrap_or_else(|| format!("key-{id}").parse().expect("hex digits make a label"));
-        let row = sqlx::query(
-            "insert into api_keys (id, owner_id, name, hash, created_at) values ($1, $2, $3, $4, $5) returning *",
-        )
-        .bind(id)
-        .bind(owner.as_str())
-        .bind(name)
-        .bind(hash(&key))
-        .bind(Timestamp::now().as_millisecond())
-        .fetch_one(&self.pool)
-        .await;
-        let row = row.and_then(|row| read(&row)).map_err(failed("record the key"))?;
+        let made = async {
+            let mut transaction = self.pool.begin().await?;
+            let row = sqlx::query(
+                "insert into api_keys (id, owner_id, name, hash, created_at) values ($1, $2, $3, $4, $5) returning *",
+            )
+            .bind(&id)
+            .bind(owner.as_str())
+            .bind(name)
+            .bind(hash(&key))
+            .bind(Timestamp::now().as_millisecond())
+            .fetch_one(&mut *transaction)
+            .await?;
+            let last = append_of_key(&mut transaction, &owner, &id, EventKind::KeyCreate).await?;
+            transaction.commit().await?;
+            Ok((read(&row)?, last))
+        };
+        let (row, last) = made.await.map_err(failed("record the key"))?;
+        self.tell(last);
         Ok((row, key))
     }
 
@@ -73,13 +86,27 @@ impl Store {
 
     /// Revokes a key. Returns whether there is one; revoking twice changes nothing.
     pub async fn revoke_key(&self, id: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query("update api_keys set revoked_at = coalesce(revoked_at, $1) where id = $2")
+        let revoked = async {
+            let mut transaction = self.pool.begin().await?;
+            let owner: Option<String> = sqlx::query_scalar(
+                "update api_keys set revoked_at = $1 where id = $2 and revoked_at is null returning owner_id",
+            )
             .bind(Timestamp::now().as_millisecond())
             .bind(id)
-            .execute(&self.pool)
-            .await
-            .map_err(failed("revoke the key"))?;
-        Ok(done.rows_affected() == 1)
+            .fetch_optional(&mut *transaction)
+            .await?;
+            let Some(owner) = owner else { return Ok(None) };
+            let owner: OwnerId = owner.parse().map_err(|error: model::InvalidId| sqlx::Error::Decode(error.into()))?;
+            let last = append_of_key(&mut transaction, &owner, id, EventKind::KeyRevoke).await?;
+            transaction.commit().await?;
+            Ok(Some(last))
+        };
+        if let Some(last) = revoked.await.map_err(failed("revoke the key"))? {
+            self.tell(last);
+            return Ok(true);
+        }
+        let known = sqlx::query("select 1 from api_keys where id = $1").bind(id).fetch_optional(&self.pool).await;
+        Ok(known.map_err(failed("look the key up"))?.is_some())
     }
 
     /// Whether a key is asked for.
@@ -100,11 +127,44 @@ impl Store {
                 let recorded: String = row.try_get("hash").map_err(failed("read the key"))?;
                 let is_same = bool::from(hash(key).as_bytes().ct_eq(recorded.as_bytes()));
                 let owner = read(&row).map_err(failed("read the key"))?.owner;
-                return Ok(if is_same { Admission::Owner(owner) } else { Admission::Refused });
+                if !is_same {
+                    return Ok(Admission::Refused);
+                }
+                self.note_use(id, &owner).await;
+                return Ok(Admission::Owner(owner));
             }
         }
         Ok(if self.asks_for_keys().await? { Admission::Refused } else { Admission::Open })
     }
+}
+
+impl Store {
+    /// Records that a key is in use, once in a while. No request fails because that could not be recorded.
+    async fn note_use(&self, id: &str, owner: &OwnerId) {
+        {
+            let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+            let last = used.insert(id.to_owned(), Instant::now());
+            if let Some(last) = last.filter(|last| last.elapsed() < USE_TOLD) {
+                used.insert(id.to_owned(), last);
+                return;
+            }
+        }
+        let recorded = async {
+            let mut transaction = self.pool.begin().await?;
+            let last = append_of_key(&mut transaction, owner, id, EventKind::KeyUse).await?;
+            transaction.commit().await?;
+            Ok::<_, sqlx::Error>(last)
+        };
+        match recorded.await {
+            Ok(last) => self.tell(last),
+            Err(error) => tracing::warn!(%error, key = id, "the use of a key is not recorded"),
+        }
+    }
+}
+
+/// Whether a text has the form of a key, good or not.
+pub fn looks_like_key(text: &str) -> bool {
+    id_of(text).is_some()
 }
 
 /// The digits by which a key is known, if it looks like one.
@@ -114,11 +174,11 @@ fn id_of(key: &str) -> Option<&str> {
     (digits.len() == 2 * SECRET_BYTES && is_hex).then(|| &digits[..ID_DIGITS])
 }
 
-fn hash(key: &str) -> String {
+pub(super) fn hash(key: &str) -> String {
     hex(&Sha256::digest(key.as_bytes()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text

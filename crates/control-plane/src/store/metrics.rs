@@ -137,8 +137,10 @@ mod tests {
             lifetime: Lifetime::Never,
             on_expiry: OnExpiry::Destroy,
             auto_resume: model::AutoResume::Off,
+            traffic_token: None,
             snapshot: None,
             metadata: Default::default(),
+            network: Default::default(),
         };
         let pending = store.insert(&new).await.unwrap();
         store.update(&pending, Change::running()).await.unwrap().unwrap()

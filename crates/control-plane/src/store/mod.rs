@@ -1,6 +1,6 @@
 //! The records: the only module with SQL. One SQL text for every engine, times as milliseconds, no engine's own types.
 //!
-//! Every query about a sandbox is scoped by its owner, and every change of status names the generation that it was
+//! Every query about a sandbox is scoped by its owner (but for its traffic, which only has its id), and every change of status names the generation that it was
 //! decided on, so that of two changes at once one is lost instead of both being half done. Knows nothing of REST, of
 //! RPC or of what is legal in which state.
 
@@ -8,10 +8,12 @@ mod connections;
 mod counts;
 mod events;
 mod hosts;
+mod idempotency;
 mod in_memory;
 mod keys;
 mod list;
 mod metrics;
+mod network;
 mod open;
 mod postgres;
 mod record;
@@ -22,9 +24,12 @@ mod snapshots;
 mod sqlite;
 #[cfg(test)]
 mod testing;
+mod traffic_token;
 mod usage;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -32,8 +37,9 @@ use connections::Connections;
 
 pub use events::{Action, Actor, Event, EventKind, Outcome, sandbox_of};
 pub use hosts::HostFacts;
+pub use idempotency::{Claim, Inserted, Once};
 pub use in_memory::{Memory, Passage, Way};
-pub use keys::{Admission, ApiKey};
+pub use keys::{Admission, ApiKey, looks_like_key};
 pub use list::{Cursor, Filter};
 pub use metrics::{Series, Use};
 pub use open::OpenError;
@@ -41,6 +47,7 @@ pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
 pub use seat::{Others, Seat};
 pub use snapshots::{Completed, Naming, Needed, NewSnapshot, Snapshot, SnapshotFilter};
+pub use traffic_token::{TrafficToken, TrafficTokenHash};
 pub use usage::{Running, step};
 
 /// A handle on the records; cheap to clone.
@@ -49,6 +56,8 @@ pub struct Store {
     pool: Connections,
     /// The number of the newest event that this process has recorded.
     news: Arc<watch::Sender<i64>>,
+    /// When the use of each key was last recorded by this process.
+    used: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 /// A query that the database did not answer.

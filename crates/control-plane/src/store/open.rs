@@ -55,7 +55,7 @@ impl Store {
             StoreUrl::Postgres(url) => postgres::open(url).await?,
         };
         let pool = Connections::Pool(pool);
-        Ok(Self { pool, news: Arc::new(watch::Sender::new(0)) })
+        Ok(Self { pool, news: Arc::new(watch::Sender::new(0)), used: Arc::default() })
     }
 }
 

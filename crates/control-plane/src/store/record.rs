@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use model::{
-    AutoResume, HostId, Lifetime, Metadata, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, Status, TemplateName,
+    AutoResume, HostId, Lifetime, Metadata, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, Status,
+    TemplateName,
 };
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
+
+use super::TrafficTokenHash;
 
 /// A sandbox that is about to be made.
 #[derive(Debug, Clone)]
@@ -33,8 +36,12 @@ pub struct NewSandbox {
     pub on_expiry: OnExpiry,
     /// What a call that needs its guest does while it is paused.
     pub auto_resume: AutoResume,
+    /// What callers of its ports must show, if anything.
+    pub traffic_token: Option<TrafficTokenHash>,
     /// What its owner says of it.
     pub metadata: Metadata,
+    /// What it may reach.
+    pub network: NetworkPolicy,
 }
 
 /// A sandbox as it is recorded.
@@ -54,6 +61,8 @@ pub struct Sandbox {
     pub status: Status,
     /// Why it is in that state; empty where there is nothing to say.
     pub status_reason: String,
+    /// Whether it is, or was before somebody asked for its start, stopped with a disk from which it can be started.
+    pub keeps_disk: bool,
     /// Which change of status this is: what a conditional update names.
     pub generation: i64,
     /// What it is made of.
@@ -64,8 +73,12 @@ pub struct Sandbox {
     pub on_expiry: OnExpiry,
     /// What a call that needs its guest does while it is paused.
     pub auto_resume: AutoResume,
+    /// What callers of its ports must show, if anything.
+    pub traffic_token: Option<TrafficTokenHash>,
     /// What its owner says of it.
     pub metadata: Metadata,
+    /// What it may reach.
+    pub network: NetworkPolicy,
     /// Its own address; empty while unknown.
     pub guest_ip: String,
     /// How its host reaches it; empty while unknown.
@@ -101,12 +114,15 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             snapshot: optional(row, "snapshot_id")?,
             status: parse(row, "status")?,
             status_reason: row.try_get("status_reason")?,
+            keeps_disk: row.try_get::<i64, _>("keeps_disk")? != 0,
             generation: row.try_get("generation")?,
             shape: shape(row)?,
             lifetime: lifetime(row)?,
             on_expiry: parse(row, "on_expiry")?,
             auto_resume: auto_resume(row)?,
+            traffic_token: row.try_get::<Option<String>, _>("traffic_token_hash")?.map(TrafficTokenHash::recorded),
             metadata: metadata(row)?,
+            network: network(row)?,
             guest_ip: row.try_get("guest_ip")?,
             host_ip: row.try_get("host_ip")?,
             created_at: time(row, "created_at")?.unwrap_or_default(),
@@ -167,6 +183,11 @@ fn metadata(row: &AnyRow) -> Result<Metadata, sqlx::Error> {
     let pairs: BTreeMap<String, String> =
         serde_json::from_str(&text).map_err(|error| undecodable("metadata", error))?;
     pairs.try_into().map_err(|error: model::InvalidMetadata| undecodable("metadata", error))
+}
+
+fn network(row: &AnyRow) -> Result<NetworkPolicy, sqlx::Error> {
+    let text: String = row.try_get("network")?;
+    serde_json::from_str(&text).map_err(|error| undecodable("network", error))
 }
 
 pub(super) fn time(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, sqlx::Error> {

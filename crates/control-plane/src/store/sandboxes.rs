@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status};
 
+use super::connections::Connection;
 use super::events::{append_action, append_change};
-use super::{Action, NewSandbox, Sandbox, Store, StoreError, failed};
+use super::{Action, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, failed};
 
 /// A new status and what changes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,13 +15,18 @@ pub struct Change {
     host_ip: Option<String>,
     marks_start: bool,
     marks_activity: bool,
+    /// None where that does not change.
+    keeps_disk: Option<bool>,
     action: Option<Action>,
 }
 
 impl Change {
     /// To `status`, without a reason.
     pub fn to(status: Status) -> Self {
-        Self { status, reason: String::new(), host_ip: None, marks_start: false, marks_activity: false, action: None }
+        // One that is being started may yet be stopped again.
+        let keeps_disk = Some(false).filter(|_| status != Status::Pending);
+        let (reason, host_ip, action) = (String::new(), None, None);
+        Self { status, reason, host_ip, marks_start: false, marks_activity: false, keeps_disk, action }
     }
 
     /// To `status`, because of `reason`.
@@ -39,6 +45,11 @@ impl Change {
         Self { marks_start: true, ..Self::to(Status::Running) }
     }
 
+    /// To stopped, because of `reason`, with a disk from which it can be started.
+    pub fn stopped_with_disk(reason: impl Into<String>) -> Self {
+        Self { keeps_disk: Some(true), ..Self::because(Status::Stopped, reason) }
+    }
+
     /// Also the address by which its host reaches it.
     pub fn with_host_ip(self, host_ip: String) -> Self {
         Self { host_ip: Some(host_ip), ..self }
@@ -53,49 +64,13 @@ impl Change {
 impl Store {
     /// Records a sandbox as pending.
     pub async fn insert(&self, new: &NewSandbox) -> Result<Sandbox, StoreError> {
-        let now = Timestamp::now().as_millisecond();
-        let lifetime = match new.lifetime {
-            Lifetime::Never => "never",
-            Lifetime::Idle(_) => "idle",
-        };
-        let metadata = new.metadata.pairs();
-        let insert = async {
+        let inserted = async {
             let mut transaction = self.pool.begin().await?;
-            let sandbox = sqlx::query_as(
-                "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
-                 timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume) \
-                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) returning *",
-            )
-            .bind(new.id.as_str())
-            .bind(new.owner.as_str())
-            .bind(new.host.as_str())
-            .bind(new.template.as_str())
-            .bind(Status::Pending.as_str())
-            .bind(i64::from(new.shape.vcpus.get()))
-            .bind(i64::from(new.shape.memory.get()))
-            .bind(i64::from(new.shape.disk.get()))
-            .bind(lifetime)
-            .bind(i64::from(new.lifetime.idle_seconds()))
-            .bind(new.on_expiry.as_str())
-            .bind(serde_json::to_string(metadata).expect("texts are JSON"))
-            .bind(now)
-            .bind(now)
-            .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
-            .bind(i64::from(new.auto_resume == AutoResume::On))
-            .fetch_one(&mut *transaction)
-            .await?;
-            for (name, value) in metadata {
-                sqlx::query("insert into sandbox_metadata (sandbox_id, name, value) values ($1, $2, $3)")
-                    .bind(new.id.as_str())
-                    .bind(name)
-                    .bind(value)
-                    .execute(&mut *transaction)
-                    .await?;
-            }
+            let sandbox = insert(&mut transaction, new).await?;
             transaction.commit().await?;
             Ok(sandbox)
         };
-        insert.await.map_err(failed("record the sandbox"))
+        inserted.await.map_err(failed("record the sandbox"))
     }
 
     /// One sandbox of an owner.
@@ -108,22 +83,35 @@ impl Store {
             .map_err(failed("read the sandbox's record"))
     }
 
+    /// One sandbox, whoever's it is: for traffic, to which the id is what it needs to know.
+    pub async fn get_of_anyone(&self, id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
+        sqlx::query_as("select * from sandboxes where id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(failed("read the sandbox's record"))
+    }
+
     /// Every owner's sandboxes that a host should have, or that are on their way there or away.
     pub async fn list_unfinished(&self, host: &HostId) -> Result<Vec<Sandbox>, StoreError> {
-        sqlx::query_as("select * from sandboxes where host_id = $1 and status not in ('stopped', 'error')")
-            .bind(host.as_str())
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed("list the host's sandboxes"))
+        sqlx::query_as(
+            "select * from sandboxes where host_id = $1 and (status not in ('stopped', 'error') or keeps_disk = 1)",
+        )
+        .bind(host.as_str())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("list the host's sandboxes"))
     }
 
     /// Whether any owner's record wants the sandbox to be on a host.
     pub async fn is_wanted(&self, id: &SandboxId) -> Result<bool, StoreError> {
-        let found = sqlx::query("select 1 from sandboxes where id = $1 and status not in ('stopped', 'error')")
-            .bind(id.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(failed("read the sandbox's record"))?;
+        let found = sqlx::query(
+            "select 1 from sandboxes where id = $1 and (status not in ('stopped', 'error') or keeps_disk = 1)",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(failed("read the sandbox's record"))?;
         Ok(found.is_some())
     }
 
@@ -137,8 +125,8 @@ impl Store {
             let updated: Option<Sandbox> = sqlx::query_as(
                 "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
                  started_at = coalesce(started_at, $4), last_active_at = coalesce($5, last_active_at), \
-                 last_updated = $6, generation = generation + 1 \
-                 where id = $7 and owner_id = $8 and status = $9 and generation = $10 returning *",
+                 last_updated = $6, keeps_disk = coalesce($7, keeps_disk), generation = generation + 1 \
+                 where id = $8 and owner_id = $9 and status = $10 and generation = $11 returning *",
             )
             .bind(change.status.as_str())
             .bind(change.reason)
@@ -146,6 +134,7 @@ impl Store {
             .bind(started)
             .bind(active)
             .bind(now)
+            .bind(change.keeps_disk.map(i64::from))
             .bind(seen.id.as_str())
             .bind(seen.owner.as_str())
             .bind(seen.status.as_str())
@@ -225,6 +214,51 @@ impl Store {
     }
 }
 
+/// Records a sandbox as pending, with whatever else the transaction does.
+pub(super) async fn insert(connection: &mut Connection, new: &NewSandbox) -> Result<Sandbox, sqlx::Error> {
+    let now = Timestamp::now().as_millisecond();
+    let lifetime = match new.lifetime {
+        Lifetime::Never => "never",
+        Lifetime::Idle(_) => "idle",
+    };
+    let metadata = new.metadata.pairs();
+    let sandbox = sqlx::query_as(
+        "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
+         timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
+         traffic_token_hash, network) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+         $17, $18) returning *",
+    )
+    .bind(new.id.as_str())
+    .bind(new.owner.as_str())
+    .bind(new.host.as_str())
+    .bind(new.template.as_str())
+    .bind(Status::Pending.as_str())
+    .bind(i64::from(new.shape.vcpus.get()))
+    .bind(i64::from(new.shape.memory.get()))
+    .bind(i64::from(new.shape.disk.get()))
+    .bind(lifetime)
+    .bind(i64::from(new.lifetime.idle_seconds()))
+    .bind(new.on_expiry.as_str())
+    .bind(serde_json::to_string(metadata).expect("texts are JSON"))
+    .bind(now)
+    .bind(now)
+    .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
+    .bind(i64::from(new.auto_resume == AutoResume::On))
+    .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
+    .bind(serde_json::to_string(&new.network).expect("a policy is plain data"))
+    .fetch_one(&mut *connection)
+    .await?;
+    for (name, value) in metadata {
+        sqlx::query("insert into sandbox_metadata (sandbox_id, name, value) values ($1, $2, $3)")
+            .bind(new.id.as_str())
+            .bind(name)
+            .bind(value)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(sandbox)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -242,6 +276,7 @@ mod tests {
         a_status_that_came_back_is_still_another_generation,
         use_changes_the_time_and_not_the_generation,
         the_newest_is_first_and_the_finished_are_not_unfinished,
+        a_stopped_sandbox_with_a_disk_is_wanted_until_it_is_deleted,
         the_database_itself_refuses_an_unknown_status_and_an_unknown_host,
     );
 
@@ -327,6 +362,22 @@ mod tests {
         let unfinished = store.list_unfinished(&"default".parse().unwrap()).await.unwrap();
         assert_eq!(unfinished.len(), 2);
         assert!(unfinished.iter().all(|sandbox| sandbox.id != all[1].id));
+    }
+
+    async fn a_stopped_sandbox_with_a_disk_is_wanted_until_it_is_deleted(database: Database) {
+        let store = database.open().await;
+        let pending = store.insert(&new("")).await.unwrap();
+        let stopped = store.update(&pending, Change::stopped_with_disk("host_restarted")).await.unwrap().unwrap();
+        assert!(stopped.keeps_disk && store.is_wanted(&stopped.id).await.unwrap());
+        assert_eq!(store.list_unfinished(&stopped.host).await.unwrap(), std::slice::from_ref(&stopped));
+        let starting = store.update(&stopped, Change::to(Status::Pending)).await.unwrap().unwrap();
+        assert!(starting.keeps_disk, "its start may fail");
+        let running = store.update(&starting, Change::running()).await.unwrap().unwrap();
+        assert!(!running.keeps_disk);
+        let stopped = store.update(&running, Change::stopped_with_disk("host_restarted")).await.unwrap().unwrap();
+        let stopping = store.update(&stopped, Change::to(Status::Stopping)).await.unwrap().unwrap();
+        let deleted = store.update(&stopping, Change::to(Status::Stopped)).await.unwrap().unwrap();
+        assert!(!deleted.keeps_disk && !store.is_wanted(&deleted.id).await.unwrap());
     }
 
     async fn the_database_itself_refuses_an_unknown_status_and_an_unknown_host(database: Database) {

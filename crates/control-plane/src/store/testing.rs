@@ -17,7 +17,9 @@ pub fn sandbox(owner: &str) -> NewSandbox {
         lifetime: Lifetime::Never,
         on_expiry: OnExpiry::Destroy,
         auto_resume: AutoResume::Off,
+        traffic_token: None,
         metadata: Default::default(),
+        network: Default::default(),
     }
 }
 

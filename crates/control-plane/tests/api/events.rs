@@ -202,3 +202,49 @@ async fn metrics_are_those_of_the_host() {
     let (status, body) = server.get(&format!("/v1/capsules/{id}/metrics")).await;
     assert_eq!((status.as_u16(), code(&body)), (404, "not_found"));
 }
+
+#[tokio::test]
+async fn everything_that_happened_is_read_in_its_order_commands_too() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let (status, _) = server.post(&format!("/v1/sandboxes/{id}/exec"), json!({"cmd": "false"})).await;
+    assert_eq!(status, 200);
+    let all = async || server.get("/v1/events").await.1["events"].as_array().unwrap().clone();
+    let kinds = |events: &[Value]| events.iter().map(|event| event["event"].clone()).collect::<Vec<_>>();
+    // A command is recorded right after its answer.
+    let has_all = async || kinds(&all().await).contains(&json!("capsule.exec"));
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while !has_all().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it is recorded");
+    let events = all().await;
+    assert_eq!(kinds(&events), ["capsule.state.changed", "capsule.create", "capsule.exec"]);
+    let ran = &events[2];
+    assert_eq!(
+        (&ran["resource"]["id"], &ran["metadata"]["cmd"], &ran["outcome"]),
+        (&json!(id), &json!("false"), &json!("success"))
+    );
+    assert_eq!(ran["actor"]["type"], "user");
+
+    let (_, part) = server.get("/v1/events?limit=1").await;
+    assert_eq!((part["events"].as_array().unwrap().len(), &part["next"]), (1, &events[0]["id"]));
+    let (_, rest) = server.get(&format!("/v1/events?since={}", part["next"])).await;
+    assert_eq!(rest["events"].as_array().unwrap()[..], events[1..]);
+    for bad in ["?since=x", "?since=-1", "?limit=0", "?limit=1001"] {
+        assert_eq!(server.get(&format!("/v1/events{bad}")).await.0, 400, "{bad}");
+    }
+
+    let request = server.http.get(server.url("/v1/events?since=1")).header("accept", "text/event-stream");
+    let response = request.send().await.unwrap();
+    let bytes = response.bytes_stream().map(|chunk| chunk.unwrap().to_vec()).boxed();
+    let mut listener = Listener { bytes, text: String::new() };
+    assert_eq!(listener.next().await.unwrap().1["event"], "connected");
+    let heard = [listener.next().await.unwrap(), listener.next().await.unwrap()];
+    assert_eq!(
+        heard.map(|(id, event)| (json!(id), event["event"].clone())),
+        [(events[1]["id"].clone(), json!("capsule.create")), (events[2]["id"].clone(), json!("capsule.exec")),]
+    );
+}

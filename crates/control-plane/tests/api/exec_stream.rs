@@ -73,7 +73,7 @@ async fn characters_stay_whole_and_bytes_stay_exact() {
     let mut socket = open(&server, &id).await;
     say(&mut socket, json!({"type": "start", "cmd": "binary", "encoding": "base64"})).await;
     let frames = hear_all(&mut socket).await;
-    assert_eq!(frames[1], json!({"type": "stdout", "data": "Yf8AYg==", "encoding": "base64"}));
+    assert_eq!(frames[1], json!({"type": "stdout", "data": "Yf8AYg==", "encoding": "base64", "next": 4}));
 }
 
 #[tokio::test]
@@ -207,4 +207,65 @@ async fn the_end_of_the_server_ends_streams() {
     let (frames, ()) = tokio::join!(hear_all(&mut socket), server.stop());
     assert_eq!(frames.last().unwrap()["type"], "error");
     assert_eq!(server.host.state().killed, [PID]);
+}
+
+#[tokio::test]
+async fn a_process_that_is_kept_outlives_its_socket_and_can_still_be_stopped() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let mut socket = open(&server, &id).await;
+    say(&mut socket, json!({"type": "start", "cmd": "sleep", "keep": true})).await;
+    assert_eq!(hear(&mut socket).await.unwrap()["type"], "start");
+    drop(socket);
+    let mut socket = open(&server, &id).await;
+    say(&mut socket, json!({"type": "start", "cmd": "sleep", "keep": true})).await;
+    assert_eq!(hear(&mut socket).await.unwrap()["type"], "start");
+    assert!(server.host.state().killed.is_empty());
+    say(&mut socket, json!({"type": "stop"})).await;
+    assert_eq!(hear_all(&mut socket).await.last().unwrap()["status"], "signal: killed");
+}
+
+#[tokio::test]
+async fn a_lost_connection_goes_on_where_it_was() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let url = |from: &str| format!("ws://{}/v1/sandboxes/{id}/processes/job/stream?from={from}", server.address);
+    let mut socket = connect_async(url("4")).await.unwrap().0;
+    let expected = [
+        json!({"type": "start", "pid": PID}),
+        json!({"type": "stdout", "data": "NDU2Nzg5", "encoding": "base64", "next": 10}),
+        json!({"type": "exit", "exit_code": 4, "status": "exit status 4"}),
+    ];
+    assert_eq!(hear_all(&mut socket).await, expected);
+    let mut socket = connect_async(url("0")).await.unwrap().0;
+    assert_eq!(hear_all(&mut socket).await[1], json!({"type": "lost", "bytes": 2, "next": 2}));
+    assert!(matches!(connect_async(url("x")).await, Err(Error::Http(answer)) if answer.status() == 400));
+}
+
+#[tokio::test]
+async fn output_is_read_from_any_place_as_lines() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let lines = async |query: &str| {
+        let url = server.url(&format!("/v1/sandboxes/{id}/processes/{PID}/output{query}"));
+        let answer = server.http.get(url).send().await.unwrap();
+        assert_eq!(
+            (answer.status(), &answer.headers()["content-type"]),
+            (http::StatusCode::OK, &"application/x-ndjson".parse().unwrap())
+        );
+        let text = answer.text().await.unwrap();
+        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>()
+    };
+    let all = [
+        json!({"type": "lost", "bytes": 2, "next": 2}),
+        json!({"type": "stdout", "data": "MjM0NTY3ODk=", "next": 10}),
+        json!({"type": "exit", "exit_code": 4, "status": "exit status 4"}),
+    ];
+    assert_eq!(lines("").await, all);
+    assert_eq!(lines("?from=10").await, all[2..]);
+    assert_eq!(lines("?from=2&follow=false").await, all[1..2], "an end that was not asked for is not told");
+    for (path, status) in [("77/output?from=-1", 400), ("77/output?follow=yes", 400), ("none/output", 404)] {
+        let (answer, body) = server.get(&format!("/v1/sandboxes/{id}/processes/{path}")).await;
+        assert_eq!(answer.as_u16(), status, "{path} {body}");
+    }
 }

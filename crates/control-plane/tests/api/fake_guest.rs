@@ -21,6 +21,7 @@ use proto::process::__buffa::oneof::process_input::Input;
 use proto::process::__buffa::oneof::process_selector::Selector;
 use proto::process::ProcessExt;
 use proto::process::process_event::{DataEvent, EndEvent, StartEvent};
+use proto::session::{self, SessionExt};
 use tower::ServiceExt;
 
 use crate::fake_files::Files;
@@ -36,6 +37,13 @@ pub fn routes(host: Arc<FakeHost>) -> Router {
         *request.uri_mut() = format!("/process.Process/{method}").parse::<Uri>().unwrap();
         processes.clone().oneshot(request).await.unwrap().into_response()
     };
+    let sessions = SessionExt::register(Arc::new(Sessions { host: host.clone() }), connectrpc::Router::new());
+    let sessions = sessions.into_axum_service();
+    let session = async move |Path((_, method)): Path<(String, String)>, request: Request| {
+        let mut request = request;
+        *request.uri_mut() = format!("/session.Session/{method}").parse::<Uri>().unwrap();
+        sessions.clone().oneshot(request).await.unwrap().into_response()
+    };
     let files = FilesystemExt::register(Arc::new(Files { host: host.clone() }), connectrpc::Router::new());
     let files = files.into_axum_service();
     let filesystem = async move |Path((_, method)): Path<(String, String)>, request: Request| {
@@ -47,6 +55,7 @@ pub fn routes(host: Arc<FakeHost>) -> Router {
         .route("/sandboxes/{id}/guest/files", get(read_file).post(write_file))
         .route("/sandboxes/{id}/guest/health", get(async || StatusCode::NO_CONTENT))
         .route("/sandboxes/{id}/guest/process.Process/{method}", any(process))
+        .route("/sandboxes/{id}/guest/session.Session/{method}", any(session))
         .route("/sandboxes/{id}/guest/filesystem.Filesystem/{method}", any(filesystem))
         .with_state(host)
 }
@@ -116,6 +125,44 @@ async fn write_file(
 
 struct Processes {
     host: Arc<FakeHost>,
+}
+
+struct Sessions {
+    host: Arc<FakeHost>,
+}
+
+impl session::Session for Sessions {
+    /// The one process wrote `0123456789`, of which the first two bytes are not kept, and ended with 4.
+    async fn output(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, session::OutputRequest>,
+    ) -> ServiceResult<ServiceStream<session::OutputResponse>> {
+        use session::output_response::Event;
+        let request = request.to_owned_message();
+        match request.process {
+            Some(session::output_request::Process::Pid(PID)) => {}
+            Some(session::output_request::Process::Tag(tag)) if tag == "job" => {}
+            other => return Err(ConnectError::not_found(format!("no such process: {other:?}"))),
+        }
+        self.host.enter("replay", &request.from.to_string()).await?;
+        let told = |event| session::OutputResponse { event: Some(event), ..Default::default() };
+        let mut events = vec![told(session::Start { pid: PID, ..Default::default() }.into())];
+        if request.from < 2 {
+            events.push(told(session::Lost { bytes: 2 - request.from, ..Default::default() }.into()));
+        }
+        let from = request.from.clamp(2, 10);
+        let text = b"0123456789"[from as usize..].to_vec();
+        if !text.is_empty() {
+            let output = Some(session::data::Output::Stdout(text));
+            events.push(told(Event::from(session::Data { offset: from, output, ..Default::default() })));
+        }
+        if !request.only_what_is_there {
+            let end = session::End { exit_code: 4, status: "exit status 4".into(), ..Default::default() };
+            events.push(told(end.into()));
+        }
+        Ok(Response::stream(stream::iter(events).map(Ok)))
+    }
 }
 
 fn event(event: impl Into<Event>) -> pb::StartResponse {

@@ -23,6 +23,8 @@ pub struct State {
     pub snapshots: BTreeMap<String, String>,
     /// Id to the snapshot that a sandbox came from, or nothing.
     pub came_from: HashMap<String, String>,
+    /// Id to what a sandbox may reach, and how often that was replaced.
+    pub networks: HashMap<String, (pb::NetworkPolicy, u64)>,
     /// Every call, as `method id`.
     pub calls: Vec<String>,
     /// Complete files by path.
@@ -41,6 +43,10 @@ pub struct State {
     pub flooded: usize,
     /// Templates that are being built.
     pub building: Vec<String>,
+    /// What listens in every guest, by port.
+    pub ports: HashMap<u16, std::net::SocketAddr>,
+    /// Connections to ports of guests that are open.
+    pub joined: usize,
     failures: HashMap<&'static str, ConnectError>,
     gates: HashMap<&'static str, Arc<Semaphore>>,
 }
@@ -139,7 +145,8 @@ impl FakeHost {
     pub fn router(self: &Arc<Self>) -> Router {
         let rpc = HostAgentServiceExt::register(self.clone(), connectrpc::Router::new());
         let rpc = HostServiceExt::register(self.clone(), rpc);
-        crate::fake_guest::routes(self.clone()).fallback_service(rpc.into_axum_service())
+        let guests = crate::fake_guest::routes(self.clone()).merge(crate::fake_ports::routes(self.clone()));
+        guests.fallback_service(rpc.into_axum_service())
     }
 }
 
@@ -176,10 +183,42 @@ impl HostService for FakeHost {
             version: "0.1.0".into(),
             accelerator: "tcg".into(),
             vmm_version: "10.0.2".into(),
+            lacking_layers: vec![pb::LackingLayer { layer: "landlock".into(), ..Default::default() }],
             templates: vec!["minimal".into()],
             building_templates: self.state().building.clone(),
             ..Default::default()
         })
+    }
+
+    async fn get_sandbox_network(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::GetSandboxNetworkRequest>,
+    ) -> ServiceResult<pb::GetSandboxNetworkResponse> {
+        self.enter("network", request.sandbox_id).await?;
+        let (policy, policy_changes) = self.state().networks.get(request.sandbox_id).cloned().unwrap_or_default();
+        let denials = pb::NetworkDenials { fenced: 3, ..Default::default() }.into();
+        Response::ok(pb::GetSandboxNetworkResponse {
+            policy: policy.into(),
+            policy_changes,
+            denials,
+            ..Default::default()
+        })
+    }
+
+    async fn set_sandbox_network(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::SetSandboxNetworkRequest>,
+    ) -> ServiceResult<pb::SetSandboxNetworkResponse> {
+        self.enter("set-network", request.sandbox_id).await?;
+        let request = request.to_owned_message();
+        self.update(|state| {
+            let (policy, changes) = state.networks.entry(request.sandbox_id).or_default();
+            *policy = request.policy.into_option().unwrap_or_default();
+            *changes += 1;
+        });
+        Response::ok(pb::SetSandboxNetworkResponse::default())
     }
 
     async fn benchmark_spawn(
@@ -312,7 +351,7 @@ impl HostAgentService for FakeHost {
             let error = ConnectError::unavailable("the template is being built");
             return Err(error.with_detail(ErrorDetail::from_message("hostagent.v1.TemplateBuilding", &detail)));
         }
-        let snapshot = request.snapshot_id;
+        let (snapshot, network) = (request.snapshot_id, request.network.into_option().unwrap_or_default());
         if !snapshot.is_empty() && !self.state().snapshots.contains_key(&snapshot) {
             return Err(ConnectError::not_found(format!("snapshot not found: {snapshot}")));
         }
@@ -320,6 +359,7 @@ impl HostAgentService for FakeHost {
         self.update(|state| {
             state.on_expiry.insert(id.clone(), on_expiry);
             state.came_from.insert(id.clone(), snapshot);
+            state.networks.insert(id.clone(), (network, 0));
             state.sandboxes.insert(id.clone(), "running".into());
         });
         Response::ok(pb::CreateSandboxResponse {

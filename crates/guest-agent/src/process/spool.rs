@@ -214,7 +214,8 @@ impl Listener {
         }
     }
 
-    fn take(&self) -> Option<Event> {
+    /// The next event, if it has happened.
+    pub fn take(&self) -> Option<Event> {
         let mut state = self.spool.lock();
         let index = state.places.iter().position(|(name, _)| *name == self.name)?;
         let (event, next) = state.event_at(state.places[index].1)?;

@@ -10,11 +10,13 @@ mod error;
 mod file_query;
 mod filesystem;
 mod gate;
+pub mod local;
 mod metrics;
 mod process;
 mod process_input;
 mod restore;
 mod run;
+mod session;
 mod upload;
 
 use std::net::{IpAddr, SocketAddr};
@@ -28,6 +30,7 @@ use axum::{Json, Router};
 use http::StatusCode;
 use proto::filesystem::FilesystemExt;
 use proto::process::ProcessExt;
+use proto::session::SessionExt;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
@@ -94,7 +97,8 @@ fn router(agent: Arc<Agent>) -> Router {
 }
 
 fn rpc(agent: &Arc<Agent>) -> connectrpc::Router {
-    let router = ProcessExt::register(Arc::new(process::Service(agent.clone())), connectrpc::Router::new());
+    let router = SessionExt::register(Arc::new(session::Service(agent.clone())), connectrpc::Router::new());
+    let router = ProcessExt::register(Arc::new(process::Service(agent.clone())), router);
     FilesystemExt::register(Arc::new(filesystem::Service(agent.clone())), router)
 }
 

@@ -173,7 +173,8 @@ fn info(process: &Process) -> wire::ProcessInfo {
     wire::ProcessInfo { config: config.into(), pid, tag, ..Default::default() }
 }
 
-fn keepalive(ctx: &RequestContext) -> Duration {
+/// How often a silent stream of this request says that it lives.
+pub fn keepalive(ctx: &RequestContext) -> Duration {
     let header = ctx.header("keepalive-ping-interval").and_then(|value| value.to_str().ok()?.parse().ok());
     header.filter(|seconds| *seconds > 0).map_or(KEEPALIVE, Duration::from_secs)
 }
@@ -236,7 +237,8 @@ fn output(output: wire_event::data_event::Output) -> wire::ProcessEvent {
     wrap(wire_event::DataEvent { output: Some(output), ..Default::default() })
 }
 
-fn end(exit: Exit) -> wire_event::EndEvent {
+/// How a process ended, in the words of the contract.
+pub fn end(exit: Exit) -> wire_event::EndEvent {
     let (exit_code, exited, status) = match exit {
         Exit::Code(code) => (code, true, format!("exit status {code}")),
         Exit::Signal(signal) => (-1, false, format!("signal: {}", signal_name(signal))),

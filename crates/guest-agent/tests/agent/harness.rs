@@ -17,6 +17,7 @@ use proto::process::process_event::data_event::Output;
 use proto::process::process_event::{EndEvent, Event};
 use proto::process::process_selector::Selector;
 use proto::process::{ProcessClient, ProcessConfig, ProcessSelector, StartRequest, StartResponse};
+use proto::session::SessionClient;
 use serde_json::json;
 
 /// Longer than anything here takes, so that a hang fails.
@@ -52,6 +53,7 @@ pub struct Agent {
     child: Child,
     address: SocketAddr,
     direct_at: SocketAddr,
+    joins_at: SocketAddr,
     pub http: reqwest::Client,
 }
 
@@ -62,7 +64,8 @@ impl Agent {
     }
 
     pub fn with_control_peer(peer: &str) -> Self {
-        let args = ["--listen", "127.0.0.1:0", "--listen-direct", "127.0.0.1:0", "--control-peer", peer];
+        let free = "127.0.0.1:0";
+        let args = ["--listen", free, "--listen-direct", free, "--listen-local", free, "--control-peer", peer];
         let program = env!("CARGO_BIN_EXE_guest-agent");
         let mut child = Command::new(program)
             .args(args)
@@ -77,9 +80,9 @@ impl Agent {
             let text = lines.find_map(|line| Some(line.strip_prefix("sandpiper: ")?.strip_prefix(words)?.to_owned()));
             text.expect("the agent listens").parse().expect("address")
         };
-        let (direct_at, address) = (address("direct at "), address("listening on "));
+        let (direct_at, joins_at, address) = (address("direct at "), address("joins at "), address("listening on "));
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, direct_at, http: reqwest::Client::new() }
+        Self { child, address, direct_at, joins_at, http: reqwest::Client::new() }
     }
 
     /// One that may be used by everybody.
@@ -103,6 +106,21 @@ impl Agent {
         let stream = TcpStream::connect(self.direct_at).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Direct(stream)
+    }
+
+    /// Asks to be joined to what listens at `port`. None where the agent does not answer at all.
+    pub fn join(&self, port: u16) -> Option<(u8, TcpStream)> {
+        let mut stream = TcpStream::connect(self.joins_at).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&port.to_be_bytes()).ok()?;
+        let mut answer = [0];
+        stream.read_exact(&mut answer).ok()?;
+        Some((answer[0], stream))
+    }
+
+    /// Its own ports.
+    pub fn ports(&self) -> [u16; 3] {
+        [self.address, self.direct_at, self.joins_at].map(|address| address.port())
     }
 
     pub fn pid(&self) -> u32 {
@@ -136,6 +154,10 @@ impl Agent {
 
     pub fn processes(&self) -> ProcessClient<HttpClient> {
         ProcessClient::new(HttpClient::plaintext(), self.config())
+    }
+
+    pub fn sessions(&self) -> SessionClient<HttpClient> {
+        SessionClient::new(HttpClient::plaintext(), self.config())
     }
 
     pub fn processes_json(&self) -> ProcessClient<HttpClient> {

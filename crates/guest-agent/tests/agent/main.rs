@@ -8,5 +8,7 @@ mod files;
 mod filesystem;
 mod harness;
 mod input;
+mod local;
 mod processes;
+mod sessions;
 mod terminals;

@@ -93,7 +93,7 @@ impl Guest {
         self.keep(running.finish());
         match ended {
             End::ExitCode(code) => output.exit_code = code,
-            End::Signal(signal) => output.exit_code = SIGNALLED + signal,
+            End::Signal(signal) => output.exit_code = SIGNALLED.saturating_add(signal),
             End::TimedOut(_) => output.timed_out = true,
         }
         Ok(output)

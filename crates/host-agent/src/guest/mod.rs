@@ -9,6 +9,8 @@ mod direct;
 mod error;
 mod exec;
 mod files;
+mod ports;
+mod start;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -27,6 +29,8 @@ pub use direct::DirectError;
 pub use error::{FileError, GuestError, ReadyError};
 pub use exec::{ExecError, ExecOutput, ExecRequest, OUTPUT_LIMIT};
 pub use files::READ_LIMIT;
+pub use ports::PortError;
+pub use start::StartError;
 use transport::Transport;
 
 /// The guest agent's port.

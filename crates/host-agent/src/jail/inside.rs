@@ -14,11 +14,13 @@ use std::process::{Command, ExitCode, Stdio};
 use rustix::fs::{FileType, Mode, makedev};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 use vmm::{Bind, BindAccess, Device, Program};
 
-use super::order::{MOST_DESCRIPTORS, Order, Report};
+use super::Landlock;
+use super::landlock::{self, Freedom};
+use super::order::{MOST_DESCRIPTORS, Order, Report, ResourceLimits};
 
 /// A step that failed, with its object.
 struct Failure {
@@ -170,7 +172,9 @@ fn become_program(channel: impl AsFd, order: Order, descriptors: Vec<OwnedFd>) -
     let result = rustix::process::setsid()
         .map_err(failed("make a session"))
         .and_then(|_| wait_for_go(&channel))
-        .and_then(|()| drop_rights(order.uid));
+        .and_then(|()| limit(&order.limits))
+        .and_then(|()| drop_rights(order.uid))
+        .and_then(|()| restrict_files(&order));
     match result.and_then(|()| pass_on(descriptors)) {
         Ok((stderr, _inherited)) => exec(&order, stderr),
         Err(failure) => failure,
@@ -185,6 +189,36 @@ fn wait_for_go(channel: impl AsFd) -> Result<(), Failure> {
         Ok(_) => Err(failed("wait for the host agent")(io::Error::from_raw_os_error(libc::EPIPE))),
         Err(error) => Err(failed("wait for the host agent")(error)),
     }
+}
+
+/// Descriptors that a monitor may have open: far more than it needs.
+const MOST_OPEN: u64 = 512;
+
+fn limit(limits: &ResourceLimits) -> Result<(), Failure> {
+    let all = [
+        (Resource::Core, 0),
+        (Resource::Memlock, 0),
+        (Resource::Msgqueue, 0),
+        (Resource::Nofile, MOST_OPEN),
+        (Resource::Nproc, limits.threads),
+        (Resource::Fsize, limits.file_bytes),
+    ];
+    all.into_iter().try_for_each(|(resource, most)| {
+        let both = Rlimit { current: Some(most), maximum: Some(most) };
+        rustix::process::setrlimit(resource, both).map_err(failed(format!("limit {resource:?} to {most}")))
+    })
+}
+
+/// The files and devices that the program may write are all that it may.
+fn restrict_files(order: &Order) -> Result<(), Failure> {
+    if order.landlock == Landlock::Absent {
+        return Ok(());
+    }
+    let writable =
+        order.binds.iter().filter(|bind| bind.access == BindAccess::Writable).map(|bind| bind.inside.clone());
+    let devices = std::iter::once("/dev/null").chain(order.devices.iter().map(|Device::Kvm| "/dev/kvm"));
+    let freedom = Freedom { writable: writable.chain(devices.map(PathBuf::from)).collect(), ports: Vec::new() };
+    landlock::restrict(&freedom).map_err(failed("restrict the jail by Landlock"))
 }
 
 /// uid and gid without any privilege, and no way to get one back.

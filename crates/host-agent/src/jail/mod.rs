@@ -1,5 +1,6 @@
 //! The jail around every virtual machine monitor: its own uid and gid, mount, PID, network, IPC and UTS namespaces, a
-//! file system that holds only the monitor's own files, no capabilities, `no_new_privs`, its own session.
+//! file system that holds only the monitor's own files, no capabilities, `no_new_privs`, its own session, resource limits,
+//! a group of its own with limits on memory, processors and threads, and Landlock; the monitor adds its seccomp filter.
 //!
 //! A monitor is started by a helper process (this binary again, see [`inside`]): namespaces and credentials cannot be
 //! changed safely in a process with threads. The two speak over a socket pair, so that the monitor's identity is on
@@ -18,6 +19,8 @@
 //! Knows nothing of QEMU or sandboxes.
 
 pub mod inside;
+mod landlock;
+mod layer;
 mod order;
 
 use std::io::{self, IoSlice};
@@ -34,12 +37,18 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use vmm::{LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
 
-use crate::machine;
+pub use layer::{LackingLayer, Layer, UnknownLayer, lacking};
+pub use order::ResourceLimits;
 
+use crate::cgroup::Cgroup;
+use crate::machine;
 use order::{Order, Report};
 
 /// How long the helper may take for a step. It takes milliseconds on an idle machine.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where memory runs out on the host, monitors go before anything that keeps others going.
+const OOM_SCORE_ADJ: &str = "500";
 
 /// The hidden argument by which the `sandpiper` binary knows that it is to become the helper: it must then call
 /// [`inside::enter`] before it starts any thread.
@@ -52,6 +61,21 @@ pub struct Jail {
     pub uid: u32,
     /// The file that the monitor's identity is written to.
     pub identity_file: PathBuf,
+    /// What it is in from before its first instruction.
+    pub cgroup: Cgroup,
+    /// What the kernel lets it take as a process.
+    pub limits: ResourceLimits,
+    /// Whether the kernel has Landlock, or that is to be done without.
+    pub landlock: Landlock,
+}
+
+/// Whether a jail has this layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Landlock {
+    /// Nothing starts without it.
+    Required,
+    /// The machine has none, and was allowed to do without.
+    Absent,
 }
 
 impl Launcher for Jail {
@@ -78,6 +102,7 @@ fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
 
 impl Jail {
     fn launch_blocking(&self, program: Program) -> Result<VmmProcess, LaunchError> {
+        self.cgroup.make().map_err(failed("make the jail's control groups"))?;
         let (ours, theirs) = channel().map_err(failed("make the jail's channel"))?;
         let mut helper = std::process::Command::new("/proc/self/exe")
             .arg(HELPER_ARGUMENT)
@@ -87,15 +112,23 @@ impl Jail {
             .stderr(Stdio::null())
             .spawn()
             .map_err(failed("start the jail's helper"))?;
-        let result = self.converse(&ours, program);
+        let confined = self.confine(helper.id());
+        let result = confined.and_then(|()| self.converse(&ours, program));
         // Lets everyone at the other end stop who still waits for an answer.
         drop(ours);
         helper.wait().map_err(failed("wait for the jail's helper"))?;
         result
     }
 
+    /// Puts the helper, and with it what it forks, where nothing that it does can hurt others.
+    fn confine(&self, helper: u32) -> Result<(), LaunchError> {
+        self.cgroup.enter(helper).map_err(failed("enter the jail's control groups"))?;
+        let score = format!("/proc/{helper}/oom_score_adj");
+        std::fs::write(&score, OOM_SCORE_ADJ).map_err(failed(format!("write {score}")))
+    }
+
     fn converse(&self, channel: &OwnedFd, program: Program) -> Result<VmmProcess, LaunchError> {
-        let (order, descriptors) = Order::new(self.uid, program);
+        let (order, descriptors) = Order::new(self, program);
         send_order(channel, &order, &descriptors).map_err(failed("hand over to the jail's helper"))?;
         drop(descriptors);
         let pid = match receive_report(channel).map_err(failed("hear from the jail's helper"))? {
@@ -182,6 +215,17 @@ pub(crate) fn recorded(file: &Path) -> Option<ProcessIdentity> {
 mod tests {
     use super::*;
 
+    fn jail() -> Jail {
+        let limits = crate::cgroup::CgroupLimits { vcpus: 1, memory_mb: 64 };
+        Jail {
+            uid: 65_534,
+            identity_file: PathBuf::new(),
+            cgroup: crate::cgroup::Cgroups::none().of(crate::net::Slot::new(1).unwrap(), limits),
+            limits: ResourceLimits { threads: 8, file_bytes: 1 << 20 },
+            landlock: Landlock::Absent,
+        }
+    }
+
     fn program() -> Program {
         Program {
             root: PathBuf::from("/"),
@@ -208,7 +252,7 @@ mod tests {
         let (ours, theirs) = channel().unwrap();
         send(&theirs, &Report::Forked { pid: identity.pid });
         send(&theirs, &last);
-        let jail = Jail { uid: 65_534, identity_file };
+        let jail = Jail { uid: 65_534, identity_file, ..jail() };
         let result = tokio::task::spawn_blocking(move || jail.converse(&ours, program())).await.unwrap();
         drop(theirs);
         (result.expect_err("it cannot have started"), identity)

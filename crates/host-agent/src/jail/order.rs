@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use vmm::{Bind, Device, Program};
 
+use super::{Jail, Landlock};
+
 /// The most descriptors that one message carries.
 pub(super) const MOST_DESCRIPTORS: usize = 32;
 
@@ -19,6 +21,17 @@ pub(super) struct Order {
     pub arguments: Vec<OsString>,
     pub binds: Vec<Bind>,
     pub devices: Vec<Device>,
+    pub limits: ResourceLimits,
+    pub landlock: Landlock,
+}
+
+/// What the kernel lets a monitor take as a process, beside what its group may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceLimits {
+    /// Processes and threads of its uid.
+    pub threads: u64,
+    /// Bytes of any file that it writes.
+    pub file_bytes: u64,
 }
 
 /// What the other side says.
@@ -39,9 +52,10 @@ pub(super) enum Report {
 }
 
 impl Order {
-    pub fn new(uid: u32, program: Program) -> (Self, Vec<OwnedFd>) {
+    pub fn new(jail: &Jail, program: Program) -> (Self, Vec<OwnedFd>) {
         let Program { root, path, arguments, binds, devices, descriptors, stderr } = program;
         let descriptors = std::iter::once(stderr).chain(descriptors).collect();
-        (Self { uid, root, path, arguments, binds, devices }, descriptors)
+        let (uid, limits, landlock) = (jail.uid, jail.limits, jail.landlock);
+        (Self { uid, root, path, arguments, binds, devices, limits, landlock }, descriptors)
     }
 }

@@ -1,6 +1,8 @@
 //! Taking hold of a network that an earlier run of this program made, for a sandbox that still uses it.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use model::SandboxId;
 
@@ -39,8 +41,18 @@ impl Network {
             claims.find(|(_, claim)| is_its(claim)).ok_or_else(|| AdoptError::Unclaimed(sandbox.clone()))?;
         let name = names::namespace(&installation.instance, slot);
         let namespace = namespace::open(&name).map_err(|source| AdoptError::Namespace { name, source })?;
-        let connector = GuestConnector::new(InNamespace { namespace: namespace.into(), sockets: self.sockets.clone() });
+        let namespace: Arc<OwnedFd> = namespace.into();
+        let way = InNamespace { namespace: namespace.clone(), sockets: self.sockets.clone() };
+        let connector = GuestConnector::new(way);
         let addresses = installation.addresses.of(slot);
-        Ok(SandboxNetwork { slot, addresses, tap: None, connector, claim, installation: installation.clone() })
+        Ok(SandboxNetwork {
+            slot,
+            addresses,
+            tap: None,
+            namespace,
+            connector,
+            claim,
+            installation: installation.clone(),
+        })
     }
 }

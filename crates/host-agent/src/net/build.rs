@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use model::InstanceId;
+use model::{InstanceId, NetworkPolicy};
 
 use super::Installation;
 use super::address::{GUEST_IP, GUEST_MAC, SandboxAddresses, TAP_IP, TAP_MAC, TAP_PREFIX, VETH_PREFIX};
@@ -56,10 +56,11 @@ struct Inside {
 
 impl Installation {
     /// Makes the network that `claim` is for. Blocks for milliseconds.
-    pub(super) async fn build(&self, claim: Claim) -> Result<Built, CreateError> {
+    pub(super) async fn build(&self, claim: Claim, policy: &NetworkPolicy) -> Result<Built, CreateError> {
         let slot = self.claims.claim(&claim)?;
         let addresses = self.addresses.of(slot);
-        match build_in(slot, &claim.instance, &addresses).await {
+        let rules = firewall::sandbox_rules(&addresses, policy, &self.limits, &self.resolvers);
+        match build_in(slot, &claim.instance, &addresses, &rules).await {
             Ok((tap, namespace)) => Ok(Built { slot, addresses, claim, tap, namespace }),
             Err(error) => {
                 if let Err(left) = self.remove(slot, &claim).await {
@@ -76,12 +77,12 @@ async fn build_in(
     slot: Slot,
     instance: &InstanceId,
     addresses: &SandboxAddresses,
+    rules: &str,
 ) -> Result<(OwnedFd, OwnedFd), CreateError> {
     let name = names::namespace(instance, slot);
     let Inside { namespace, tap, links, firewall } = namespace::in_new(move || open_inside(&name)).await?;
     let veth = names::veth(instance, slot);
-    let rules = firewall::sandbox_rules(addresses);
-    let load = async { Ok::<_, CreateError>(firewall.load(&rules).await?) };
+    let load = async { Ok::<_, CreateError>(firewall.load(rules).await?) };
     tokio::try_join!(load, link(&veth, &namespace, &links, addresses))?;
     Ok((tap, namespace))
 }

@@ -11,7 +11,7 @@
 //! Everything made here carries the instance id and the slot, and the slot is claimed for the whole machine before
 //! anything else and given back after everything else: what a crash leaves behind can be found and swept, and several
 //! installations on one machine do not disturb each other. Knows nothing of VMMs, of the guest agent or of what a
-//! sandbox is in; who may reach whom beyond the rules in `firewall` is not decided here.
+//! sandbox is in; who may reach what beyond the rules in `firewall` is a policy that it is given.
 
 mod address;
 mod adopt;
@@ -37,12 +37,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{InstanceId, SandboxId};
+use model::{InstanceId, NetworkPolicy, SandboxId};
 
 pub use address::{AddressPlan, GUEST_IP, GUEST_MAC, InvalidPlan, SandboxAddresses, TAP_IP, TAP_PREFIX};
 pub use adopt::AdoptError;
 pub use build::CreateError;
-pub use firewall::FirewallError;
+pub use firewall::{Denials, FirewallError, TrafficLimits};
 pub use links::LinkError;
 pub use namespace::NamespaceError;
 pub use remove::RemoveError;
@@ -68,13 +68,18 @@ pub struct NetworkConfig {
     pub claim_dir: PathBuf,
     /// The ranges that addresses come from.
     pub addresses: AddressPlan,
+    /// What each guest may send and receive.
+    pub limits: TrafficLimits,
+    /// Name servers that answer guests' questions; the only machines in private ranges that guests ever reach.
+    pub resolvers: Vec<Ipv4Addr>,
 }
 
 impl NetworkConfig {
-    /// The usual claim directory and ranges.
+    /// The usual claim directory, ranges and limits, and no name servers.
     pub fn new(instance: InstanceId, data_dir: impl Into<PathBuf>) -> Self {
         let (claim_dir, addresses) = (CLAIM_DIRECTORY.into(), AddressPlan::default());
-        Self { instance, data_dir: data_dir.into(), claim_dir, addresses }
+        let (limits, resolvers) = (TrafficLimits::default(), Vec::new());
+        Self { instance, data_dir: data_dir.into(), claim_dir, addresses, limits, resolvers }
     }
 }
 
@@ -126,34 +131,40 @@ struct Installation {
     instance: InstanceId,
     data_dir: PathBuf,
     addresses: AddressPlan,
+    limits: TrafficLimits,
+    resolvers: Vec<Ipv4Addr>,
     claims: Claims,
 }
 
 impl Network {
     /// Prepares the host: claims, forwarding, and the installation's rules, which replace those of an earlier run.
     pub async fn open(config: NetworkConfig) -> Result<Self, OpenError> {
-        let NetworkConfig { instance, data_dir, claim_dir, addresses } = config;
+        let NetworkConfig { instance, data_dir, claim_dir, addresses, limits, resolvers } = config;
         let data_dir = check_instance(&instance, &data_dir)?;
         let claims = Claims::open(&claim_dir)?;
         namespace::set("net/ipv4/ip_forward", "1")?;
-        Firewall::start()?.load(&firewall::host_rules(&instance, &addresses)).await?;
+        Firewall::start()?.load(&firewall::host_rules(&instance, &addresses, &resolvers)).await?;
         let sockets = SocketThread::start().map_err(OpenError::Sockets)?.into();
-        Ok(Self { installation: Installation { instance, data_dir, addresses, claims }.into(), sockets })
+        let installation = Installation { instance, data_dir, addresses, limits, resolvers, claims };
+        Ok(Self { installation: installation.into(), sockets })
     }
 
-    /// Makes the network of a sandbox. What a failure leaves half made is undone; what a cancelled call has made is
+    /// Makes the network of a sandbox, from which its guest reaches what `policy` lets it. What a failure leaves half made is undone; what a cancelled call has made is
     /// claimed for `sandbox` and goes with the next sweep.
-    pub async fn create(&self, sandbox: &SandboxId) -> Result<SandboxNetwork, CreateError> {
+    pub async fn create(&self, sandbox: &SandboxId, policy: &NetworkPolicy) -> Result<SandboxNetwork, CreateError> {
         let (installation, claim) = (self.installation.clone(), self.installation.claim_for(sandbox));
-        let build = move || async move { installation.build(claim).await };
+        let policy = policy.clone();
+        let build = move || async move { installation.build(claim, &policy).await };
         let Built { slot, addresses, claim, tap, namespace } =
             blocking::to_the_end(build).await.map_err(CreateError::Thread)??;
-        let connector = GuestConnector::new(InNamespace { namespace: namespace.into(), sockets: self.sockets.clone() });
+        let namespace: Arc<OwnedFd> = namespace.into();
+        let way = InNamespace { namespace: namespace.clone(), sockets: self.sockets.clone() };
         Ok(SandboxNetwork {
             slot,
             addresses,
             tap: Some(tap),
-            connector,
+            namespace,
+            connector: GuestConnector::new(way),
             claim,
             installation: self.installation.clone(),
         })
@@ -186,6 +197,7 @@ pub struct SandboxNetwork {
     addresses: SandboxAddresses,
     /// Until the VMM gets it.
     tap: Option<OwnedFd>,
+    namespace: Arc<OwnedFd>,
     connector: GuestConnector,
     /// What gives the right to remove it.
     claim: Claim,
@@ -224,6 +236,19 @@ impl SandboxNetwork {
         self.installation.claims.replace(self.slot, &claim)?;
         self.claim = claim;
         Ok(())
+    }
+
+    /// Makes another policy the one that holds, also for connections that are open.
+    pub async fn apply(&self, policy: &NetworkPolicy) -> Result<(), FirewallError> {
+        let start = || Firewall::start();
+        let firewall = namespace::inside(self.namespace.clone(), start).await?;
+        firewall.load(&firewall::policy_rules(policy)).await
+    }
+
+    /// What of the guest's packets went nowhere.
+    pub async fn denials(&self) -> Result<Denials, FirewallError> {
+        let start = || Firewall::start_counting();
+        namespace::inside(self.namespace.clone(), start).await?.counted().await
     }
 
     /// A connection to a port of the guest, which sees it come from [`TAP_IP`].

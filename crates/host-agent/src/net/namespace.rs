@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
@@ -30,8 +31,8 @@ pub enum NamespaceError {
     /// The kernel refused a namespace.
     #[error("making a network namespace")]
     Make(#[source] io::Error),
-    /// The namespace could not be opened.
-    #[error("opening the new network namespace")]
+    /// The namespace could not be opened or entered.
+    #[error("opening a network namespace")]
     Open(#[source] io::Error),
     /// The namespace could not get its name.
     #[error("naming a network namespace {}", path.display())]
@@ -60,12 +61,35 @@ where
     T: Send + 'static,
     E: From<NamespaceError> + Send + 'static,
 {
+    on_a_thread(leave_for_new, work).await
+}
+
+/// As [`in_new`], in a namespace that there is.
+pub(super) async fn inside<T, E>(
+    namespace: Arc<OwnedFd>,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<NamespaceError> + Send + 'static,
+{
+    on_a_thread(move || enter(&*namespace).map_err(NamespaceError::Open), work).await
+}
+
+async fn on_a_thread<T, E>(
+    go: impl FnOnce() -> Result<(), NamespaceError> + Send + 'static,
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<NamespaceError> + Send + 'static,
+{
     let runtime = tokio::runtime::Handle::current();
     let (answer, answered) = oneshot::channel();
     let body = move || {
         let _inside = runtime.enter();
         // Nobody listens if the caller was cancelled: then dropping the result is all there is to do.
-        let _ = answer.send(leave_for_new().map_err(E::from).and_then(|()| work()));
+        let _ = answer.send(go().map_err(E::from).and_then(|()| work()));
     };
     std::thread::Builder::new().name("sp-make-netns".to_owned()).spawn(body).map_err(NamespaceError::Thread)?;
     answered.await.map_err(|_| NamespaceError::ThreadEnded)?

@@ -9,17 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use model::SandboxId;
+use model::{NetworkPolicy, SandboxId};
 use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
-use super::{AdoptError, ClaimError, CreateError, FirewallError, Network, RemoveError, SandboxNetwork, Slot};
+use super::{AdoptError, ClaimError, CreateError, Denials, FirewallError, Network, RemoveError, SandboxNetwork, Slot};
 
 /// The networks of a host's sandboxes.
 pub trait Networks: Send + Sync {
-    /// Makes the network of a sandbox, or nothing.
-    fn create<'a>(&'a self, sandbox: &'a SandboxId) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>>;
+    /// Makes the network of a sandbox, from which its guest reaches what `policy` lets it, or nothing.
+    fn create<'a>(
+        &'a self,
+        sandbox: &'a SandboxId,
+        policy: &'a NetworkPolicy,
+    ) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>>;
 
     /// The network of a sandbox as an earlier run made it. Its tap is the monitor's alone.
     fn adopt(&self, sandbox: &SandboxId) -> Result<Box<dyn GuestNetwork>, AdoptError>;
@@ -47,6 +51,12 @@ pub trait GuestNetwork: Send + Sync {
 
     /// Makes it another sandbox's.
     fn give_to(&mut self, sandbox: &SandboxId) -> Result<(), ClaimError>;
+
+    /// Makes another policy the one that holds, also for connections that are open.
+    fn apply<'a>(&'a self, policy: &'a NetworkPolicy) -> BoxFuture<'a, Result<(), FirewallError>>;
+
+    /// What of the guest's packets went nowhere.
+    fn denials(&self) -> BoxFuture<'_, Result<Denials, FirewallError>>;
 
     /// Removes everything, as far as possible. May be repeated.
     fn delete(&mut self) -> BoxFuture<'_, Result<(), RemoveError>>;
@@ -79,9 +89,13 @@ impl GuestConnector {
 }
 
 impl Networks for Network {
-    fn create<'a>(&'a self, sandbox: &'a SandboxId) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>> {
+    fn create<'a>(
+        &'a self,
+        sandbox: &'a SandboxId,
+        policy: &'a NetworkPolicy,
+    ) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>> {
         Box::pin(async {
-            let network = Network::create(self, sandbox).await?;
+            let network = Network::create(self, sandbox, policy).await?;
             Ok(Box::new(network) as Box<dyn GuestNetwork>)
         })
     }
@@ -118,6 +132,14 @@ impl GuestNetwork for SandboxNetwork {
 
     fn give_to(&mut self, sandbox: &SandboxId) -> Result<(), ClaimError> {
         SandboxNetwork::give_to(self, sandbox)
+    }
+
+    fn apply<'a>(&'a self, policy: &'a NetworkPolicy) -> BoxFuture<'a, Result<(), FirewallError>> {
+        Box::pin(SandboxNetwork::apply(self, policy))
+    }
+
+    fn denials(&self) -> BoxFuture<'_, Result<Denials, FirewallError>> {
+        Box::pin(SandboxNetwork::denials(self))
     }
 
     fn delete(&mut self) -> BoxFuture<'_, Result<(), RemoveError>> {

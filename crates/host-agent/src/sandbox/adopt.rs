@@ -27,6 +27,9 @@ pub(super) enum AdoptError {
     /// Its network.
     #[error("take over its network")]
     Network(#[from] net::AdoptError),
+    /// What it may reach.
+    #[error("put the rules of its network in force")]
+    Rules(#[from] net::FirewallError),
     /// Its monitor.
     #[error("take over its virtual machine")]
     Vm(#[from] vmm::AdoptError),
@@ -40,7 +43,12 @@ pub(super) async fn adopt(host: &Host, found: Found) -> (Record, Parts, Status) 
         Left::Paused => {
             tracing::info!(sandbox = %id, "a paused sandbox is kept");
             let place = host.ledger.keep(&record.spec.owner);
-            (record.clone(), Parts::of_paused(directory, record, place), Status::Paused)
+            (record.clone(), Parts::on_disk(directory, record, place), Status::Paused)
+        }
+        Left::Stopped => {
+            tracing::warn!(sandbox = %id, "the machine was restarted while it ran: it is stopped, and its disk is kept");
+            let place = host.ledger.keep(&record.spec.owner);
+            (record.clone(), Parts::on_disk(directory, record, place), Status::Stopped)
         }
         Left::Lost => {
             tracing::warn!(sandbox = %id, "its virtual machine ended while no host agent ran");
@@ -81,8 +89,11 @@ impl Parts {
         (self.place, self.share) = (Some(place), Some(share));
         self.find_template(host).map_err(AdoptError::Template)?;
         let network = host.network.adopt(&spec.id)?;
+        // A change that was cut may be in force without being recorded.
+        network.apply(&spec.network).await?;
         let guest = Guest::known(network.connector(), run.access_token);
         self.network = Some(network);
+        self.find_cgroup(host);
         let adopted = host.vmm.adopt(AdoptSpec {
             process,
             platform: run.platform.clone(),
@@ -97,9 +108,9 @@ impl Parts {
     }
 
     /// Lets an adopted guest go on that may stand still, and tells it who it is.
-    pub(super) async fn make_right(&self, host: &Host) -> Result<(), CreateError> {
+    pub(super) async fn make_right(&self) -> Result<(), CreateError> {
         let vm = self.vm.clone().expect("an adopted sandbox that runs has a virtual machine");
         let guest = self.guest.clone().expect("an adopted sandbox that runs has a guest");
-        self.go_on(host, &self.record().spec, &*vm, &guest).await
+        self.go_on(&self.record().spec, &*vm, &guest).await
     }
 }

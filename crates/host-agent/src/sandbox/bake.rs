@@ -77,7 +77,7 @@ impl Parts {
         let warm_up = async {
             guest.warm_up().await;
             // The claim will say the same.
-            guest.restore(identity(host, spec, template), RESTORE_DEADLINE).await.map_err(CreateError::Introduce)
+            guest.restore(identity(spec, template), RESTORE_DEADLINE).await.map_err(CreateError::Introduce)
         };
         tokio::select! {
             warm = warm_up => warm.map(|()| true),
@@ -122,13 +122,7 @@ async fn bake(
         Ok(booted)
     };
     let baked = baked.await;
-    let mut dismantled = parts.dismantle().await;
-    if dismantled.is_err() {
-        dismantled = parts.dismantle().await;
-    }
-    if let Err(error) = dismantled {
-        tracing::warn!(error = &error as &dyn std::error::Error, "something is left of a hidden sandbox");
-    }
+    parts.vanish().await;
     match baked {
         Ok(booted) => {
             let took = begun.elapsed();

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::{DiskMb, IllegalTransition, SandboxId, SnapshotId, Status, TemplateName};
+use model::{DiskMb, Generation, IllegalTransition, SandboxId, SnapshotId, Status, TemplateName};
 
 use super::ledger::Refusal;
-use crate::guest::{GuestError, ReadyError};
+use crate::guest::{GuestError, ReadyError, StartError};
 use crate::net;
 use crate::template::TemplateError;
 
@@ -100,6 +100,9 @@ pub enum CreateError {
     /// The guest answered and would not take its identity.
     #[error("tell the guest who it is")]
     Introduce(#[source] GuestError),
+    /// What its template starts in it does not become ready.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// What was captured cannot be used, or could not be written.
     #[error(transparent)]
     Snapshot(#[from] crate::snapshot::SnapshotError),
@@ -130,6 +133,19 @@ pub enum TransitionError {
     /// The server ends.
     #[error("the host agent is shutting down")]
     Closing,
+    /// It was decided before something else that has been done since.
+    #[error(
+        "the call is of generation {asked} of the sandbox's record, and one of generation {known} has been carried out"
+    )]
+    Outdated {
+        /// Of the call.
+        asked: Generation,
+        /// The latest that was carried out.
+        known: Generation,
+    },
+    /// What it was told could not be written down.
+    #[error("note the generation of the sandbox's record")]
+    Note(#[source] io::Error),
     /// Its state forbids it.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),

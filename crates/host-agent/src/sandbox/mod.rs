@@ -12,14 +12,18 @@ mod capture;
 mod disk;
 mod error;
 mod footprint;
+mod generation;
 mod ledger;
 pub mod metrics;
+mod network;
 mod owner;
 mod parts;
 mod pause;
 mod pool;
+mod presence;
 mod record;
 mod restore;
+mod start;
 mod sweep;
 
 use std::collections::HashMap;
@@ -29,7 +33,10 @@ use std::time::{Instant, SystemTime};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use model::{Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status, TemplateName};
+use model::{
+    Generation, Lifetime, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status,
+    TemplateName,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use vmm::Vm;
@@ -46,10 +53,12 @@ pub(crate) use admission::Meminfo;
 pub use error::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
 pub use footprint::{Footprint, FootprintError, Start};
 pub use ledger::{Ledger, Limits, Refusal};
+pub use network::{NetworkError, NetworkState};
 use owner::Farewell;
 pub(crate) use pause::paused_dir;
 pub(crate) use pool::keep as keep_pool;
 pub use pool::{InvalidPoolMode, Pool, PoolMode};
+pub use presence::Presence;
 pub(crate) use record::{builds_in, platforms_in};
 pub use sweep::{Found, SweepError, sweep};
 
@@ -73,6 +82,9 @@ pub struct SandboxSpec {
     /// How it is to come to be.
     #[serde(default)]
     pub start: StartMode,
+    /// What it may reach.
+    #[serde(default)]
+    pub network: NetworkPolicy,
 }
 
 /// What the end of the host agent does to a sandbox that runs. A paused one stays on disk.
@@ -112,9 +124,11 @@ struct View {
 
 /// What callers may ask of an owner task.
 enum Command {
-    Pause(oneshot::Sender<Result<(), TransitionError>>),
-    Resume(oneshot::Sender<Result<(), TransitionError>>),
+    Pause(Generation, oneshot::Sender<Result<(), TransitionError>>),
+    Resume(Generation, oneshot::Sender<Result<(), TransitionError>>),
     Capture(Reservation, oneshot::Sender<Result<Captured, CaptureError>>),
+    Network(oneshot::Sender<Result<NetworkState, NetworkError>>),
+    SetNetwork(NetworkPolicy, oneshot::Sender<Result<(), NetworkError>>),
     Destroy(oneshot::Sender<Result<(), DestroyError>>),
     /// The host agent ends.
     Close(OnClose, oneshot::Sender<Result<(), DestroyError>>),
@@ -156,6 +170,8 @@ pub struct GuestUse {
     pub guest: Guest,
     /// Held as long as bytes flow.
     pub busy: Busy,
+    /// For what outlives the use.
+    pub presence: Presence,
 }
 
 /// All sandboxes of this host. Cheap to clone.
@@ -256,7 +272,9 @@ impl Sandboxes {
         {
             return result;
         }
-        if self.table().is_closing && matches!(handle.view.borrow().status, Status::Running | Status::Paused) {
+        let status = handle.view.borrow().status;
+        let stays = matches!(status, Status::Running | Status::Paused | Status::Stopped) && self.handle(id).is_some();
+        if self.table().is_closing && stays {
             return Err(DestroyError::Closing);
         }
         // The owner task takes no commands any more: it is about to say that all is gone, unless it broke down.
@@ -265,13 +283,13 @@ impl Sandboxes {
     }
 
     /// Puts a running sandbox on disk: it then takes no memory and has no process.
-    pub async fn pause(&self, id: &SandboxId) -> Result<(), TransitionError> {
-        self.change(id, Command::Pause).await
+    pub async fn pause(&self, id: &SandboxId, generation: Generation) -> Result<(), TransitionError> {
+        self.change(id, |reply| Command::Pause(generation, reply)).await
     }
 
-    /// Lets a paused sandbox go on.
-    pub async fn resume(&self, id: &SandboxId) -> Result<(), TransitionError> {
-        self.change(id, Command::Resume).await
+    /// Lets a paused sandbox go on, or starts one from its disk that its machine's restart has stopped.
+    pub async fn resume(&self, id: &SandboxId, generation: Generation) -> Result<(), TransitionError> {
+        self.change(id, |reply| Command::Resume(generation, reply)).await
     }
 
     async fn change(
@@ -326,7 +344,8 @@ impl Sandboxes {
             OnExpiry::Destroy => UseError::NotFound(id.clone()),
             OnExpiry::Pause => UseError::NotRunning { id: id.clone(), status: Status::Pausing },
         })?;
-        Ok(GuestUse { guest: running.guest, busy })
+        let presence = Presence::new(handle.activity, handle.view);
+        Ok(GuestUse { guest: running.guest, busy, presence })
     }
 
     /// What a running sandbox costs its host. Asking is no use of it.

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::{Event, Lifetime, OnExpiry, Status, transition};
+use model::{Event, Generation, Lifetime, NetworkPolicy, OnExpiry, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -20,15 +20,15 @@ use super::parts::Parts;
 use super::pause::ResumeFailure;
 use super::record::Record;
 use super::{
-    CaptureError, Captured, Command, CreateError, DestroyError, Handle, OnClose, QUEUE, SandboxSpec, SharedMachine,
-    TransitionError, View,
+    CaptureError, Captured, Command, CreateError, DestroyError, Handle, NetworkError, OnClose, QUEUE, SandboxSpec,
+    SharedMachine, TransitionError, View,
 };
 use crate::blocking;
 use crate::host::Host;
 use crate::snapshot::Reservation;
 
 /// Until a deletion that left something is tried again by itself.
-const RETRY_DELETE: Duration = Duration::from_secs(5);
+pub(super) const RETRY_DELETE: Duration = Duration::from_secs(5);
 
 type DestroyReply = oneshot::Sender<Result<(), DestroyError>>;
 
@@ -157,7 +157,7 @@ impl Owner {
 
     /// What an earlier host agent had begun with a sandbox that goes on is undone.
     async fn make_right(&mut self) {
-        if let Err(error) = self.parts.make_right(&self.host).await {
+        if let Err(error) = self.parts.make_right().await {
             // Where the monitor is gone that is noticed on its own.
             let error = &error as &dyn std::error::Error;
             tracing::warn!(sandbox = %self.spec.id, error, "what the last host agent had begun was not undone");
@@ -229,7 +229,7 @@ impl Owner {
 
     /// Takes commands until the sandbox is to end.
     async fn serve(&mut self) -> Ending {
-        let is_whole = self.parts.vm().is_some() || self.status() == Status::Paused;
+        let is_whole = self.parts.vm().is_some() || matches!(self.status(), Status::Paused | Status::Stopped);
         assert!(is_whole, "a running sandbox has a virtual machine");
         let idle = match self.spec.lifetime {
             Lifetime::Never => None,
@@ -248,8 +248,11 @@ impl Owner {
             let vm = self.parts.vm().cloned();
             tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(Command::Pause(reply)) => answer(reply, self.pause().await),
-                    Some(Command::Resume(reply)) => match self.resume().await {
+                    Some(Command::Pause(generation, reply)) => match self.parts.hear_of(generation) {
+                        Ok(()) => answer(reply, self.pause().await),
+                        Err(error) => answer(reply, Err(error)),
+                    },
+                    Some(Command::Resume(generation, reply)) => match self.resume_of(generation).await {
                         Ok(result) => answer(reply, result),
                         Err(error) => {
                             answer(reply, Err(error));
@@ -260,6 +263,8 @@ impl Owner {
                         Ok(capture) => publish_later(capture, reply),
                         Err(error) => answer(reply, Err(error)),
                     },
+                    Some(Command::Network(reply)) => answer(reply, self.parts.network_state().await),
+                    Some(Command::SetNetwork(policy, reply)) => answer(reply, self.set_network(policy).await),
                     Some(Command::Destroy(reply)) => return Ending::Delete(Some(reply)),
                     Some(Command::Close(on_close, reply)) => return self.close(on_close, reply).await,
                     None => return Ending::Delete(None),
@@ -289,6 +294,14 @@ impl Owner {
         }
     }
 
+    /// From now on the sandbox reaches what this policy lets it. After an error the one before holds.
+    async fn set_network(&mut self, policy: NetworkPolicy) -> Result<(), NetworkError> {
+        self.parts.set_network(policy.clone()).await?;
+        tracing::info!(sandbox = %self.spec.id, "another network policy holds");
+        self.spec.network = policy;
+        Ok(())
+    }
+
     /// Captures the sandbox, which is then again what it was. What is left to do needs nothing of it.
     async fn capture(&mut self, reservation: Reservation) -> Result<Capture, CaptureError> {
         if self.status() == Status::Paused {
@@ -313,7 +326,7 @@ impl Owner {
             tracing::error!(sandbox = %self.spec.id, error, "it could not be paused and is deleted");
         }
         match (self.status(), on_close) {
-            (Status::Paused, _) | (Status::Running, OnClose::Keep) => Ending::Leave(reply),
+            (Status::Paused | Status::Stopped, _) | (Status::Running, OnClose::Keep) => Ending::Leave(reply),
             _ => Ending::Delete(Some(reply)),
         }
     }
@@ -326,9 +339,20 @@ impl Owner {
         }
     }
 
+    /// As [`Self::resume`], unless it was decided too long ago.
+    async fn resume_of(&mut self, generation: Generation) -> Result<Result<(), TransitionError>, TransitionError> {
+        match self.parts.hear_of(generation) {
+            Ok(()) => self.resume().await,
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
     /// The outer error is for a sandbox that is lost: what it was on disk must not be used any more, and what it became
     /// cannot be kept.
     async fn resume(&mut self) -> Result<Result<(), TransitionError>, TransitionError> {
+        if self.status() == Status::Stopped {
+            return Ok(self.start().await);
+        }
         if let Err(error) = self.publish_legal(Event::ResumeRequested) {
             return Ok(Err(error));
         }
@@ -351,6 +375,23 @@ impl Owner {
         tracing::warn!(sandbox = %self.spec.id, error = &source as &dyn std::error::Error, "a resume failed");
         self.publish(Event::RolledBack);
         Ok(Err(failed(source)))
+    }
+
+    /// Boots from its disk a sandbox that its machine's restart has stopped.
+    async fn start(&mut self) -> Result<(), TransitionError> {
+        self.publish_legal(Event::StartRequested)?;
+        match self.parts.start(&self.host, &self.spec).await {
+            Ok(()) => {
+                self.become_running();
+                Ok(())
+            }
+            Err(source) => {
+                let error = &source as &dyn std::error::Error;
+                tracing::warn!(sandbox = %self.spec.id, error, "a start failed");
+                self.publish(Event::RolledBack);
+                Err(TransitionError::Failed { step: "start", source })
+            }
+        }
     }
 
     /// Nothing can be done with the sandbox any more: gives back what it held and stays, in error, until someone deletes
@@ -446,8 +487,10 @@ fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply
                 answer(reply, Err(error.into()));
             }
         }
-        Command::Pause(reply) => answer(reply, refused(Event::PauseRequested)),
-        Command::Resume(reply) => answer(reply, refused(Event::ResumeRequested)),
+        Command::Network(reply) => answer(reply, Err(NetworkError::NotReady(status))),
+        Command::SetNetwork(_, reply) => answer(reply, Err(NetworkError::NotReady(status))),
+        Command::Pause(_, reply) => answer(reply, refused(Event::PauseRequested)),
+        Command::Resume(_, reply) => answer(reply, refused(Event::ResumeRequested)),
     }
     None
 }
@@ -494,6 +537,8 @@ mod tests {
             limits: Default::default(),
             pool: crate::sandbox::PoolMode::Off,
             uid_base: 2_000_000_000,
+            traffic: Default::default(),
+            allow_degraded_jail: crate::jail::Layer::ALL.to_vec(),
             guest_agent: b"",
         };
         Arc::new(Host::open(config).await.unwrap())
@@ -510,6 +555,7 @@ mod tests {
             on_expiry: OnExpiry::Destroy,
             snapshot: None,
             start: Default::default(),
+            network: Default::default(),
         };
         let (handle, owner) = new(host(data_dir).await, spec);
         owner.view.send_modify(|view| view.status = Status::Running);

@@ -16,14 +16,16 @@ use tokio_util::sync::CancellationToken;
 use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 
 use super::ledger::{Place, Share};
+use super::owner::RETRY_DELETE;
 use super::record::{RECORD, Record, Run};
 use super::{CreateError, DestroyError, Running, SandboxSpec, Start, admission};
 use crate::blocking;
+use crate::cgroup::{Cgroup, CgroupLimits};
 use crate::guest::{Guest, Identity};
 use crate::host::Host;
-use crate::jail::Jail;
+use crate::jail::{Jail, ResourceLimits};
 use crate::machine::Failpoint;
-use crate::net::{self, GuestNetwork};
+use crate::net::{self, GuestNetwork, Slot};
 use crate::snapshot::{Layer, Origin};
 use crate::template::Template;
 
@@ -47,6 +49,8 @@ pub(super) struct Parts {
     pub(super) network: Option<Box<dyn GuestNetwork>>,
     /// Kept for every start of a monitor after the first.
     pub(super) tap: Option<OwnedFd>,
+    /// What its monitor runs in, once there has been one.
+    pub(super) cgroup: Option<Cgroup>,
     /// What is under all of its disk.
     pub(super) template: Option<Template>,
     /// What its directory says of it.
@@ -76,8 +80,8 @@ pub(super) enum MemoryOwner {
 }
 
 impl Parts {
-    /// Those of a paused sandbox that an earlier host agent left. It has no network.
-    pub fn of_paused(directory: PathBuf, record: Record, place: Place) -> Self {
+    /// Those of a sandbox that an earlier host agent left on disk. It has no network.
+    pub fn on_disk(directory: PathBuf, record: Record, place: Place) -> Self {
         Self { directory: Some(directory), record: Some(record), place: Some(place), ..Self::default() }
     }
 
@@ -113,7 +117,7 @@ impl Parts {
         self.note_made(host).await
     }
 
-    async fn note_made(&mut self, host: &Host) -> Result<(), CreateError> {
+    pub(super) async fn note_made(&mut self, host: &Host) -> Result<(), CreateError> {
         let guest = self.guest.clone().expect("a sandbox that was made has a guest");
         self.note_running(host, &guest).await
     }
@@ -156,7 +160,7 @@ impl Parts {
             self.remove_network().await.map_err(CreateError::Left)?;
         }
         if self.network.is_none() {
-            let mut network = host.network.create(&spec.id).await?;
+            let mut network = host.network.create(&spec.id, &spec.network).await?;
             self.tap = network.take_tap();
             self.network = Some(network);
         }
@@ -171,19 +175,36 @@ impl Parts {
         room: Room,
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
-        let directory = self.directory();
-        host.vmm.make_overlay(&directory.join(OVERLAY_FILE), self.disk()).await?;
+        host.vmm.make_overlay(&self.directory().join(OVERLAY_FILE), self.disk()).await?;
+        self.record_layers(Vec::new())?;
+        host.surroundings.reached(Failpoint::RecordWritten);
+        self.boot_from_disk(host, spec, template, room, cancel).await
+    }
+
+    /// Boots from the disk that there is, with a memory that is empty.
+    pub(super) async fn boot_from_disk(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        template: &Template,
+        room: Room,
+        cancel: &CancellationToken,
+    ) -> Result<(), CreateError> {
         let promised = match room {
             Room::Reserved => Some(admission::promise_disk(host, spec.shape.memory.get().into())?),
             Room::AsNeeded => None,
         };
-        make_memory(&directory.join(MEMORY_FILE), spec, room)?;
+        make_memory(&self.directory().join(MEMORY_FILE), spec, room)?;
         drop(promised);
-        self.record_layers(Vec::new())?;
-        host.surroundings.reached(Failpoint::RecordWritten);
         (self.memory, self.start) = (MemoryOwner::Sandbox, Start::Boot);
         let guest = self.boot(host, spec, template, cancel).await?;
-        guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
+        guest.introduce(&identity(spec, template)).await.map_err(CreateError::Introduce)?;
+        if let Some(start) = &template.manifest.start {
+            tokio::select! {
+                started = guest.start(&start.command, &start.ready) => started?,
+                () = cancel.cancelled() => return Err(CreateError::Deleted),
+            }
+        }
         self.guest = Some(guest);
         Ok(())
     }
@@ -309,9 +330,26 @@ impl Parts {
         Ok(())
     }
 
+    /// Removes everything of a sandbox that nobody knows of, as often as it takes. Only the first time is waited for.
+    pub async fn vanish(mut self) {
+        let Err(error) = self.dismantle().await else { return };
+        tracing::warn!(error = &error as &dyn std::error::Error, "something is left of a sandbox that is nobody's");
+        tokio::spawn(async move {
+            tokio::time::sleep(RETRY_DELETE).await;
+            while self.dismantle().await.is_err() {
+                tokio::time::sleep(RETRY_DELETE).await;
+            }
+        });
+    }
+
     /// Gives back what a paused sandbox has outside its directory.
     pub async fn remove_network(&mut self) -> Result<(), DestroyError> {
         self.tap = None;
+        // Before the slot, by which another sandbox would find it.
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.remove().await.map_err(left("control group"))?;
+            self.cgroup = None;
+        }
         if let Some(network) = &mut self.network {
             network.delete().await.map_err(left("network"))?;
             self.network = None;
@@ -396,7 +434,8 @@ impl Parts {
             initramfs: template.initramfs.clone(),
         };
         self.platform = Some(host.vmm.platform());
-        let vm = host.vmm.boot(boot, &self.jail(host)).await?;
+        let jail = self.jail(host);
+        let vm = host.vmm.boot(boot, &jail).await?;
         self.vm = Some(vm.clone());
         Ok(vm)
     }
@@ -425,15 +464,40 @@ impl Parts {
         })
     }
 
-    pub(super) fn jail(&self, host: &Host) -> Jail {
-        let network = self.network.as_ref().expect("the network is made before the virtual machine");
-        Jail { uid: host.uid_of(network.slot()), identity_file: self.directory().join(IDENTITY_FILE) }
+    pub(super) fn jail(&mut self, host: &Host) -> Jail {
+        let (cgroup, group_limits) = self.find_cgroup(host);
+        Jail {
+            uid: host.uid_of(self.slot()),
+            identity_file: self.directory().join(IDENTITY_FILE),
+            cgroup,
+            limits: ResourceLimits { threads: group_limits.threads(), file_bytes: largest_file(self.disk()) },
+            landlock: host.landlock(),
+        }
+    }
+
+    /// The control groups of its monitor, whether or not they are there.
+    pub(super) fn find_cgroup(&mut self, host: &Host) -> (Cgroup, CgroupLimits) {
+        let shape = self.record().spec.shape;
+        let limits = CgroupLimits { vcpus: shape.vcpus.get(), memory_mb: shape.memory.get() };
+        let cgroup = host.cgroups.of(self.slot(), limits);
+        self.cgroup = Some(cgroup.clone());
+        (cgroup, limits)
+    }
+
+    fn slot(&self) -> Slot {
+        self.network.as_ref().expect("the network is made before the virtual machine").slot()
     }
 
     pub(super) fn guest_client(&self) -> Guest {
         let network = self.network.as_ref().expect("the network is made before the guest is sought");
         Guest::new(network.connector())
     }
+}
+
+/// The most that a monitor writes to a file: an overlay of which every block was written, with its tables.
+fn largest_file(disk: DiskMb) -> u64 {
+    let disk = u64::from(disk.get()) << 20;
+    disk + disk / 64 + (64 << 20)
 }
 
 fn left<E: std::error::Error + Send + Sync + 'static>(part: &'static str) -> impl FnOnce(E) -> DestroyError {
@@ -445,7 +509,7 @@ pub(super) fn file_error(step: &'static str, path: &Path) -> impl FnOnce(std::io
     move |source| CreateError::File { step, path, source }
 }
 
-pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> Identity {
+pub(super) fn identity(spec: &SandboxSpec, template: &Template) -> Identity {
     Identity {
         sandbox_id: spec.id.to_string(),
         template_id: spec.template.to_string(),
@@ -453,7 +517,8 @@ pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> 
         env_vars: template.manifest.defaults.env.clone(),
         default_user: template.manifest.defaults.user.clone(),
         default_workdir: Some(template.manifest.defaults.workdir.clone()).filter(|workdir| !workdir.is_empty()),
-        nameservers: host.nameservers.clone(),
+        // Whoever answers on the host, the guest always asks its side of the tap.
+        nameservers: vec![net::TAP_IP.to_string()],
         timestamp: jiff::Timestamp::now().to_string(),
         boot_id: None,
     }
@@ -461,7 +526,7 @@ pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> 
 
 /// Room on the disk for a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
+pub(super) enum Room {
     /// For all of it: a guest that writes where the disk has no room left ends its monitor.
     Reserved,
     /// For what it writes: where it is no loss if that does not fit.

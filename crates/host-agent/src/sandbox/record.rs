@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use model::{Generation, NetworkPolicy};
 use serde::{Deserialize, Serialize};
 
 use vmm::Platform;
@@ -37,6 +38,9 @@ pub(super) struct Record {
     pub build: BuildId,
     /// The frozen overlays between that and its own, the lowest first; files in its directory.
     pub layers: Vec<Layer>,
+    /// How often what it may reach was replaced.
+    #[serde(default)]
+    pub policy_changes: u64,
     /// As what it runs, or last ran; none of what is being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Run>,
@@ -77,6 +81,23 @@ pub(super) fn is_settled(directory: &Path) -> bool {
     !directory.join(UNSETTLED).exists()
 }
 
+/// The file that holds the latest generation of the sandbox's record at the control plane that was carried out here. A
+/// machine that goes down may forget it: then nothing of that time is under way any more.
+pub(super) const GENERATION: &str = "generation";
+
+/// Writes it down. What is there is replaced whole.
+pub(super) fn note_generation(directory: &Path, generation: Generation) -> io::Result<()> {
+    let staged = directory.join("generation.new");
+    fs::write(&staged, generation.to_string())?;
+    fs::rename(staged, directory.join(GENERATION))
+}
+
+/// What was written down last.
+pub(super) fn noted_generation(directory: &Path) -> Generation {
+    let text = fs::read_to_string(directory.join(GENERATION)).unwrap_or_default();
+    text.parse().map_or(Generation::UNSAID, Generation::new)
+}
+
 /// The copies of the monitor that sandboxes in `directory` run on.
 pub(crate) fn platforms_in(directory: &Path) -> Vec<Platform> {
     records_in(directory).filter_map(|record| Some(record.run?.platform)).collect()
@@ -97,12 +118,18 @@ impl Record {
     pub fn new(spec: SandboxSpec, created_at: SystemTime, build: BuildId) -> Self {
         let since = created_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new(), run: None }
+        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new(), policy_changes: 0, run: None }
     }
 
     /// The same of a sandbox that runs, as `run` says.
     pub fn running(self, run: Option<Run>) -> Self {
         Self { run, ..self }
+    }
+
+    /// The same after what the sandbox may reach was replaced.
+    pub fn with_network(&self, network: NetworkPolicy) -> Self {
+        let spec = SandboxSpec { network, ..self.spec.clone() };
+        Self { spec, policy_changes: self.policy_changes + 1, ..self.clone() }
     }
 
     /// When it was asked for.
@@ -154,6 +181,7 @@ pub(super) mod tests {
             owner: "team-1".parse().unwrap(),
             snapshot: Some("sn1".parse().unwrap()),
             start: model::StartMode::Auto,
+            network: serde_json::from_str(r#"{"allow_internet_access":false}"#).unwrap(),
         };
         let layers = vec![Layer { name: "layer0.qcow2".to_owned(), digest: Digest::of(b"x") }];
         Record { layers, ..Record::new(spec, SystemTime::now(), "0123456789abcdef".parse().unwrap()) }

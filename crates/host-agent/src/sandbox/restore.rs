@@ -63,12 +63,13 @@ impl Parts {
         let platform = frozen.manifest.origin.platform.clone();
         self.platform = Some(platform.clone());
         let machine = self.machine(spec, Memory::Frozen(directory.join(FROZEN_MEMORY_FILE)))?;
-        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &self.jail(host)).await?;
+        let jail = self.jail(host);
+        let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
         self.vm = Some(vm.clone());
         let loaded = begun.elapsed();
         vm.resume().await.map_err(CreateError::Go)?;
         let guest = self.guest_client();
-        let identity = Identity { boot_id, ..identity(host, spec, self.template()) };
+        let identity = Identity { boot_id, ..identity(spec, self.template()) };
         tokio::select! {
             restored = guest.restore(identity, RESTORE_DEADLINE) => restored.map_err(CreateError::Introduce)?,
             () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),

@@ -8,7 +8,7 @@
 //! no record.json             was being deleted, or never begun: the rest of it goes
 //! paused/ is there           paused: a monitor that still runs has loaded, at most, and is ended
 //! the record has no `run`    was being made, or was nobody's yet: it goes
-//! of an earlier boot         ran when the machine went down: it goes
+//! of an earlier boot         ran when the machine went down: stopped, and its disk is kept; so is one that was being started
 //! the monitor runs           running: adopted. With `unsettled` it was being paused, captured, resumed or claimed: it goes
 //!                            on, and its guest is told again who it is
 //! the monitor is gone        lost: in error until someone deletes it
@@ -27,7 +27,7 @@ use vmm::{ProcessIdentity, VmmProcess};
 
 use super::parts::{IDENTITY_FILE, MEMORY_FILE, MemoryOwner, OVERLAY_FILE};
 use super::pause::{PAUSED, SPENT, WRITTEN_MEMORY_FILE, give_room_back};
-use super::record::{RECORD, Record};
+use super::record::{GENERATION, RECORD, Record};
 use crate::host::Host;
 use crate::jail;
 use crate::snapshot::{Manifest, Stage};
@@ -66,6 +66,8 @@ pub struct Found {
 pub(super) enum Left {
     /// It is on disk.
     Paused,
+    /// Its machine was restarted while it ran, and it has its disk.
+    Stopped,
     /// It runs in this monitor.
     Running(ProcessIdentity),
     /// Its monitor is gone, and nothing of it is left.
@@ -85,6 +87,7 @@ pub async fn sweep(host: &Host) -> Result<Vec<Found>, SweepError> {
     // Paused ones get another when they are resumed.
     let keep: HashSet<SandboxId> = found.iter().filter(runs).map(|found| found.record.spec.id.clone()).collect();
     host.network.sweep(&keep).await?;
+    host.cgroups.sweep();
     Ok(found)
 }
 
@@ -109,7 +112,13 @@ async fn look(
         monitor.kill().await;
     }
     match (&record, state) {
-        (Some(record), Some(Left::Paused)) => tidy(&directory, record).map_err(failed)?,
+        (Some(record), Some(Left::Paused)) => {
+            tidy(&directory, record, &[RECORD, GENERATION, PAUSED, MEMORY_FILE, OVERLAY_FILE]).map_err(failed)?;
+            give_room_back(&directory);
+        }
+        (Some(record), Some(Left::Stopped)) => {
+            tidy(&directory, record, &[RECORD, GENERATION, OVERLAY_FILE]).map_err(failed)?
+        }
         (Some(record), Some(Left::Running(_))) => undo_cut_pause(&directory, record).map_err(failed)?,
         _ => fs::remove_dir_all(&directory).map_err(failed)?,
     }
@@ -129,11 +138,12 @@ fn tell(directory: &Path, machine_boot: &str, monitor: Option<ProcessIdentity>) 
     }
     let Ok(record) = Record::read(directory) else { return Ok(None) };
     let Some(run) = &record.run else { return Ok(None) };
-    if run.machine_boot != machine_boot {
-        tracing::warn!(directory = %directory.display(), "a sandbox ran when the machine went down, and is not kept");
-        return Ok(None);
-    }
-    Ok(Some((record, monitor.map_or(Left::Lost, Left::Running))))
+    let state = match monitor {
+        _ if run.machine_boot != machine_boot => Left::Stopped,
+        Some(monitor) => Left::Running(monitor),
+        None => Left::Lost,
+    };
+    Ok(Some((record, state)))
 }
 
 /// Removes what a pause that was cut had written of a sandbox that goes on, and what a resume may have left.
@@ -154,9 +164,9 @@ fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Leaves of a paused sandbox what it consists of. A pause that was cut after its point of no return had not come to it.
-fn tidy(directory: &Path, record: &Record) -> io::Result<()> {
-    let own = [RECORD, PAUSED, MEMORY_FILE, OVERLAY_FILE];
+/// Leaves of a sandbox that is only on disk what it consists of: its `own` files and the layers of its disk. A pause that
+/// was cut after its point of no return had not come to it.
+fn tidy(directory: &Path, record: &Record, own: &[&str]) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let is_own = own.iter().any(|name| entry.file_name() == *name);
@@ -167,7 +177,6 @@ fn tidy(directory: &Path, record: &Record) -> io::Result<()> {
             false => fs::remove_file(entry.path())?,
         }
     }
-    give_room_back(directory);
     Ok(())
 }
 
@@ -287,7 +296,10 @@ mod tests {
         check(&["overlay.qcow2", "layer0.qcow2", "memory", "paused/"], None, &[]).await;
         check(&["overlay.qcow2", "layer0.qcow2", "memory"], None, &[]).await;
         // The machine was started again.
-        check(&with("record.json@earlier", &["memory"]), None, &[]).await;
+        let stopped = ["layer0.qcow2", "overlay.qcow2", "record.json"];
+        check(&with("record.json@earlier", &["memory"]), Some(Left::Stopped), &stopped).await;
+        let more = ["frozen-memory", "spent/", "paused.staged/", "unsettled"];
+        check(&with("record.json@earlier", &more), Some(Left::Stopped), &stopped).await;
         check(&with("record.json@earlier", &["memory", "paused/"]), Some(Left::Paused), &paused).await;
     }
 

@@ -3,14 +3,16 @@
 use std::error::Error;
 
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
-use model::{InvalidId, InvalidShape, InvalidTemplateName};
+use model::{InvalidId, InvalidPolicy, InvalidShape, InvalidTemplateName};
 use proto::hostagent::v1::TemplateBuilding;
 
 use crate::disk::PruneError;
-use crate::guest::{ExecError, FileError, GuestError};
+use crate::guest::{ExecError, FileError, GuestError, PortError};
 use crate::net;
 use crate::sandbox::metrics::InvalidRange;
-use crate::sandbox::{CaptureError, CreateError, DestroyError, FootprintError, TransitionError, UseError};
+use crate::sandbox::{
+    CaptureError, CreateError, DestroyError, FootprintError, NetworkError, TransitionError, UseError,
+};
 use crate::snapshot::SnapshotError;
 use crate::template::{RecipeError, TemplateError};
 
@@ -47,7 +49,7 @@ macro_rules! invalid_argument {
     };
 }
 
-invalid_argument!(InvalidId, InvalidRange, InvalidShape, InvalidTemplateName);
+invalid_argument!(InvalidId, InvalidPolicy, InvalidRange, InvalidShape, InvalidTemplateName);
 
 impl IntoConnect for std::sync::Arc<CreateError> {
     fn code(&self) -> ErrorCode {
@@ -71,6 +73,17 @@ impl IntoConnect for std::sync::Arc<CreateError> {
                 error.with_detail(ErrorDetail::from_message("hostagent.v1.TemplateBuilding", &detail))
             }
             _ => error,
+        }
+    }
+}
+
+impl IntoConnect for NetworkError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::NotFound(_) => ErrorCode::NotFound,
+            Self::Closing => ErrorCode::Unavailable,
+            Self::NotReady(_) => ErrorCode::FailedPrecondition,
+            Self::Rules(_) | Self::Record(_) => ErrorCode::Internal,
         }
     }
 }
@@ -151,6 +164,8 @@ impl IntoConnect for TransitionError {
         match self {
             TransitionError::NotFound(_) => ErrorCode::NotFound,
             TransitionError::Closing => ErrorCode::Unavailable,
+            TransitionError::Outdated { .. } => ErrorCode::Aborted,
+            TransitionError::Note(_) => ErrorCode::Internal,
             TransitionError::Illegal(_) => ErrorCode::FailedPrecondition,
             TransitionError::Failed { source, .. } => source.code(),
         }
@@ -184,6 +199,17 @@ impl IntoConnect for GuestError {
             GuestError::Silent => ErrorCode::DeadlineExceeded,
             GuestError::Unreachable(_) | GuestError::Broken(_) => ErrorCode::Unavailable,
             GuestError::Garbled | GuestError::NotRestored(_) | GuestError::Refused { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl IntoConnect for PortError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            PortError::Reserved(_) => ErrorCode::PermissionDenied,
+            // Not `unavailable`, which is the host agent's own word for itself.
+            PortError::Closed(_) => ErrorCode::Aborted,
+            PortError::Silent { .. } => ErrorCode::DeadlineExceeded,
         }
     }
 }

@@ -4,20 +4,24 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
-use model::{InvalidId, SnapshotId};
+use model::{InternetAccess, InvalidId, NetworkPolicy, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
     DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, GetDiskUsageRequest, GetDiskUsageResponse,
-    GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse, HostService as Service,
-    ListSnapshotsRequest, ListSnapshotsResponse, PruneRequest, PruneResponse, SnapshotInfo, WatchSandboxesRequest,
-    WatchSandboxesResponse,
+    GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse, GetSandboxNetworkRequest,
+    GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer, ListSnapshotsRequest,
+    ListSnapshotsResponse, NetworkDenials, NetworkPolicy as WirePolicy, PruneRequest, PruneResponse,
+    SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::IntoConnect;
+use super::sandboxes::policy_of;
 use crate::HostAgent;
 use crate::disk::{self, DiskUse, PruneError};
+use crate::jail::LackingLayer;
+use crate::net::Denials;
 use crate::snapshot::Frozen;
 
 /// Enough for a median.
@@ -74,6 +78,31 @@ async fn blocking<T: Send + 'static>(
     done.map_err(IntoConnect::into_connect)
 }
 
+fn wire_layer(lacking: &LackingLayer) -> WireLayer {
+    WireLayer { layer: lacking.layer.to_string(), reason: lacking.reason.clone(), ..Default::default() }
+}
+
+fn wire_policy(policy: &NetworkPolicy) -> WirePolicy {
+    WirePolicy {
+        deny_internet_access: policy.internet() == InternetAccess::Off,
+        allow_out: policy.allowed().iter().map(ToString::to_string).collect(),
+        deny_out: policy.denied().iter().map(ToString::to_string).collect(),
+        ..Default::default()
+    }
+}
+
+fn wire_denials(denials: &Denials) -> NetworkDenials {
+    NetworkDenials {
+        fenced: denials.fenced,
+        denied: denials.denied,
+        spoofed: denials.spoofed,
+        not_ipv4: denials.not_ipv4,
+        connections: denials.connections,
+        bandwidth: denials.bandwidth,
+        ..Default::default()
+    }
+}
+
 fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -107,9 +136,37 @@ impl Service for HostService {
                 .filter(|listed| listed.template.is_ok())
                 .map(|listed| listed.name.to_string())
                 .collect(),
+            lacking_layers: host.lacking_layers.iter().map(wire_layer).collect(),
             building_templates: host.templates.announced().iter().map(ToString::to_string).collect(),
             ..Default::default()
         })
+    }
+
+    async fn get_sandbox_network(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, GetSandboxNetworkRequest>,
+    ) -> ServiceResult<GetSandboxNetworkResponse> {
+        let id = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let state = self.agent.sandboxes.network(&id).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(GetSandboxNetworkResponse {
+            policy: wire_policy(&state.policy).into(),
+            policy_changes: state.policy_changes,
+            denials: wire_denials(&state.denials).into(),
+            ..Default::default()
+        })
+    }
+
+    async fn set_sandbox_network(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, SetSandboxNetworkRequest>,
+    ) -> ServiceResult<SetSandboxNetworkResponse> {
+        let request = request.to_owned_message();
+        let id = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let policy = policy_of(request.policy.into_option().unwrap_or_default())?;
+        self.agent.sandboxes.set_network(&id, policy).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(SetSandboxNetworkResponse::default())
     }
 
     async fn benchmark_spawn(

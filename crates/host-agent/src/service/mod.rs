@@ -6,6 +6,7 @@ mod drain;
 mod error;
 mod guard;
 mod host;
+mod ports;
 mod sandboxes;
 mod streams;
 mod tls;
@@ -100,5 +101,5 @@ fn router(agent: Arc<HostAgent>, drain: &Drain) -> Router {
         .add_service(Arc::new(sandboxes::SandboxService::new(agent.clone())))
         .add_service(Arc::new(host::HostService::new(agent.clone(), drain.asked())))
         .with_route_limits("hostagent.v1.HostAgentService/WriteFile", large);
-    streams::router(agent).fallback_service(rpc.into_axum_service())
+    streams::router(agent.clone()).merge(ports::router(agent)).fallback_service(rpc.into_axum_service())
 }

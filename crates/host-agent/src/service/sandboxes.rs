@@ -5,13 +5,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
-use model::{Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, StartMode, TemplateName};
+use model::{
+    Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId,
+    StartMode, TemplateName,
+};
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
     ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, GetSandboxMetricsRequest,
     GetSandboxMetricsResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse, MetricPoint,
-    OnExpiry as WireOnExpiry, PauseSandboxRequest, PauseSandboxResponse, ReadFileRequest, ReadFileResponse,
-    ResumeSandboxRequest, ResumeSandboxResponse, SandboxInfo as WireInfo, WriteFileRequest, WriteFileResponse,
+    NetworkPolicy as WirePolicy, OnExpiry as WireOnExpiry, PauseSandboxRequest, PauseSandboxResponse, ReadFileRequest,
+    ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse, SandboxInfo as WireInfo, WriteFileRequest,
+    WriteFileResponse,
 };
 
 use super::error::IntoConnect;
@@ -91,7 +95,18 @@ fn spec_of(
         return Err(ConnectError::invalid_argument("a sandbox from a snapshot cannot be booted"));
     }
     let lifetime = Lifetime::from_idle_seconds(seconds);
-    Ok(SandboxSpec { id, template, shape, lifetime, on_expiry, owner, snapshot, start })
+    let network = policy_of(request.network.into_option().unwrap_or_default())?;
+    Ok(SandboxSpec { id, template, shape, lifetime, on_expiry, owner, snapshot, start, network })
+}
+
+/// What is asked to be reached.
+pub(super) fn policy_of(wire: WirePolicy) -> Result<NetworkPolicy, ConnectError> {
+    let internet = if wire.deny_internet_access { InternetAccess::Off } else { InternetAccess::On };
+    let policy = NetworkPolicy::new(internet, &wire.allow_out, &wire.deny_out).map_err(IntoConnect::into_connect)?;
+    if let Some(domain) = policy.domains().next() {
+        return Err(ConnectError::unimplemented(format!("{domain}: this host agent keeps to addresses, not to names")));
+    }
+    Ok(policy)
 }
 
 fn template_of(request: &CreateSandboxRequest) -> Result<TemplateName, ConnectError> {
@@ -214,8 +229,8 @@ impl HostAgentService for SandboxService {
         _context: RequestContext,
         request: ServiceRequest<'_, PauseSandboxRequest>,
     ) -> ServiceResult<PauseSandboxResponse> {
-        let id = parse_id(request.sandbox_id)?;
-        self.agent.sandboxes.pause(&id).await.map_err(IntoConnect::into_connect)?;
+        let (id, generation) = (parse_id(request.sandbox_id)?, Generation::new(request.generation));
+        self.agent.sandboxes.pause(&id, generation).await.map_err(IntoConnect::into_connect)?;
         Response::ok(PauseSandboxResponse::default())
     }
 
@@ -224,8 +239,8 @@ impl HostAgentService for SandboxService {
         _context: RequestContext,
         request: ServiceRequest<'_, ResumeSandboxRequest>,
     ) -> ServiceResult<ResumeSandboxResponse> {
-        let id = parse_id(request.sandbox_id)?;
-        self.agent.sandboxes.resume(&id).await.map_err(IntoConnect::into_connect)?;
+        let (id, generation) = (parse_id(request.sandbox_id)?, Generation::new(request.generation));
+        self.agent.sandboxes.resume(&id, generation).await.map_err(IntoConnect::into_connect)?;
         Response::ok(ResumeSandboxResponse::default())
     }
 

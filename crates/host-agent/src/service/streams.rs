@@ -18,9 +18,9 @@ use super::drain::Holding;
 use super::error::IntoConnect;
 use crate::HostAgent;
 
-/// Routes of the guest agent that callers may use, besides the two services.
+/// Routes of the guest agent that callers may use, besides the services.
 const ROUTES: [&str; 5] = ["/files", "/files/compose", "/envs", "/metrics", "/health"];
-const SERVICES: [&str; 2] = ["/process.Process/", "/filesystem.Filesystem/"];
+const SERVICES: [&str; 3] = ["/process.Process/", "/filesystem.Filesystem/", "/session.Session/"];
 
 /// Headers that concern one connection and not the message.
 const HOP_BY_HOP: [HeaderName; 6] =
@@ -68,7 +68,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// An error of the host agent itself, in the form of a unary Connect error.
-struct Refusal(ConnectError);
+pub(super) struct Refusal(pub ConnectError);
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {

@@ -183,6 +183,7 @@ pub(super) fn publish(
         disk_mb: recipe.disk_mb,
         kernel_digest: kernel.clone(),
         defaults: recipe.defaults.clone(),
+        start: recipe.start.clone(),
     };
     durable::write_json(&finished.join(MANIFEST), &manifest)?;
     durable::make_directory(&layout.template(name))?;

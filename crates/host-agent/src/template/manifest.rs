@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, random_hex};
 use super::image::ImageFacts;
-use super::recipe::Defaults;
+use super::recipe::{Defaults, Start};
 
 /// The manifests that this program writes and reads.
 pub(super) const FORMAT: u32 = 1;
@@ -86,4 +86,7 @@ pub struct Manifest {
     pub kernel_digest: Digest,
     /// What a command gets that asks for nothing.
     pub defaults: Defaults,
+    /// What runs in every sandbox of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
 }

@@ -47,6 +47,6 @@ pub use image::ImageFacts;
 pub use kernel::Kernel;
 pub use manifest::{BuildId, InvalidBuildId, Manifest};
 pub use progress::{Progress, Silent, Step, Traced};
-pub use recipe::{Defaults, Privilege, Recipe, Suite, User};
+pub use recipe::{Defaults, Privilege, Recipe, Start, Suite, User};
 pub use store::{Listed, Template, TemplateStore};
 pub use tool::{Tool, ToolPath};

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::error::{FileError, RecipeError};
 
-const BUILT_IN: [(&str, &str); 3] = [
+const BUILT_IN: [(&str, &str); 4] = [
+    ("code-runner-beta", include_str!("../../../../templates/code-runner-beta.toml")),
     ("minimal", include_str!("../../../../templates/minimal.toml")),
     ("minimal-ubuntu", include_str!("../../../../templates/minimal-ubuntu.toml")),
     ("python311", include_str!("../../../../templates/python311.toml")),
@@ -53,7 +54,14 @@ pub struct Recipe {
     /// Users to make, besides root.
     #[serde(default)]
     pub users: Vec<User>,
-    /// The template whose image this one shares: everything above is its own but the description and the defaults.
+    /// Files of its image that no package brings, by path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+    /// What runs in every sandbox of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+    /// The template whose image this one shares: everything above is its own but the description, the defaults and the
+    /// start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<TemplateName>,
 }
@@ -66,6 +74,18 @@ struct Variant {
     base: TemplateName,
     #[serde(default)]
     defaults: Defaults,
+    #[serde(default)]
+    start: Option<Start>,
+}
+
+/// What is started in a sandbox when it boots, as its default user; in one that is restored it runs already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// A command for a shell. It goes on as long as the sandbox does.
+    pub command: String,
+    /// A command for a shell that succeeds once the sandbox may be used. It is tried until it does.
+    pub ready: String,
 }
 
 /// What a command in a sandbox gets that asks for nothing.
@@ -121,11 +141,11 @@ impl Recipe {
     }
 
     fn of_variant(name: &TemplateName, variant: Variant, directory: &Path) -> Result<Self, RecipeError> {
-        let Variant { description, base, defaults } = variant;
+        let Variant { description, base, defaults, start } = variant;
         let text = text_of(&base, directory)?;
         // A base is a recipe of its own: one with a base itself fails to be read as such.
         let recipe = Self::parse(&base, &text)?;
-        Self { description, defaults, base: Some(base), ..recipe }.checked(name)
+        Self { description, defaults, start, base: Some(base), ..recipe }.checked(name)
     }
 
     fn parse(name: &TemplateName, text: &str) -> Result<Self, RecipeError> {
@@ -155,6 +175,14 @@ impl Recipe {
         ensure(exists, "default user", user, "must be root or one of the recipe's users")?;
         let workdir = &self.defaults.workdir;
         ensure(workdir.starts_with('/') && !workdir.contains('\0'), "workdir", workdir, "must be an absolute path")?;
+        for path in self.files.keys() {
+            ensure(is_file_path(path), "file", path, "must be an absolute path without '.' and '..'")?;
+        }
+        if let Some(Start { command, ready }) = &self.start {
+            for command in [command, ready] {
+                ensure(!command.contains('\0'), "start", command, "must not hold a null character")?;
+            }
+        }
         for (variable, value) in &self.defaults.env {
             ensure(is_variable(variable), "variable", variable, "must be letters, digits and '_'")?;
             ensure(!value.contains('\0'), "variable", variable, "must not hold a null character")?;
@@ -229,6 +257,11 @@ fn is_user(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
 }
 
+fn is_file_path(text: &str) -> bool {
+    let is_name = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    text.strip_prefix('/').is_some_and(|path| path.split('/').all(is_name))
+}
+
 fn is_variable(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with(|first: char| first.is_ascii_digit())
@@ -255,7 +288,7 @@ mod tests {
                 assert!(recipe.packages.iter().any(|has| has == package), "{template} lacks {package}");
             }
             let (user, workdir) = match template {
-                "minimal-ubuntu" => ("wrenn-user", "/home/wrenn-user"),
+                "minimal-ubuntu" | "code-runner-beta" => ("wrenn-user", "/home/wrenn-user"),
                 _ => ("root", "/root"),
             };
             assert_eq!((recipe.defaults.user.as_str(), recipe.defaults.workdir.as_str()), (user, workdir));
@@ -273,7 +306,7 @@ mod tests {
     #[test]
     fn an_unknown_template_is_told_which_are_known() {
         let error = Recipe::load(&name("nope"), Path::new("/nonexistent")).unwrap_err().to_string();
-        assert_eq!(error, "template nope is unknown; known are minimal, minimal-ubuntu, python311");
+        assert_eq!(error, "template nope is unknown; known are code-runner-beta, minimal, minimal-ubuntu, python311");
     }
 
     #[test]
@@ -285,7 +318,7 @@ mod tests {
         }
         assert_eq!(
             known(directory.path()).unwrap(),
-            [name("mine"), name("minimal"), name("minimal-ubuntu"), name("python311")]
+            [name("code-runner-beta"), name("mine"), name("minimal"), name("minimal-ubuntu"), name("python311")]
         );
         assert_eq!(Recipe::load(&name("minimal"), directory.path()).unwrap().description, "mine");
     }
@@ -308,6 +341,11 @@ mod tests {
             "packages = []\n[defaults]\nenv = { 'A=B' = '' }",
             "packages = []\n[[users]]\nname = 'x; rm -rf /'\nuid = 1000",
             "packages = []\n[[users]]\nname = '-x'\nuid = 1000",
+            "packages = []\n[files]\n'etc/x' = ''",
+            "packages = []\n[files]\n'/etc/../x' = ''",
+            "packages = []\n[files]\n'/etc//x' = ''",
+            "packages = []\n[start]\ncommand = 'x'",
+            "packages = []\n[start]\ncommand = \"x\\u0000\"\nready = ''",
             "packages = []\ndisk_mb = -1",
             "packages = []\nunknown = 1",
         ] {

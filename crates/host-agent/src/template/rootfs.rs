@@ -2,8 +2,9 @@
 //! leave to the administrator.
 
 use std::fs;
+use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::bootstrap::{Depth, Plan, bootstrap};
@@ -55,6 +56,11 @@ fn settle(tree: &Path, recipe: &Recipe, sources: &Sources) -> Result<(), FileErr
     if recipe.packages.iter().any(|package| package == "git") {
         replace(tree, "etc/gitconfig", 0o644, GIT_CONFIG)?;
     }
+    for (path, text) in &recipe.files {
+        let file = path.trim_start_matches('/');
+        make_parents(tree, Path::new(file))?;
+        replace(tree, file, 0o644, text)?;
+    }
     for user in recipe.users.iter().filter(|user| user.sudo == Privilege::All) {
         fs::create_dir_all(tree.join("etc/sudoers.d")).map_err(FileError::at("making", tree.join("etc/sudoers.d")))?;
         replace(
@@ -66,6 +72,22 @@ fn settle(tree: &Path, recipe: &Recipe, sources: &Sources) -> Result<(), FileErr
     }
     for log in ["var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log"] {
         remove(&tree.join(log))?;
+    }
+    Ok(())
+}
+
+/// The directories above a file. One that is a link may lead out of the tree, so it is an error.
+fn make_parents(tree: &Path, file: &Path) -> Result<(), FileError> {
+    let mut directory = tree.to_owned();
+    for part in file.parent().into_iter().flat_map(Path::components) {
+        directory.push(part);
+        match fs::symlink_metadata(&directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(FileError::at("making", &directory)(io::ErrorKind::NotADirectory.into())),
+            Err(_) => {
+                fs::DirBuilder::new().mode(0o755).create(&directory).map_err(FileError::at("making", &directory))?
+            }
+        }
     }
     Ok(())
 }
@@ -104,17 +126,31 @@ mod tests {
     }
 
     #[test]
+    fn a_file_below_a_link_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let tree = directory.path().join("tree");
+        fs::create_dir_all(&tree).unwrap();
+        std::os::unix::fs::symlink(directory.path(), tree.join("opt")).unwrap();
+        assert!(make_parents(&tree, Path::new("opt/x/y")).is_err());
+        assert!(!directory.path().join("x").exists());
+        make_parents(&tree, Path::new("srv/x/y")).unwrap();
+        assert!(tree.join("srv/x").is_dir());
+    }
+
+    #[test]
     fn a_tree_gets_its_hosts_its_mirrors_and_no_passwords() {
         let directory = tempfile::tempdir().unwrap();
         let tree = directory.path();
         fs::create_dir_all(tree.join("etc/apt")).unwrap();
-        let text = "description=''\nsuite='bookworm'\npackages=[]\nusers=[{name='dev', uid=1000, sudo='all'}]";
+        let text = "description=''\nsuite='bookworm'\npackages=[]\nusers=[{name='dev', uid=1000, sudo='all'}]\n\
+                    files={'/etc/own/file'='text'}";
         let recipe: Recipe = toml::from_str(text).unwrap();
         let lines = vec!["deb https://me:secret@mirror.test/debian bookworm main".to_owned()];
         settle(tree, &recipe, &Sources { lines, settings: "/s".into(), keyring: "/k".into() }).unwrap();
         let read = |file: &str| fs::read_to_string(tree.join(file)).unwrap();
         assert!(read("etc/hosts").contains("127.0.0.1\tlocalhost"));
         assert_eq!(read("etc/apt/sources.list"), "deb https://mirror.test/debian bookworm main\n");
+        assert_eq!(read("etc/own/file"), "text");
         assert_eq!(read("etc/sudoers.d/dev"), "dev ALL=(ALL) NOPASSWD:ALL\n");
         assert_eq!((read("etc/machine-id"), read("etc/resolv.conf")), (String::new(), String::new()));
     }

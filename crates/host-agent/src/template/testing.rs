@@ -44,6 +44,7 @@ pub(super) fn stored_build(data_dir: &Path, name: &TemplateName) -> Manifest {
         disk_mb: DiskMb::DEFAULT,
         kernel_digest: kernel_digest(),
         defaults: Default::default(),
+        start: None,
     };
     durable::write_json(&directory.join(MANIFEST), &manifest).unwrap();
     durable::point(&layout.current(name), build.as_str()).unwrap();

@@ -33,6 +33,7 @@ impl CommandArgs {
             envs: self.envs.into_iter().collect(),
             cwd: self.cwd,
             user: self.user,
+            keep: false,
             timeout: (self.timeout > 0).then_some(self.timeout),
         }
     }

@@ -18,6 +18,8 @@ pub enum SandboxCommand {
     Ls(ListArgs),
     /// Run a command in a sandbox and follow it
     Exec(exec::ExecArgs),
+    /// Follow a process that runs in a sandbox, or read what one printed that has ended
+    Attach(exec::AttachArgs),
     /// Copy a file into or out of a sandbox
     Cp(copy::CopyArgs),
     /// Make sandboxes that go on from where one is, which goes on too, and print their ids
@@ -143,6 +145,7 @@ pub async fn run(command: SandboxCommand) -> anyhow::Result<ExitCode> {
         SandboxCommand::Create(args) => create(args).await,
         SandboxCommand::Ls(args) => list(&args).await,
         SandboxCommand::Exec(args) => Ok(exec::run(args).await),
+        SandboxCommand::Attach(args) => Ok(exec::attach(args).await),
         SandboxCommand::Cp(args) => copy::run(&args).await,
         SandboxCommand::Fork(args) => fork(&args).await,
         SandboxCommand::Pause(args) => {

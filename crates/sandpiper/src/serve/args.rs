@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use host_agent::HostConfig;
+use host_agent::jail::Layer;
+use host_agent::net::TrafficLimits;
 use host_agent::sandbox::{LimitSettings, OnClose, PoolMode};
 use model::TemplateName;
 use vmm::AcceleratorMode;
@@ -170,6 +172,22 @@ pub struct HostArgs {
     #[arg(long, env = "SANDPIPER_UID_BASE", value_name = "UID", default_value_t = 1_879_048_192,
           value_parser = clap::value_parser!(u32).range(65_536..=4_294_900_000))]
     pub uid_base: u32,
+    /// Megabytes a second that a sandbox may send, and as many that it may receive
+    #[arg(long, env = "SANDPIPER_GUEST_BANDWIDTH_MB", value_name = "MB", default_value_t = 200,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub guest_bandwidth_mb: u32,
+    /// Connections a second that a sandbox may begin
+    #[arg(long, env = "SANDPIPER_GUEST_NEW_CONNECTIONS", value_name = "NUMBER", default_value_t = 500,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub guest_new_connections: u32,
+    /// Connections that a sandbox may have at once
+    #[arg(long, env = "SANDPIPER_GUEST_CONNECTIONS", value_name = "NUMBER", default_value_t = 4096,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub guest_connections: u32,
+    /// A layer of the jail around virtual machines that may be done without where the machine has none: cgroup-memory,
+    /// cgroup-cpu, cgroup-pids or landlock. May be given several times, or separated by commas
+    #[arg(long, env = "SANDPIPER_ALLOW_DEGRADED_JAIL", value_name = "LAYER", value_delimiter = ',')]
+    pub allow_degraded_jail: Vec<Layer>,
     /// QEMU to use instead of the one in the search path
     #[arg(long, env = "SANDPIPER_QEMU", value_name = "FILE")]
     pub qemu: Option<PathBuf>,
@@ -192,6 +210,12 @@ impl HostArgs {
             },
             pool: self.pool,
             uid_base: self.uid_base,
+            traffic: TrafficLimits {
+                megabytes_per_second: self.guest_bandwidth_mb,
+                new_connections_per_second: self.guest_new_connections,
+                connections: self.guest_connections,
+            },
+            allow_degraded_jail: self.allow_degraded_jail.clone(),
             guest_agent: crate::GUEST_AGENT,
         }
     }

@@ -118,7 +118,7 @@ fn program(path: &Path, script: &str) {
 }
 
 /// An address that nobody listens at. The server says where it listens only when it is ready.
-fn free_address() -> String {
+pub fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 

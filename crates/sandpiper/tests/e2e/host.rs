@@ -155,6 +155,18 @@ impl Host {
         self.sandboxes.pause_sandbox(request).await.map(drop)
     }
 
+    /// As a control plane asks that keeps records.
+    pub async fn pause_of(&self, id: &str, generation: u64) -> Result<(), ConnectError> {
+        let request = PauseSandboxRequest { sandbox_id: id.into(), generation, ..Default::default() };
+        self.sandboxes.pause_sandbox(request).await.map(drop)
+    }
+
+    /// As a control plane asks that keeps records.
+    pub async fn resume_of(&self, id: &str, generation: u64) -> Result<(), ConnectError> {
+        let request = ResumeSandboxRequest { sandbox_id: id.into(), generation, ..Default::default() };
+        self.sandboxes.resume_sandbox(request).await.map(drop)
+    }
+
     pub async fn pause(&self, id: &str) {
         self.try_pause(id).await.unwrap_or_else(|error| panic!("{error:?}\n{}", self.log()));
     }

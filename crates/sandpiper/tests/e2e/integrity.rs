@@ -65,10 +65,14 @@ struct Run {
 }
 
 /// Numbers that follow from a seed (xorshift).
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -78,7 +82,7 @@ impl Random {
 
 impl Run {
     async fn new(file_system: FileSystem, seed: u64) -> Self {
-        let host = Host::start(file_system, &["--templates", "python311"]).await;
+        let host = Host::start(file_system, &["--templates", "python311", "--on-exit", "keep"]).await;
         let id = host.create("python311").await;
         let keep = format!(
             "mkdir /root/tree; cat > /root/keeper.py <<'E'\n{KEEPER}E\n(python3 /root/keeper.py &) >/dev/null 2>&1
@@ -88,7 +92,7 @@ impl Run {
         let first =
             Sandbox { id, is_paused: false, expected: Expected { bytes: PATTERN_BYTES, ..Expected::default() } };
         let (sandboxes, snapshots) = (vec![first], Vec::new());
-        let random = Random(seed | 1);
+        let random = Random::new(seed);
         let mut run = Self { host, random, sandboxes, snapshots, made: 0, verified_bytes: 0, deepest: 0, restarts: 0 };
         run.change(0).await;
         run
@@ -166,13 +170,8 @@ impl Run {
         }
     }
 
-    /// Paused ones survive it, so all are.
+    /// All survive it.
     async fn restart(&mut self) {
-        for index in 0..self.sandboxes.len() {
-            if !self.sandboxes[index].is_paused {
-                self.pause_or_resume(index).await;
-            }
-        }
         self.host.end(["KILL", "TERM"][self.random.below(2)]).await;
         self.host.start_again().await;
         self.restarts += 1;
@@ -222,8 +221,8 @@ fn layers(directory: &Path) -> Vec<Layer> {
     serde_json::from_value(record["layers"].clone()).unwrap()
 }
 
-/// What `make integrity` sets.
-fn number(variable: &str, default: u64) -> u64 {
+/// What `make integrity` and `make chaos` set.
+pub fn number(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 

@@ -1,4 +1,4 @@
-//! Every virtual machine monitor is jailed from its first instruction, as seen through /proc.
+//! Every virtual machine monitor is jailed from its first instruction, as seen through /proc and in its control groups.
 
 use std::fs;
 use std::path::PathBuf;
@@ -78,12 +78,15 @@ async fn a_monitor_holds_only_the_descriptors_that_its_sandbox_needs() {
                 || text.ends_with("/overlay.qcow2")
                 || text.ends_with("/layer0.qcow2")
                 || text.ends_with("/state")
-                || text == "/memory";
+                || text == "/memory"
+                // Its own complaints; it holds both ends, so that no reader's end ends it.
+                || text.ends_with("/log.pipe");
             assert!(is_known, "monitor {pid} holds {text}");
             if let Ok(own) = target.strip_prefix(&sandboxes) {
                 overlays.push(own.components().next().unwrap().as_os_str().to_string_lossy().into_owned());
             }
-            if !text.ends_with("/overlay.qcow2") && text.starts_with('/') && !text.starts_with("/dev/") {
+            let is_written = text.ends_with("/overlay.qcow2") || text.ends_with("/log.pipe");
+            if !is_written && text.starts_with('/') && !text.starts_with("/dev/") {
                 let flags = fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", entry.file_name().display())).unwrap();
                 let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim().to_owned();
                 assert_eq!(u32::from_str_radix(&flags, 8).unwrap() & 3, 0, "{text} is open for reading only");
@@ -92,4 +95,61 @@ async fn a_monitor_holds_only_the_descriptors_that_its_sandbox_needs() {
         overlays.dedup();
         assert!(overlays == [first.clone()] || overlays == [second.clone()], "one sandbox's only: {overlays:?}");
     }
+}
+
+#[tokio::test]
+async fn a_monitor_can_take_no_more_of_the_host_than_its_shape_says() {
+    let server = server(&[]).await;
+    let id = server.create(json!({ "vcpus": 2, "memory_mb": 384 })).await;
+    let inventory = server.inventory();
+    let pid = inventory.of_kind("monitor")[0].to_owned();
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let hard = |name: &str| -> String {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(hard("Max core file size"), "0");
+    assert_eq!(hard("Max locked memory"), "0");
+    assert_eq!(hard("Max open files"), "512");
+    assert_eq!(hard("Max processes"), "130");
+    assert!(hard("Max file size").parse::<u64>().unwrap() < 6 << 30, "{limits}");
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), "500");
+
+    let groups = inventory.of_kind("cgroup");
+    let instance = fs::read_to_string(server.data_dir().join("instance-id")).unwrap();
+    let own = format!("/sandpiper-{}/{}", instance.trim(), inventory.of_kind("slot")[0]);
+    let own_groups: Vec<_> = groups.iter().filter(|group| group.ends_with(&own)).collect();
+    let in_group = |file: &str| own_groups.iter().find_map(|group| fs::read_to_string(format!("{group}/{file}")).ok());
+    assert!(!own_groups.is_empty(), "{groups:?}");
+    for group in &own_groups {
+        let processes = fs::read_to_string(format!("{group}/cgroup.procs")).unwrap();
+        assert_eq!(processes.trim(), pid, "{group}");
+    }
+    let memory = in_group("memory.limit_in_bytes").or_else(|| in_group("memory.max")).unwrap();
+    assert_eq!(memory.trim(), ((384_u64 + 256) << 20).to_string());
+    assert_eq!(in_group("pids.max").unwrap().trim(), "130");
+    let cpu = in_group("cpu.cfs_quota_us").or_else(|| in_group("cpu.max")).unwrap();
+    assert!(cpu.starts_with("250000"), "{cpu}");
+
+    server.call("DELETE", &format!("/v1/sandboxes/{id}"), serde_json::Value::Null).await;
+    assert!(server.inventory().of_kind("cgroup").iter().all(|group| !group.ends_with(&own)), "nothing is left");
+}
+
+#[tokio::test]
+async fn a_guest_that_computes_takes_no_more_processors_than_it_has() {
+    let server = server(&[]).await;
+    let id = server.create(json!({ "vcpus": 1 })).await;
+    let pid = server.inventory().of_kind("monitor")[0].to_owned();
+    assert_eq!(server.shell(&id, "for i in 1 2 3; do (while :; do :; done) > /dev/null 2>&1 & done").await.0, 0);
+    let used = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    };
+    let (begun, at_first) = (std::time::Instant::now(), used());
+    testkit::wait_for("two seconds of the guest's time", async || (used() - at_first > 2.0).then_some(())).await;
+    let share = (used() - at_first) / begun.elapsed().as_secs_f64();
+    assert!(share < 1.6, "one vCPU took {share} processors");
+    let neighbour = server.create(json!({})).await;
+    assert_eq!(server.shell(&neighbour, "echo hello").await, (0, "hello\n".to_owned()));
 }

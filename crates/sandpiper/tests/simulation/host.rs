@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use host_agent::cgroup::Cgroups;
+use host_agent::net::TrafficLimits;
 use host_agent::sandbox::{LimitSettings, PoolMode};
 use host_agent::service::InProcess;
 use host_agent::{Failpoint, HostAgent, HostConfig, Machine, Surroundings};
@@ -78,10 +80,14 @@ async fn live(world: &World, life: &Life, callee: &Callee) {
         limits: LimitSettings { memory_mb: Some(1 << 20), ..LimitSettings::default() },
         pool: PoolMode::Off,
         uid_base: 2_000_000_000,
+        traffic: TrafficLimits::default(),
+        allow_degraded_jail: Vec::new(),
         guest_agent: b"simulated",
     };
     let machine = |_: &_| Machine {
         vmm: Arc::new(Monitors { world: world.clone(), life: life.clone() }),
+        cgroups: Cgroups::none(),
+        lacking_layers: Vec::new(),
         network: Arc::new(Wires { world: world.clone(), life: life.clone() }),
         surroundings: Arc::new(Ground { world: world.clone(), life: life.clone() }),
     };
@@ -92,6 +98,8 @@ async fn live(world: &World, life: &Life, callee: &Callee) {
             let agent = InProcess::new(Arc::new(agent));
             *callee.lock().unwrap_or_else(PoisonError::into_inner) = Some((life.clone(), agent));
         }
+        // A program that is over finds nothing any more.
+        Err(_) if life.is_over() => {}
         Err(error) => {
             let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
             let causes: Vec<_> = causes.map(ToString::to_string).collect();

@@ -24,6 +24,12 @@ use task::Task;
 #[test]
 fn one_history() {
     let task = Task::of_this_process();
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr)
+            .init();
+    }
     let outcome = task.run_here();
     match std::env::var_os(task::OUTCOME) {
         Some(file) => std::fs::write(file, serde_json::to_vec(&outcome).unwrap()).unwrap(),

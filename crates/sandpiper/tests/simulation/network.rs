@@ -9,10 +9,10 @@ use std::os::fd::OwnedFd;
 
 use futures::future::BoxFuture;
 use host_agent::net::{
-    AdoptError, ClaimError, CreateError, Dial, FirewallError, GuestConnector, GuestNetwork, GuestStream, Networks,
-    RemoveError, Slot,
+    AdoptError, ClaimError, CreateError, Denials, Dial, FirewallError, GuestConnector, GuestNetwork, GuestStream,
+    Networks, RemoveError, Slot,
 };
-use model::SandboxId;
+use model::{NetworkPolicy, SandboxId};
 use tokio_util::either::Either;
 
 use crate::bugs::Bug;
@@ -52,16 +52,24 @@ impl std::fmt::Debug for Way {
 }
 
 impl Wires {
+    fn busy(&self) -> u64 {
+        self.world.state().weather.busy
+    }
+
     fn wire(&self, slot: u16, tap: Option<OwnedFd>) -> Box<dyn GuestNetwork> {
         Box::new(Wire { world: self.world.clone(), life: self.life.clone(), slot, tap, has_failed: false })
     }
 }
 
 impl Networks for Wires {
-    fn create<'a>(&'a self, sandbox: &'a SandboxId) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>> {
+    fn create<'a>(
+        &'a self,
+        sandbox: &'a SandboxId,
+        _policy: &'a NetworkPolicy,
+    ) -> BoxFuture<'a, Result<Box<dyn GuestNetwork>, CreateError>> {
         Box::pin(async move {
             self.world.step(&self.life, "network.create").await;
-            if self.world.happens(10) {
+            if self.world.happens(self.busy()) {
                 return Err(ClaimError::AllTaken.into());
             }
             let slot = {
@@ -123,11 +131,20 @@ impl GuestNetwork for Wire {
         Ok(())
     }
 
+    fn apply<'a>(&'a self, _policy: &'a NetworkPolicy) -> BoxFuture<'a, Result<(), FirewallError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn denials(&self) -> BoxFuture<'_, Result<Denials, FirewallError>> {
+        Box::pin(async { Ok(Denials::default()) })
+    }
+
     fn delete(&mut self) -> BoxFuture<'_, Result<(), RemoveError>> {
         Box::pin(async {
             self.world.step(&self.life, "network.delete").await;
             let is_stuck = self.has_failed && self.world.has(Bug::StuckNetworks);
-            if is_stuck || self.world.happens(20) {
+            let busy = self.world.state().weather.busy;
+            if is_stuck || self.world.happens(busy) {
                 self.has_failed = true;
                 return RemoveError::not_started(io::Error::other("the simulated kernel is busy"));
             }

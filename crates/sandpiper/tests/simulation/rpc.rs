@@ -10,6 +10,7 @@ use axum::body::Bytes;
 use connectrpc::ConnectError;
 use connectrpc::client::ClientBody;
 use control_plane::{InProcess, in_process};
+use futures::{StreamExt, stream};
 use host_agent::service::InProcess as Answering;
 use http::request::Parts;
 use http::{Request, Response};
@@ -110,11 +111,12 @@ impl Line {
 
 /// A body that breaks with the life of whoever sends it.
 fn cut_with(life: Life, answer: Response<Body>) -> Response<Body> {
-    use futures::StreamExt;
-    answer.map(|body| {
-        let pieces = body.into_data_stream().take_until(life.over.cancelled_owned());
-        Body::from_stream(pieces)
-    })
+    let break_off = stream::iter([()]).filter_map({
+        let life = life.clone();
+        move |()| std::future::ready(life.is_over().then(|| Err(axum::Error::new(broken("the host agent is gone")))))
+    });
+    answer
+        .map(|body| Body::from_stream(body.into_data_stream().take_until(life.over.cancelled_owned()).chain(break_off)))
 }
 
 fn broken(what: &'static str) -> ConnectError {

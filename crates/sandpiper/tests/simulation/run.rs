@@ -24,6 +24,9 @@ use crate::{host, laws, monitor, planes, system};
 /// After this nobody works any more on what was begun, and whoever waited was told.
 const QUIET: Duration = Duration::from_secs(600);
 
+/// Of a thousand networks so many cannot be made or removed at the first try.
+const BUSY: u64 = 20;
+
 /// How often somebody deletes a sandbox before it counts as one that cannot be deleted.
 const DELETIONS: u32 = 6;
 
@@ -38,8 +41,14 @@ pub struct Outcome {
     pub trace: String,
 }
 
-/// Lets a history happen in `root`, an empty directory.
+/// Lets a history happen in `root`, an empty directory. On a thread of its own, on which nothing was drawn by chance
+/// before.
 pub fn run(seed: u64, history: &History, bug: Option<Bug>, root: &Path) -> Outcome {
+    std::thread::scope(|scope| scope.spawn(|| run_here(seed, history, bug, root)).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn run_here(seed: u64, history: &History, bug: Option<Bug>, root: &Path) -> Outcome {
     system::enter(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without a driver");
@@ -74,6 +83,8 @@ struct Users {
     snapshots: Vec<Option<(SnapshotId, SandboxId)>>,
     /// How far the wall clock is off.
     set_by: i64,
+    /// How far it was set back, all in all: what is recorded of the time before is young for so much longer.
+    set_back: u64,
 }
 
 impl Users {
@@ -85,7 +96,7 @@ impl Users {
         let client = HostAgentServiceClient::new(ServiceTransport::new(calls), config);
         let slots = usize::try_from(SLOTS).unwrap_or_default();
         let (sandboxes, snapshots) = (vec![None; slots], vec![None; slots]);
-        Self { world, records, asked, callee, client, sandboxes, snapshots, set_by: 0 }
+        Self { world, records, asked, callee, client, sandboxes, snapshots, set_by: 0, set_back: 0 }
     }
 
     async fn live(mut self, history: &History) {
@@ -95,8 +106,13 @@ impl Users {
         tokio::spawn(planes::keep_alive(world, records, self.callee.clone(), self.asked.clone()));
         self.control_plane().await;
         let climate = history.climate;
-        let weather =
-            Weather { lost: climate.lost, doubled: climate.doubled, late: climate.late, ..Weather::default() };
+        let weather = Weather {
+            lost: climate.lost,
+            doubled: climate.doubled,
+            late: climate.late,
+            busy: BUSY,
+            ..Weather::default()
+        };
         self.world.state().weather = weather;
         for step in &history.steps {
             tokio::time::sleep(step.after).await;
@@ -119,8 +135,9 @@ impl Users {
             (state.weather, state.agent_ends, state.control_plane_ends) = (Weather::default(), None, None);
             state.note("all is calm");
         }
+        self.set_back += self.set_by.max(0).unsigned_abs();
         system::set_wall_clock(-self.set_by);
-        tokio::time::sleep(QUIET + Duration::from_secs(self.set_by.unsigned_abs())).await;
+        tokio::time::sleep(QUIET + Duration::from_secs(self.set_back)).await;
         self.control_plane().await;
         tokio::time::sleep(2 * PERIOD).await;
     }
@@ -204,6 +221,7 @@ impl Users {
 
     async fn set_clock(&mut self, by: i64) {
         self.set_by += by;
+        self.set_back += by.min(0).unsigned_abs();
         system::set_wall_clock(by);
         if by > 0 && self.world.has(Bug::WallClock) {
             let skipped = Duration::from_secs(by.unsigned_abs());

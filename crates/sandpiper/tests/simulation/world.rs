@@ -72,6 +72,8 @@ pub struct Weather {
     pub doubled: u64,
     /// So many are late, by up to half a minute.
     pub late: u64,
+    /// So many of a thousand networks cannot be made or removed.
+    pub busy: u64,
     /// The records cannot be reached.
     pub is_store_away: bool,
     /// The host's disk is full.

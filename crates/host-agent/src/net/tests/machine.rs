@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{InstanceId, SandboxId};
+use model::{InstanceId, NetworkPolicy, SandboxId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -50,17 +50,22 @@ pub struct Server {
 
 impl Server {
     pub async fn start(claim_dir: &Path) -> Self {
+        Self::start_with(claim_dir, |_| {}).await
+    }
+
+    pub async fn start_with(claim_dir: &Path, change: impl FnOnce(&mut NetworkConfig)) -> Self {
         let (instance, data_dir) = (InstanceId::random(), tempfile::tempdir().unwrap());
         std::fs::write(data_dir.path().join("instance-id"), instance.as_str()).unwrap();
         let mut config = NetworkConfig::new(instance, data_dir.path());
         config.claim_dir = claim_dir.to_owned();
+        change(&mut config);
         let network = Network::open(config.clone()).await.unwrap();
         Self { config, network, _data_dir: data_dir }
     }
 
     pub async fn create(&self) -> (SandboxId, SandboxNetwork) {
         let sandbox = SandboxId::random();
-        let network = self.network.create(&sandbox).await.unwrap();
+        let network = self.network.create(&sandbox, &NetworkPolicy::default()).await.unwrap();
         (sandbox, network)
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
+use model::NetworkPolicy;
 use rustix::fs::{CWD, RenameFlags};
 
 use super::super::ledger::Refusal;
@@ -85,10 +86,14 @@ impl Parts {
         self.move_to(&host.sandboxes_dir().join(spec.id.as_str()))?;
         let network = self.network.as_mut().expect("what is in the pool has a network");
         network.give_to(&spec.id).map_err(net::CreateError::from)?;
+        // The default one is what it was made with.
+        if spec.network != NetworkPolicy::default() {
+            network.apply(&spec.network).await.map_err(net::CreateError::from)?;
+        }
         let guest = self.guest.as_ref().expect("what is in the pool has a guest").renewed();
         let restored = async {
             tokio::select! {
-                restored = guest.restore(identity(host, spec, template), DEADLINE) => {
+                restored = guest.restore(identity(spec, template), DEADLINE) => {
                     restored.map_err(CreateError::Introduce)
                 }
                 () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Lifetime, OnExpiry, OwnerId, SandboxId, Shape, StartMode, TemplateName};
+use model::{Lifetime, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, StartMode, TemplateName};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,7 @@ use super::super::admission::Meminfo;
 use super::super::ledger::MONITOR_OVERHEAD_MB;
 use super::super::parts::Parts;
 use super::super::{CreateError, SandboxSpec};
-use super::{Pool, PoolMode, Wish, remove};
+use super::{Pool, PoolMode, Wish};
 use crate::host::Host;
 use crate::snapshot::BakeKey;
 
@@ -46,14 +46,14 @@ pub(crate) async fn keep(host: Arc<Host>, stop: CancellationToken) {
         stop.run_until_cancelled(ticks.tick()).await;
     }
     for member in host.pool.clear() {
-        remove(member).await;
+        member.vanish().await;
     }
 }
 
 /// Removes what is of no use.
 async fn tidy(host: &Host) {
     for member in host.pool.sort_out(|key, template, shape| has_image(host, key, template, shape)) {
-        remove(member).await;
+        member.vanish().await;
     }
     if is_short(Meminfo::read()) {
         host.pool.give_one_up().await;
@@ -75,7 +75,7 @@ async fn fill(host: &Arc<Host>, stop: &CancellationToken) -> Result<(), CreateEr
         match make(host, &wish, stop).await {
             Ok(Some(member)) => {
                 if let Some(unwanted) = host.pool.put(&wish.key, member) {
-                    remove(unwanted).await;
+                    unwanted.vanish().await;
                 }
             }
             Ok(None) | Err(CreateError::Deleted) => return Ok(()),
@@ -136,6 +136,7 @@ async fn make(host: &Arc<Host>, wish: &Wish, stop: &CancellationToken) -> Result
         on_expiry: OnExpiry::Destroy,
         snapshot: None,
         start: StartMode::Restore,
+        network: NetworkPolicy::default(),
     };
     let mut member = Parts { share: Some(host.ledger.set_aside(&wish.shape)?), ..Parts::default() };
     match member.restore_for_pool(host, &spec, &template, &wish.key, stop).await {
@@ -144,11 +145,11 @@ async fn make(host: &Arc<Host>, wish: &Wish, stop: &CancellationToken) -> Result
             Ok(Some(member))
         }
         Ok(false) => {
-            remove(member).await;
+            member.vanish().await;
             Ok(None)
         }
         Err(error) => {
-            remove(member).await;
+            member.vanish().await;
             Err(error)
         }
     }

@@ -118,7 +118,7 @@ impl Pool {
         let member = self.shelves().values_mut().find_map(|shelf| shelf.members.pop());
         let Some(member) = member else { return false };
         tracing::info!("a sandbox of the warm pool makes room");
-        remove(member).await;
+        member.vanish().await;
         true
     }
 
@@ -170,16 +170,5 @@ impl Shelf {
 impl Drop for Working<'_> {
     fn drop(&mut self) {
         self.0.change_work(|under_way| under_way - 1);
-    }
-}
-
-/// Removes what nobody has. What resists is left for the next start.
-async fn remove(mut parts: Parts) {
-    let mut removed = parts.dismantle().await;
-    if removed.is_err() {
-        removed = parts.dismantle().await;
-    }
-    if let Err(error) = removed {
-        tracing::warn!(error = &error as &dyn std::error::Error, "something is left of a sandbox of the warm pool");
     }
 }

@@ -57,18 +57,25 @@ pub async fn firewall() -> Check {
     }
 }
 
-/// Which cgroups there are: both versions do.
-pub fn cgroups() -> Check {
+/// Which layers of the jail around virtual machines this machine has. Without one a server does not start by itself.
+pub fn jail() -> Check {
+    let name = "jail";
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    match cgroup_version(&mounts) {
-        Some(version) => Check::ok("cgroup", version),
-        None => Check::warning(
-            "cgroup",
-            "not mounted",
-            "without cgroups a sandbox's share of processor and memory on the host is not limited: mount cgroup2 on \
-             /sys/fs/cgroup",
-        ),
+    let version = cgroup_version(&mounts).unwrap_or("none");
+    let lacking = host_agent::jail::lacking(host_agent::cgroup::unmounted(&mounts));
+    if lacking.is_empty() {
+        return Check::ok(name, format!("every layer can be had (cgroup {version})"));
     }
+    let layers: Vec<_> = lacking.iter().map(|lacking| lacking.layer.as_str()).collect();
+    Check::missing(
+        name,
+        format!("cannot have {}: {}", layers.join(", "), lacking[0].reason),
+        format!(
+            "mount cgroup2 on /sys/fs/cgroup, or start a kernel with Landlock; or go on with less protection, by \
+             --allow-degraded-jail {}",
+            layers.join(",")
+        ),
+    )
 }
 
 /// Whether packets can leave sandboxes. The host agent switches it on where it may.

@@ -56,7 +56,7 @@ async fn examine(args: &DoctorArgs) -> Vec<Check> {
     checks.push(kernel::tun());
     checks.push(kernel::network_namespaces().await);
     checks.push(kernel::firewall().await);
-    checks.push(kernel::cgroups());
+    checks.push(kernel::jail());
     checks.push(kernel::forwarding());
     checks.push(program::present("qemu-img", "--version", "qemu-utils", "makes the sandboxes' disks").await);
     checks.push(program::present("mke2fs", "-V", "e2fsprogs", "makes templates' disks").await);

@@ -1,0 +1,244 @@
+//! The rules as text: what a sandbox's namespace lets through, and what the host does for all sandboxes. Pure.
+//!
+//! Inside a namespace, in the order in which a guest's packet meets them:
+//!
+//! ```text
+//! ingress      only IPv4 and ARP, from the guest's own address and MAC, to no group of machines
+//! prerouting   questions for names go to the host's name servers
+//! input        nothing in the namespace itself is for the guest
+//! forward      bandwidth, never to private ranges, new connections, then the sandbox's policy
+//! ```
+//!
+//! Every packet of a connection is looked at again, in both directions, by where its first one went: what a policy no
+//! longer allows ends at once. On the host, per installation and as a second layer: guests reach no address of the host
+//! and no private one, nor each other, and nobody else reaches them by forwarding. Tables of others are not touched.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+
+use model::{InstanceId, NetworkPolicy};
+
+use super::TrafficLimits;
+use crate::net::address::{AddressPlan, GUEST_IP, GUEST_MAC, SandboxAddresses, TAP_IP};
+use crate::net::names::{self, PEER, TAP};
+
+/// What no guest ever reaches: this network and machine, private and shared ranges, link-local addresses with the metadata
+/// services of clouds, benchmark networks, groups of machines, and what is reserved, broadcast among it.
+const FENCED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, \
+                      192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/4, 240.0.0.0/4";
+
+/// The first address that means more than one machine, or none.
+const FIRST_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
+
+/// The rules inside a sandbox's namespace, where there are none yet.
+pub(in crate::net) fn sandbox_rules(
+    addresses: &SandboxAddresses,
+    policy: &NetworkPolicy,
+    limits: &TrafficLimits,
+    resolvers: &[Ipv4Addr],
+) -> String {
+    let SandboxAddresses { host_ip, veth, peer } = addresses;
+    let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
+    let TrafficLimits { megabytes_per_second, new_connections_per_second, connections } = limits;
+    let names = to_resolvers(resolvers);
+    let rules = format!(
+        r#"table netdev sandbox {{
+    counter spoofed {{ }}
+    counter not_ipv4 {{ }}
+    counter fenced {{ }}
+    chain source {{
+        type filter hook ingress device "{TAP}" priority 0; policy drop;
+        ether saddr != {mac} counter name "spoofed" drop
+        ether type arp arp saddr ether {mac} arp saddr ip {GUEST_IP} accept
+        ether type arp counter name "spoofed" drop
+        ether type != ip counter name "not_ipv4" drop
+        ip saddr != {GUEST_IP} counter name "spoofed" drop
+        ip daddr >= {FIRST_GROUP} counter name "fenced" drop
+        accept
+    }}
+}}
+table ip sandbox {{
+    counter fenced {{ }}
+    counter denied {{ }}
+    counter connections {{ }}
+    counter bandwidth {{ }}
+    set fenced {{
+        type ipv4_addr; flags interval
+        elements = {{ {FENCED} }}
+    }}
+    set allowed {{
+        type ipv4_addr; flags interval; auto-merge
+    }}
+    set denied {{
+        type ipv4_addr; flags interval; auto-merge
+    }}
+    chain destination {{
+        type nat hook prerouting priority dstnat; policy accept;
+        iifname "{PEER}" ip daddr {host_ip} dnat to {GUEST_IP}
+        {names}
+    }}
+    chain translation {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname "{PEER}" ip saddr {GUEST_IP} snat to {peer}
+    }}
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        ct state established,related accept
+        iifname "{TAP}" counter name "fenced" drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+        iifname "{TAP}" oifname "{PEER}" ct direction reply accept
+        iifname "{TAP}" oifname "{PEER}" limit rate over {megabytes_per_second} mbytes/second burst {megabytes_per_second} mbytes counter name "bandwidth" drop
+        iifname "{TAP}" oifname "{PEER}" ct original ip daddr != {TAP_IP} ct original ip daddr @fenced counter name "fenced" drop
+        iifname "{TAP}" oifname "{PEER}" ct state new jump beginning
+        iifname "{TAP}" oifname "{PEER}" goto egress
+        iifname "{PEER}" oifname "{TAP}" limit rate over {megabytes_per_second} mbytes/second burst {megabytes_per_second} mbytes counter name "bandwidth" drop
+        iifname "{PEER}" oifname "{TAP}" ct direction reply goto egress
+        iifname "{PEER}" oifname "{TAP}" ip saddr {veth} accept
+    }}
+    chain beginning {{
+        ct count over {connections} counter name "connections" drop
+        limit rate over {new_connections_per_second}/second burst {new_connections_per_second} packets counter name "connections" drop
+    }}
+    chain refuse {{
+        meta l4proto tcp counter name "denied" reject with tcp reset
+        counter name "denied" reject with icmp type admin-prohibited
+    }}
+    chain egress {{
+    }}
+}}
+"#
+    );
+    rules + &policy_rules(policy)
+}
+
+/// Sends questions for names to the host's name servers, whose answers then seem to come from the guest's own.
+fn to_resolvers(resolvers: &[Ipv4Addr]) -> String {
+    let question = format!(r#"iifname "{TAP}" ip daddr {TAP_IP} meta l4proto {{ tcp, udp }} th dport 53 dnat to"#);
+    match resolvers {
+        [] => String::new(),
+        [only] => format!("{question} {only}"),
+        several => {
+            let places: Vec<_> = several.iter().enumerate().map(|(index, ip)| format!("{index} : {ip}")).collect();
+            format!("{question} numgen inc mod {} map {{ {} }}", several.len(), places.join(", "))
+        }
+    }
+}
+
+/// What makes `policy` the one that holds, from one packet to the next.
+pub(in crate::net) fn policy_rules(policy: &NetworkPolicy) -> String {
+    let mut rules = "flush chain ip sandbox egress\n".to_owned();
+    let allowed: Vec<_> = policy.allowed_ranges().map(|range| range.to_string()).collect();
+    let denied: Vec<_> = policy.denied().iter().map(ToString::to_string).collect();
+    for (set, elements) in [("allowed", allowed), ("denied", denied)] {
+        // Writing to a string never fails.
+        let _ = writeln!(rules, "flush set ip sandbox {set}");
+        if !elements.is_empty() {
+            let _ = writeln!(rules, "add element ip sandbox {set} {{ {} }}", elements.join(", "));
+        }
+    }
+    let rest = if policy.denies_by_default() {
+        "goto refuse".to_owned()
+    } else {
+        format!(
+            "ct original ip daddr {TAP_IP} accept\n        ct original ip daddr @denied goto refuse\n        accept"
+        )
+    };
+    rules
+        + &format!(
+            r#"table ip sandbox {{
+    chain egress {{
+        ct original ip daddr @allowed accept
+        {rest}
+    }}
+}}
+"#
+        )
+}
+
+/// The rules of an installation on the host. Peers have the odd addresses of the veth range, the host's own ends the
+/// even ones: only what a guest sends is masqueraded.
+pub(in crate::net) fn host_rules(instance: &InstanceId, plan: &AddressPlan, resolvers: &[Ipv4Addr]) -> String {
+    let without = without_table(instance);
+    let (table, veths) = (names::table(instance), format!("\"{}*\"", names::veth_prefix(instance)));
+    let (host_base, veth_base) = (plan.host_base(), plan.veth_base());
+    let first_peer = Ipv4Addr::from(veth_base.to_bits() + 1);
+    let names = match resolvers {
+        [] => String::new(),
+        some => {
+            let list: Vec<_> = some.iter().map(ToString::to_string).collect();
+            format!("iifname {veths} ip daddr {{ {} }} meta l4proto {{ tcp, udp }} th dport 53 accept", list.join(", "))
+        }
+    };
+    format!(
+        r#"{without}table ip {table} {{
+    set fenced {{
+        type ipv4_addr; flags interval; auto-merge
+        elements = {{ {FENCED}, {host_base}/16, {veth_base}/16 }}
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname {veths} ct state established,related accept
+        {names}
+        iifname {veths} counter drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        {names}
+        iifname {veths} ip daddr @fenced counter drop
+        iifname {veths} oifname {veths} counter drop
+        iifname {veths} accept
+        oifname {veths} ct state established,related accept
+        oifname {veths} counter drop
+    }}
+    chain translation {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname != {veths} ip saddr & 255.255.0.1 == {first_peer} masquerade
+    }}
+}}
+"#
+    )
+}
+
+/// What removes an installation's table, whether or not there is one.
+pub(in crate::net) fn without_table(instance: &InstanceId) -> String {
+    let table = names::table(instance);
+    format!("table ip {table}\ndelete table ip {table}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules_of(policy: &str) -> Vec<String> {
+        let rules = policy_rules(&serde_json::from_str(policy).unwrap());
+        let lines = rules.lines().map(|line| line.trim().to_owned());
+        lines.filter(|line| !line.is_empty() && !line.starts_with("table") && line != "}").collect()
+    }
+
+    #[test]
+    fn what_is_allowed_comes_before_what_is_denied() {
+        assert_eq!(
+            rules_of(r#"{"allow_out":["1.2.3.4"],"deny_out":["1.2.3.0/24","5.6.7.8"]}"#),
+            [
+                "flush chain ip sandbox egress",
+                "flush set ip sandbox allowed",
+                "add element ip sandbox allowed { 1.2.3.4 }",
+                "flush set ip sandbox denied",
+                "add element ip sandbox denied { 1.2.3.0/24, 5.6.7.8 }",
+                "chain egress {",
+                "ct original ip daddr @allowed accept",
+                "ct original ip daddr 169.254.0.22 accept",
+                "ct original ip daddr @denied goto refuse",
+                "accept",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_the_internet_there_are_no_names_either() {
+        let rules = rules_of(r#"{"allow_internet_access":false}"#);
+        assert_eq!(rules[rules.len() - 2..], ["ct original ip daddr @allowed accept", "goto refuse"]);
+    }
+}
