@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR
 export DESTDIR PREFIX UNITDIR SYSCONFDIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: bench-check compatibility help setup build install uninstall demo test integrity chaos check fmt openapi bench bench-control-plane deny clean
+.PHONY: bench-check compatibility help setup build install uninstall demo test sim integrity chaos check fmt openapi bench bench-control-plane deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ chaos: ## Kill host agent, control planes and database at random during OPERATIO
 	@scripts/setup.sh test
 	SANDPIPER_CHAOS_OPERATIONS=$${OPERATIONS:-1000} \
 		cargo nextest run --release --locked --workspace --no-capture -E 'binary(e2e) & test(chaos::)'
+
+sim: ## Let N histories (10000) from seed SEED (1) on happen in the simulated world; tell the smallest that breaks a law
+	@scripts/setup.sh test
+	SANDPIPER_SIMULATION_FIRST=$${SEED:-1} SANDPIPER_SIMULATION_HISTORIES=$${N:-10000} \
+		cargo nextest run --release --locked --workspace --no-capture \
+		-E 'binary(simulation) & test(=histories_break_no_law)'
 
 check: ## The inner loop: format, lints, and tests without VMs
 	@scripts/test.sh quick

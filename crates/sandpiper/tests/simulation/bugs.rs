@@ -34,6 +34,11 @@ impl Bug {
         (Self::PauseThatDestroys, "pause-that-destroys", "a failed pause destroys nothing"),
     ];
 
+    /// The law that it breaks.
+    pub fn law(self) -> &'static str {
+        Self::ALL.iter().find(|(bug, ..)| *bug == self).map_or("", |(.., law)| law)
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(bug, ..)| *bug == self).map_or("", |(_, name, _)| name)

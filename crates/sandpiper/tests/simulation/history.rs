@@ -22,7 +22,7 @@ pub struct Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Somebody wants a sandbox.
-    Create(usize, Life),
+    Create(usize, Span),
     /// Somebody wants one that goes on from the snapshot of another.
     CreateFrom(usize, usize),
     /// It is paused.
@@ -59,7 +59,7 @@ pub enum Event {
 
 /// How long a sandbox lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
+pub enum Span {
     /// Until it is deleted.
     Long,
     /// It is destroyed after so many seconds without use.
@@ -77,6 +77,13 @@ pub struct Climate {
     pub doubled: u64,
     /// Those that are late.
     pub late: u64,
+    /// Networks that cannot be made or removed at the first try.
+    pub busy: u64,
+}
+
+impl Climate {
+    /// In which nothing goes wrong by itself.
+    pub const FINE: Self = Self { lost: 0, doubled: 0, late: 0, busy: 0 };
 }
 
 /// All of a history.
@@ -115,13 +122,13 @@ impl History {
     pub fn new(seed: u64) -> Self {
         let mut draw = Draw(seed);
         let climate = match draw.below(4) {
-            0 => Climate { lost: 0, doubled: 0, late: 0 },
-            1 => Climate { lost: 30, doubled: 30, late: 30 },
-            2 => Climate { lost: 100, doubled: 20, late: 20 },
-            _ => Climate { lost: 20, doubled: 100, late: 100 },
+            0 => Climate::FINE,
+            1 => Climate { lost: 30, doubled: 30, late: 30, busy: 20 },
+            2 => Climate { lost: 100, doubled: 20, late: 20, busy: 20 },
+            _ => Climate { lost: 20, doubled: 100, late: 100, busy: 100 },
         };
         let count = 8 + draw.below(16);
-        let mut steps = vec![Step { after: Duration::ZERO, event: Event::Create(0, draw.life()) }];
+        let mut steps = vec![Step { after: Duration::ZERO, event: Event::Create(0, draw.span()) }];
         steps.extend((0..count).map(|_| draw.step()));
         Self { climate, steps }
     }
@@ -148,11 +155,11 @@ impl Draw {
         usize::try_from(self.below(SLOTS)).unwrap_or_default()
     }
 
-    fn life(&mut self) -> Life {
+    fn span(&mut self) -> Span {
         match self.below(4) {
-            0 => Life::Destroyed(60 + self.below(120)),
-            1 => Life::Paused(60 + self.below(120)),
-            _ => Life::Long,
+            0 => Span::Destroyed(60 + self.below(120)),
+            1 => Span::Paused(60 + self.below(120)),
+            _ => Span::Long,
         }
     }
 
@@ -173,7 +180,7 @@ impl Draw {
         };
         let (slot, other) = (self.slot(), self.slot());
         let event = match self.below(100) {
-            0..18 => Event::Create(slot, self.life()),
+            0..18 => Event::Create(slot, self.span()),
             18..32 => Event::Pause(slot),
             32..46 => Event::Resume(slot),
             46..54 => Event::Delete(slot),

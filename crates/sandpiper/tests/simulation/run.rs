@@ -13,7 +13,7 @@ use proto::hostagent::v1::{HostAgentServiceClient, ListSandboxesRequest, ReadFil
 use serde::{Deserialize, Serialize};
 
 use crate::bugs::Bug;
-use crate::history::{Event, History, Life as LifeTime, SLOTS};
+use crate::history::{Event, History, SLOTS, Span};
 use crate::host::TEMPLATE;
 use crate::planes::{Asked, PERIOD};
 use crate::rpc::{Callee, line};
@@ -24,14 +24,11 @@ use crate::{host, laws, monitor, planes, system};
 /// After this nobody works any more on what was begun, and whoever waited was told.
 const QUIET: Duration = Duration::from_secs(600);
 
-/// Of a thousand networks so many cannot be made or removed at the first try.
-const BUSY: u64 = 20;
-
 /// How often somebody deletes a sandbox before it counts as one that cannot be deleted.
 const DELETIONS: u32 = 6;
 
 /// What came of a history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The laws that were broken, and how.
     pub violations: Vec<String>,
@@ -39,6 +36,24 @@ pub struct Outcome {
     pub points: Vec<String>,
     /// What happened, a line each.
     pub trace: String,
+}
+
+impl Outcome {
+    /// Whether any law was broken.
+    pub fn is_broken(&self) -> bool {
+        !self.violations.is_empty()
+    }
+
+    /// Whether this law was broken.
+    pub fn breaks(&self, law: &str) -> bool {
+        self.violations.iter().any(|violation| violation.starts_with(&format!("{law}: ")))
+    }
+
+    /// The law that was broken first.
+    pub fn law(&self) -> String {
+        let first = self.violations.first().map_or("", String::as_str);
+        first.split(": ").next().unwrap_or_default().to_owned()
+    }
 }
 
 /// Lets a history happen in `root`, an empty directory. On a thread of its own, on which nothing was drawn by chance
@@ -110,7 +125,7 @@ impl Users {
             lost: climate.lost,
             doubled: climate.doubled,
             late: climate.late,
-            busy: BUSY,
+            busy: climate.busy,
             ..Weather::default()
         };
         self.world.state().weather = weather;
@@ -180,7 +195,7 @@ impl Users {
 
     async fn perform(&mut self, event: Event) {
         match event {
-            Event::Create(slot, life) => self.create(slot, life),
+            Event::Create(slot, span) => self.create(slot, span),
             Event::CreateFrom(slot, from) => self.create_from(slot, from),
             Event::Pause(slot) => self.change(slot, "pause", async |asked, id| asked.pause(id).await.map(drop)),
             Event::Resume(slot) => self.change(slot, "resume", async |asked, id| asked.resume(id).await.map(drop)),
@@ -231,15 +246,15 @@ impl Users {
     }
 
     /// A sandbox that is to be made in a slot, unless there is one.
-    fn subject(&mut self, slot: usize, life: LifeTime) -> Option<(Subject, Wish)> {
+    fn subject(&mut self, slot: usize, span: Span) -> Option<(Subject, Wish)> {
         let is_free = |id: &SandboxId| self.world.state().subjects[id].excuse == Some("deleted");
         if !self.sandboxes[slot].as_ref().is_none_or(is_free) {
             return None;
         }
-        let (idle, on_expiry) = match life {
-            LifeTime::Long => (None, OnExpiry::Destroy),
-            LifeTime::Destroyed(seconds) => (Some(Duration::from_secs(seconds)), OnExpiry::Destroy),
-            LifeTime::Paused(seconds) => (Some(Duration::from_secs(seconds)), OnExpiry::Pause),
+        let (idle, on_expiry) = match span {
+            Span::Long => (None, OnExpiry::Destroy),
+            Span::Destroyed(seconds) => (Some(Duration::from_secs(seconds)), OnExpiry::Destroy),
+            Span::Paused(seconds) => (Some(Duration::from_secs(seconds)), OnExpiry::Pause),
         };
         let wish = Wish {
             id: SandboxId::random(),
@@ -258,8 +273,8 @@ impl Users {
         self.sandboxes[slot] = Some(id);
     }
 
-    fn create(&mut self, slot: usize, life: LifeTime) {
-        let Some((subject, wish)) = self.subject(slot, life) else { return };
+    fn create(&mut self, slot: usize, span: Span) {
+        let Some((subject, wish)) = self.subject(slot, span) else { return };
         let id = wish.id.clone();
         self.enter(slot, id.clone(), subject);
         self.ask(
@@ -273,7 +288,7 @@ impl Users {
 
     fn create_from(&mut self, slot: usize, from: usize) {
         let Some((snapshot, parent)) = self.snapshots[from].clone() else { return };
-        let Some((subject, wish)) = self.subject(slot, LifeTime::Long) else { return };
+        let Some((subject, wish)) = self.subject(slot, Span::Long) else { return };
         let parent = self.world.state().subjects[&parent].clone();
         let wish = Wish { snapshot: Some(snapshot), ..wish };
         let id = wish.id.clone();
@@ -289,7 +304,7 @@ impl Users {
 
     fn fork(&mut self, slot: usize, child: usize) {
         let Some(parent) = self.sandboxes[slot].clone() else { return };
-        let Some((subject, wish)) = self.subject(child, LifeTime::Long) else { return };
+        let Some((subject, wish)) = self.subject(child, Span::Long) else { return };
         let of_parent = self.world.state().subjects[&parent].clone();
         let id = wish.id.clone();
         // A child lives as its parent does.
