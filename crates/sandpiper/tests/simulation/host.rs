@@ -1,9 +1,9 @@
 //! The machine of the simulated host, and the host agents that live on it one after another.
 
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use std::{fs, io};
 
 use host_agent::cgroup::Cgroups;
 use host_agent::net::TrafficLimits;
@@ -109,4 +109,31 @@ async fn live(world: &World, life: &Life, callee: &Callee) {
         }
     }
     life.over.cancelled().await;
+}
+
+/// What a host agent needs to find: a template of nothing.
+pub fn prepare(data_dir: &Path) {
+    let digest = "a".repeat(64);
+    let kernel = data_dir.join("boot").join(&digest[..16]);
+    let build = data_dir.join("templates").join(TEMPLATE).join("0123456789abcdef");
+    let write = |path: PathBuf, content: Vec<u8>| fs::write(path, content).expect("a new directory can be written in");
+    for directory in [&kernel.join("modules"), &build] {
+        fs::create_dir_all(directory).expect("a new directory can be made");
+    }
+    write(kernel.join("vmlinuz"), b"kernel".to_vec());
+    let described = serde_json::json!({ "digest": digest, "version": "6.1" });
+    write(kernel.join("kernel.json"), described.to_string().into_bytes());
+    // The first bytes of an ext4 file system of two blocks.
+    let mut image = vec![0; 2048];
+    image[1028] = 2;
+    image[1080..1082].copy_from_slice(&[0x53, 0xef]);
+    write(build.join("rootfs.ext4"), image);
+    let manifest = serde_json::json!({
+        "format": 1, "name": TEMPLATE, "build": "0123456789abcdef", "description": "nothing", "recipe_digest": digest,
+        "created_ms": 0, "image": { "digest": digest, "bytes": 2048, "allocated_bytes": 2048 }, "disk_mb": 256,
+        "kernel_digest": digest, "defaults": { "user": "root", "workdir": "/root", "env": {} },
+    });
+    write(build.join("template.json"), manifest.to_string().into_bytes());
+    let current = data_dir.join("templates").join(TEMPLATE).join("current");
+    std::os::unix::fs::symlink("0123456789abcdef", current).expect("a new link can be made");
 }

@@ -18,6 +18,7 @@ mod run;
 mod subjects;
 mod system;
 mod task;
+mod users;
 mod world;
 
 use bugs::Bug;

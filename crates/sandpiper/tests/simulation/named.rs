@@ -7,8 +7,11 @@ use crate::world::Arm;
 
 use Event as E;
 
+/// A history and its name.
+type Named = (&'static str, fn() -> History);
+
 /// Every one.
-pub const ALL: [(&str, fn() -> History); 12] = [
+pub const ALL: [Named; 12] = [
     ("stuck-in-pausing", stuck_in_pausing),
     ("undeletable-paused", undeletable_paused),
     ("renewed-as-it-expires", renewed_as_it_expires),
