@@ -74,7 +74,8 @@ impl Guest {
 
     async fn until_ready(&self, ready: &str) -> Result<(), StartError> {
         let arguments = vec!["-c".to_owned(), ready.to_owned()];
-        let ask = ExecRequest { program: "/bin/sh".to_owned(), arguments, timeout: Some(START_LIMIT), ..Default::default() };
+        let ask =
+            ExecRequest { program: "/bin/sh".to_owned(), arguments, timeout: Some(START_LIMIT), ..Default::default() };
         while self.exec(ask.clone()).await.map_err(StartError::Ask)?.exit_code != 0 {
             tokio::time::sleep(INTERVAL).await;
         }
@@ -89,7 +90,10 @@ fn start_request(command: &str) -> StartRequest {
 }
 
 /// Listens until the command has failed. One that ends well has put its work into the background.
-async fn until_failed(stream: &mut ServerStream<Body, StartResponseView<'static>>, last_words: &mut Vec<u8>) -> StartError {
+async fn until_failed(
+    stream: &mut ServerStream<Body, StartResponseView<'static>>,
+    last_words: &mut Vec<u8>,
+) -> StartError {
     loop {
         let message: StartResponse = match stream.message().await {
             Ok(Some(message)) => message.to_owned_message(),

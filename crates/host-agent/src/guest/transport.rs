@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
+use connectrpc::client::{BoxFuture, ClientBody, ClientTransport};
 use http::{HeaderName, HeaderValue, Request, Response, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -58,6 +59,15 @@ impl Transport {
         request.headers_mut().insert(ACCESS_TOKEN, self.token.clone());
         let response = self.client.request(request);
         async move { Ok(response.await?.map(Body::new)) }
+    }
+}
+
+impl ClientTransport for Transport {
+    type ResponseBody = Body;
+    type Error = TransportError;
+
+    fn send(&self, request: Request<ClientBody>) -> BoxFuture<'static, Result<Response<Body>, TransportError>> {
+        Box::pin(Transport::send(self, request.map(Body::new)))
     }
 }
 

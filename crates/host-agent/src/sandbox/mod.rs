@@ -34,7 +34,8 @@ use std::time::{Instant, SystemTime};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use model::{
-    Generation, Lifetime, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status, TemplateName,
+    Generation, Lifetime, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status,
+    TemplateName,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use model::{
-    Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, StartMode,
-    TemplateName,
+    Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId,
+    StartMode, TemplateName,
 };
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
