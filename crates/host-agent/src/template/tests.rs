@@ -86,7 +86,16 @@ fn a_list_has_what_can_be_built_and_what_was() {
     stored_build(directory.path(), &name("recipe-is-gone"));
     let listed = store.list().unwrap();
     let shown: Vec<(&str, bool)> = listed.iter().map(|one| (one.name.as_str(), one.template.is_ok())).collect();
-    assert_eq!(shown, [("code-runner-beta", false), ("minimal", false), ("minimal-ubuntu", false), ("python311", true), ("recipe-is-gone", true)]);
+    assert_eq!(
+        shown,
+        [
+            ("code-runner-beta", false),
+            ("minimal", false),
+            ("minimal-ubuntu", false),
+            ("python311", true),
+            ("recipe-is-gone", true)
+        ]
+    );
 }
 
 #[test]
