@@ -25,7 +25,8 @@ fn with_json_body(document: &Value) -> Vec<(String, Value)> {
 
 /// Values that no schema with this type takes.
 fn of_another_type(schema: &Value) -> Vec<Value> {
-    let text = schema.to_string();
+    // What is described elsewhere is an object.
+    let text = schema.to_string().replace("\"$ref\"", "\"object\"");
     let all = [
         ("integer", json!(7)),
         ("string", json!("x")),
@@ -110,7 +111,7 @@ async fn every_operation_on_a_sandbox_knows_no_sandbox_by_a_strange_id() {
 }
 
 #[tokio::test]
-async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_copies_resumes_or_deletes() {
+async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_needs_no_guest() {
     let server = Fixture::start().await;
     let id = server.create().await;
     server.post(&format!("/v1/sandboxes/{id}/pause"), json!(null)).await;
@@ -118,7 +119,7 @@ async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_copies_r
     let mut refused = 0;
     for (method, path, operation) in operations(&document).into_iter().filter(|(_, path, _)| path.contains("{id}")) {
         let name = operation["operationId"].as_str().unwrap();
-        if ["get", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb))
+        if ["get", "set", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb))
             && name != "getBenchmark"
         {
             continue;
