@@ -3,7 +3,8 @@
 # the tests as well. Does nothing, and asks no package mirror anything, when all of it is already there.
 set -euo pipefail
 
-run_packages=(nftables iproute2 mmdebstrap e2fsprogs ca-certificates libc-bin kmod)
+# The last makes every name below `localhost` this machine's own: ports of sandboxes have such names.
+run_packages=(nftables iproute2 mmdebstrap e2fsprogs ca-certificates libc-bin kmod libnss-myhostname)
 build_packages=(build-essential pkg-config)
 test_packages=(curl openssl postgresql python3 python3-venv chromium chromium-driver fonts-dejavu-core xfsprogs
     libfaketime)

@@ -30,7 +30,8 @@ style() {
     cargo clippy --release --locked --workspace --all-targets --quiet -- -D warnings
 }
 
-templates() { "$sandpiper" template build --data-dir "$SANDPIPER_TEST_TEMPLATES" minimal minimal-ubuntu python311; }
+templates() { "$sandpiper" template build --data-dir "$SANDPIPER_TEST_TEMPLATES" minimal minimal-ubuntu python311 \
+    code-runner-beta; }
 
 group 'packages' scripts/setup.sh test
 group 'test runner' install_nextest

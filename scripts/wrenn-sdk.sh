@@ -28,7 +28,7 @@ build() {
     [ -n "$mirror" ] || die "apt knows no mirror for this release"
     rm -rf "$directory"
     mkdir -p "$directory"
-    mmdebstrap --quiet --variant=extract --include=python3-minimal,python3,libpython3-stdlib,libc6 \
+    mmdebstrap --quiet --variant=extract --include=python3-minimal,python3,libpython3-stdlib,libc6,libnss-myhostname \
         --keyring=/usr/share/keyrings "$suite" "$root" "deb $mirror $suite main" >&2
     python3 -m venv "$directory/installer" >&2
     "$directory/installer/bin/pip" install --quiet --disable-pip-version-check --target "$directory/packages" \

@@ -14,13 +14,15 @@ use crate::openapi::tool;
 const LIMIT: Duration = Duration::from_secs(110);
 
 /// What it takes for granted and is otherwise here: no WebSocket is asked for, and parts of a form may be named by what
-/// no header can hold; and days may be too far apart: those are 400 although the document cannot say so.
+/// no header can hold; days may be too far apart; and domains that may be reached need all else denied: those are 400
+/// although the document cannot say so.
 const SETTINGS: &str = r#"
 [[operations]]
 include-operation-id = [
     "execStream", "processStream", "openTerminal", "uploadFile", "streamUpload",
     "execStreamInCapsule", "processStreamInCapsule", "openTerminalInCapsule",
     "uploadFileInCapsule", "streamUploadInCapsule", "getUsage",
+    "createSandbox", "createCapsule", "setSandboxNetwork", "setCapsuleNetwork",
 ]
 checks.positive_data_acceptance.enabled = false
 

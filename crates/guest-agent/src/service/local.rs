@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -19,6 +19,9 @@ const NOBODY: u8 = 1;
 
 /// A host that says nothing for so long has gone; a service that does not accept for so long never will.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Room for what is under way in each direction.
+const BUFFER: usize = 32 << 10;
 
 /// For a system that is out of descriptors to find some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -45,7 +48,7 @@ async fn join(mut host: TcpStream, ports: [u16; 3]) -> io::Result<()> {
     let Some(mut service) = service else { return host.write_u8(NOBODY).await };
     service.set_nodelay(true)?;
     host.write_u8(JOINED).await?;
-    copy_bidirectional(&mut host, &mut service).await.map(drop)
+    copy_bidirectional_with_sizes(&mut host, &mut service, BUFFER, BUFFER).await.map(drop)
 }
 
 /// Whoever listens, by either of loopback's addresses.

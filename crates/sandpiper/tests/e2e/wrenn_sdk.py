@@ -158,7 +158,7 @@ def a_capsule_has_the_documented_defaults():
         assert any(one.id == info.id for one in Capsule.list())
         assert Capsule.get_info(info.id).status == "running"
         capsule.ping()
-        assert capsule.get_url(8080).endswith(f"8080-{info.id}." + os.environ["WRENN_BASE_URL"].split("//")[1])
+        assert capsule.get_url(8080).endswith(f"8080-{info.id}." + os.environ["WRENN_PROXY_DOMAIN"])
         assert capsule.commands.run("whoami").stdout.strip() == "wrenn-user"
         assert capsule.commands.run("pwd").stdout.strip() == "/home/wrenn-user"
         assert capsule.commands.run("sudo whoami").stdout.strip() == "root"
@@ -469,21 +469,70 @@ def ready(client, made):
     return until(f"snapshot {made.name} is ready", found)
 
 
+RICH = """
+from IPython.display import HTML, Markdown, Latex, SVG, JSON, Javascript, Image, display
+import base64
+png = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+svg = "<svg xmlns='http://www.w3.org/2000/svg'/>"
+display(HTML("<b>x</b>"), Markdown("*x*"), Latex("$x$"), SVG(svg), JSON({"a": 1}), Javascript("1"), Image(png))
+"the last"
+"""
+
+
 @test
-def the_code_runner_says_that_its_template_is_missing():
-    raises(wrenn.WrennNotFoundError, lambda: wrenn.code_runner.Capsule())
-    raises(wrenn.WrennNotFoundError, lambda: wrenn.code_runner.Capsule.create())
-    capsule = wrenn.code_runner.Capsule.connect(shared().capsule_id)
-    raises(Exception, lambda: capsule.run_code("1 + 1", jupyter_timeout=1))
-    capsule.close()
-    other = wrenn.code_runner.Capsule(template="minimal-ubuntu")
-    other.destroy(wait=True)
+def the_code_runner_runs_code_and_remembers():
+    with wrenn.code_runner.Capsule(wait=True) as capsule:
+        first = capsule.run_code("import sys\nx = 20\nprint('out'); print('err', file=sys.stderr)\nx + 1")
+        assert (first.text, first.error, first.timed_out) == ("21", None, False), first
+        assert ("".join(first.logs.stdout), "".join(first.logs.stderr)) == ("out\n", "err\n"), first
+        assert first.results[0].is_main_result and first.execution_count == 1
+        assert capsule.run_code("x += 1; x").text == "21", "state stays between runs"
+        failed = capsule.run_code("1 / 0")
+        assert failed.error.name == "ZeroDivisionError" and failed.error.value == "division by zero"
+        assert "1 / 0" in failed.error.traceback and failed.results == []
+        seen = {"out": [], "err": [], "result": [], "error": []}
+        capsule.run_code(
+            "print('a'); print('b', file=sys.stderr); 3", on_stdout=seen["out"].append, on_stderr=seen["err"].append,
+            on_result=seen["result"].append, on_error=seen["error"].append)
+        assert (seen["out"], seen["err"], seen["result"][0].text, seen["error"]) == (["a\n"], ["b\n"], "3", []), seen
+        rich = capsule.run_code(RICH)
+        kinds = [kind for result in rich.results for kind in result.formats() if kind != "text"]
+        assert kinds == ["html", "markdown", "latex", "svg", "json", "javascript", "png"], rich
+        assert rich.text == "'the last'" and rich.results[0].html == "<b>x</b>" and rich.results[4].json == {"a": 1}
+        late = capsule.run_code("import time; time.sleep(60)", timeout=1)
+        assert late.timed_out and late.error.name == "Timeout"
+        raises(ValueError, lambda: capsule.run_code("1", language="r"))
+        capsule.close()
+        assert [one.tag for one in capsule.commands.list()] == ["start"], "the template's own command"
 
 
-not_yet(
-    [f"code_runner.{kind}Capsule.{name}" for kind in ("", "Async") for name in ("run_code", "create", "close")],
-    "needs the template `code-runner-beta` and the port proxy",
-)
+@test
+def code_runners_begin_alike_and_draw_other_numbers():
+    one, other = wrenn.code_runner.Capsule(wait=True), wrenn.code_runner.Capsule.create(wait=True)
+    drawn = [capsule.run_code("import random; random.random()").text for capsule in (one, other)]
+    assert drawn[0] != drawn[1] and all(drawn), drawn
+    one.pause(wait=True)
+    one.close()
+    one.resume(wait=True)
+    same = wrenn.code_runner.Capsule.connect(one.capsule_id)
+    assert same.run_code("random.seed(1); random.random()").text == "0.13436424411240122", "the kernel went on"
+    for capsule in (same, other):
+        capsule.destroy(wait=True)
+
+
+@test
+def the_ports_of_a_capsule_have_addresses():
+    capsule = wrenn.code_runner.Capsule(wait=True)
+    key = {"X-API-Key": os.environ["WRENN_API_KEY"]}
+    server = httpx.get(capsule.get_url(8888) + "/api/", headers=key, timeout=30)
+    assert server.status_code == 200 and "version" in server.json(), server.text
+    closed = httpx.get(capsule.get_url(9999), headers=key)
+    assert (closed.status_code, closed.text) == (502, "The sandbox is running but port is not open\n")
+    Capsule.pause(capsule.capsule_id, wait=True)
+    assert httpx.get(capsule.get_url(8888), headers=key).status_code == 409
+    capsule.destroy(wait=True)
+    unknown = capsule.get_url(8888).replace(capsule.capsule_id, UNKNOWN)
+    assert httpx.get(unknown, headers=key).status_code == 404
 
 # ── asynchronous ──────────────────────────────────────────────────────────────
 
@@ -646,12 +695,15 @@ async def async_snapshots():
 
 @test
 async def async_code_runner():
-    await araises(wrenn.WrennNotFoundError, wrenn.code_runner.AsyncCapsule.create())
-    capsule = await wrenn.code_runner.AsyncCapsule.connect(shared().capsule_id)
-    await araises(Exception, capsule.run_code("1 + 1", jupyter_timeout=1))
-    await capsule.close()
-    other = await wrenn.code_runner.AsyncCapsule.create(template="minimal-ubuntu")
-    await other.destroy(wait=True)
+    async with await wrenn.code_runner.AsyncCapsule.create(wait=True) as capsule:
+        assert (await capsule.run_code("y = 2\nprint('out')\ny")).text == "2"
+        assert (await capsule.run_code("y * 21")).text == "42"
+        assert (await capsule.run_code("nope")).error.name == "NameError"
+        rich = await capsule.run_code(RICH)
+        assert rich.results[0].html == "<b>x</b>" and rich.text == "'the last'"
+        late = await capsule.run_code("import time; time.sleep(60)", timeout=1)
+        assert late.timed_out
+        await capsule.close()
 
 
 @test

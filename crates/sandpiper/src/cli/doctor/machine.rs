@@ -1,6 +1,6 @@
-//! Who asks, and what room there is: root, disk, port.
+//! Who asks, and what room there is: root, disk, port, names.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 
 use super::check::Check;
@@ -51,6 +51,18 @@ pub fn port(address: SocketAddr) -> Check {
             Check::warning("port", format!("{address}: {error}"), advice)
         }
     }
+}
+
+/// Whether names below `localhost` are this machine's own, as those of sandboxes' ports are.
+pub fn names() -> Check {
+    let name = "8080-name.localhost";
+    let addresses = (name, 0).to_socket_addrs();
+    if addresses.is_ok_and(|mut addresses| addresses.all(|address| address.ip().is_loopback())) {
+        return Check::ok("names", format!("{name} is this machine"));
+    }
+    let advice = "programs here cannot call ports of sandboxes by their names: run `make setup`, or install the Debian \
+                  package libnss-myhostname";
+    Check::warning("names", format!("{name} is not this machine"), advice)
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ async fn examine(args: &DoctorArgs) -> Vec<Check> {
     checks.push(program::present("mmdebstrap", "--version", "mmdebstrap", "makes templates' file systems").await);
     checks.push(machine::disk_space(&args.data_dir));
     checks.push(machine::port(args.listen));
+    checks.push(machine::names());
     checks
 }
 
@@ -104,7 +105,7 @@ mod tests {
     async fn every_check_comes_to_a_result_with_advice_where_it_is_not_fine() {
         let args = DoctorArgs { data_dir: "/nonexistent/x".into(), listen: "127.0.0.1:0".parse().unwrap(), json: true };
         let checks = examine(&args).await;
-        assert_eq!(checks.len(), 15);
+        assert_eq!(checks.len(), 16);
         for check in checks {
             assert_eq!(check.level == Level::Ok, check.advice.is_none(), "{check:?}");
             assert!(!check.found.is_empty(), "{check:?}");
