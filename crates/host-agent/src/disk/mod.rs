@@ -92,7 +92,7 @@ impl fmt::Display for DiskKind {
 }
 
 /// Everything in `data_dir`, by kind and then by name. What disappears meanwhile counts as nothing.
-pub fn uses(data_dir: &Path) -> io::Result<Vec<DiskUse>> {
+fn uses(data_dir: &Path) -> io::Result<Vec<DiskUse>> {
     let mut walk = Walk::default();
     let mut uses = Vec::new();
     for kind in DiskKind::ALL {

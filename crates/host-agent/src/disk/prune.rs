@@ -45,7 +45,7 @@ pub fn look(host: &Host) -> Result<Vec<(DiskUse, bool)>, PruneError> {
     Ok(all.into_iter().map(judge).collect())
 }
 
-/// What [`prune`] would remove now.
+/// What [`prune`] would remove now. Reads many directories: not for the runtime's threads.
 pub fn plan(host: &Host) -> Result<Vec<DiskUse>, PruneError> {
     Ok(look(host)?.into_iter().filter(|(_, is_useless)| *is_useless).map(|(one, _)| one).collect())
 }

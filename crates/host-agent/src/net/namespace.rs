@@ -104,7 +104,7 @@ pub(super) fn leave_for_new() -> Result<(), NamespaceError> {
 /// Gives the calling thread mounts of its own, a copy of those that are there.
 #[cfg(test)]
 pub(super) fn leave_for_own_mounts() -> io::Result<()> {
-    // SAFETY: as above.
+    // SAFETY: new mounts leave the descriptor table shared; only `FILES` would split it.
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?)
 }
 
@@ -137,16 +137,21 @@ pub(super) fn name_current(name: &str) -> Result<(), NamespaceError> {
 /// Makes the directory of names a shared mount of its own, as the first `ip netns add` on a machine would: if that came
 /// after ours, it would cover the names that are there, and no name that is covered can be taken away.
 fn share_directory() -> io::Result<()> {
-    let share = || rustix::mount::mount_change(DIRECTORY, MountPropagationFlags::SHARED | MountPropagationFlags::REC);
+    let share = || rustix::mount::mount_change(DIRECTORY, MountPropagationFlags::SHARED);
+    // It is no mount yet.
+    let is_plain = |shared| shared == Err(rustix::io::Errno::INVAL);
     fs::create_dir_all(DIRECTORY)?;
-    // INVAL: it is no mount. Of two that make it one at once, the second must see that it is.
-    if share() == Err(rustix::io::Errno::INVAL) {
-        let directory = fs::File::open(DIRECTORY)?;
-        directory.lock()?;
-        if share() == Err(rustix::io::Errno::INVAL) {
-            rustix::mount::mount_bind_recursive(DIRECTORY, DIRECTORY)?;
-            share()?;
-        }
+    let shared = share();
+    if !is_plain(shared) {
+        return Ok(shared?);
+    }
+    // Of two that make it one at once, the second must see that it is.
+    let directory = fs::File::open(DIRECTORY)?;
+    directory.lock()?;
+    // This mount would cover names that are there as any other would: it waits until they are gone.
+    if is_plain(share()) && names()?.is_empty() {
+        rustix::mount::mount_bind(DIRECTORY, DIRECTORY)?;
+        share()?;
     }
     Ok(())
 }

@@ -95,25 +95,10 @@ impl Installation {
         let in_use = slots_in_use(&self.instance).await.map_err(stuck)?;
         let claims = self.claims.all().map_err(|error| stuck(error.into()))?;
         let mut left = self.sweep_unclaimed(in_use, &claims).await;
-        let (mut gone, mut strangers) = (HashSet::new(), Vec::new());
         for (slot, claim) in claims.iter().filter(|(_, claim)| self.is_stale(claim, keep)) {
-            tracing::info!(%slot, sandbox = %claim.sandbox, instance = %claim.instance, "sweeping a network");
-            let remains = self.try_remove(*slot, claim).await;
-            match claim.instance == self.instance {
-                true => left.extend(remains),
-                false => {
-                    gone.insert(&claim.instance);
-                    strangers.extend(remains);
-                }
-            }
+            left.extend(self.sweep_claimed(*slot, claim).await);
         }
-        for instance in gone {
-            strangers.extend(remove_rules(instance).await.err());
-        }
-        // A slot that stays taken is no reason not to start.
-        if let Err(error) = RemoveError::unless_empty(strangers) {
-            tracing::warn!(%error, "what installations that are gone have left cannot be removed");
-        }
+        self.sweep_gone(&claims).await;
         RemoveError::unless_empty(left)
     }
 
@@ -121,10 +106,28 @@ impl Installation {
     /// that carries the same id belongs to a copy, which looks after it itself.
     fn is_stale(&self, claim: &Claim, keep: &HashSet<SandboxId>) -> bool {
         let made_here = claim.data_dir == self.data_dir;
-        match claim.instance == self.instance {
-            true => (made_here || claim.is_abandoned()) && !keep.contains(&claim.sandbox),
-            false => claim.is_abandoned(),
+        claim.instance == self.instance && (made_here || claim.is_abandoned()) && !keep.contains(&claim.sandbox)
+    }
+
+    /// Removes all of installations that are gone. A slot of theirs that stays taken is no reason not to start.
+    async fn sweep_gone(&self, claims: &[(Slot, Claim)]) {
+        let (mut left, mut gone) = (Vec::new(), HashSet::new());
+        let is_theirs = |claim: &Claim| claim.instance != self.instance && claim.is_abandoned();
+        for (slot, claim) in claims.iter().filter(|(_, claim)| is_theirs(claim)) {
+            left.extend(self.sweep_claimed(*slot, claim).await);
+            gone.insert(&claim.instance);
         }
+        for instance in gone {
+            left.extend(remove_rules(instance).await.err());
+        }
+        if let Err(error) = RemoveError::unless_empty(left) {
+            tracing::warn!(%error, "what installations that are gone have left cannot be removed");
+        }
+    }
+
+    async fn sweep_claimed(&self, slot: Slot, claim: &Claim) -> Vec<Leftover> {
+        tracing::info!(%slot, sandbox = %claim.sandbox, instance = %claim.instance, "sweeping a network");
+        self.try_remove(slot, claim).await
     }
 
     /// Removes namespaces and veths that carry this instance's name while no claim of it stands for them.

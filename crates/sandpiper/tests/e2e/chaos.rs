@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use testkit::{Postgres, wait_for};
 use tokio_util::sync::CancellationToken;
 
-use super::integrity::{Random, number};
+use super::integrity::Random;
+use super::number;
 use super::site::{Client, Site};
 
 const WORKERS: usize = 3;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use testkit::Server;
 use tokio::time::interval;
 
-use super::server;
+use super::{number, server};
 
 async fn seconds_off(server: &Server, id: &str) -> f64 {
     let (_, text) = server.shell(id, "date +%s.%N").await;
@@ -14,17 +14,13 @@ async fn seconds_off(server: &Server, id: &str) -> f64 {
     text.trim().parse::<f64>().unwrap() - now
 }
 
-/// Seconds for which a clock is watched: enough to see one that runs wrong. `make integrity` watches for ten minutes.
-fn watch_seconds() -> u64 {
-    let wanted = std::env::var("SANDPIPER_CLOCK_SEC");
-    wanted.map_or(10, |text| text.parse().expect("SANDPIPER_CLOCK_SEC is a number"))
-}
-
 #[tokio::test]
 async fn a_clock_stays_right_while_a_sandbox_runs() {
     let server = server(&[]).await;
     let id = server.create(json!({ "vcpus": 2, "timeout_sec": 0 })).await;
-    let end = Instant::now() + Duration::from_secs(watch_seconds());
+    // Enough to see one that runs wrong; `make integrity` watches for ten minutes.
+    let watched = Duration::from_secs(number("SANDPIPER_CLOCK_SEC", 10));
+    let end = Instant::now() + watched;
     let mut worst = 0.0_f64;
     let mut looks = interval(Duration::from_secs(1));
     while Instant::now() < end {
@@ -36,7 +32,7 @@ async fn a_clock_stays_right_while_a_sandbox_runs() {
         worst = worst.max(off.abs());
     }
     assert!(worst < 0.1, "{worst} s off");
-    println!("in {} s at most {worst:.4} s off, beyond what asking took", watch_seconds());
+    println!("in {} s at most {worst:.4} s off, beyond what asking took", watched.as_secs());
 }
 
 #[tokio::test]

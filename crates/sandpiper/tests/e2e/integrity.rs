@@ -2,13 +2,13 @@
 //! agent, and after each step every guest that runs shows that its files and its memory are what they were.
 //! `make integrity` runs many cycles; a seed that it printed runs the same again.
 
-use std::env;
 use std::fs;
 use std::path::Path;
 
 use host_agent::snapshot::{Layer, Manifest, Snapshots};
 
 use super::host::{FileSystem, Host};
+use super::number;
 
 /// Keeps a pattern in memory. Who connects is told its digest, and may have asked for a new one.
 const KEEPER: &str = r#"
@@ -219,11 +219,6 @@ impl Run {
 fn layers(directory: &Path) -> Vec<Layer> {
     let record: serde_json::Value = serde_json::from_slice(&fs::read(directory.join("record.json")).unwrap()).unwrap();
     serde_json::from_value(record["layers"].clone()).unwrap()
-}
-
-/// What `make integrity` and `make chaos` set.
-pub fn number(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 
 async fn cycles(file_system: FileSystem) {

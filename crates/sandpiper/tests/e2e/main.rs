@@ -54,3 +54,8 @@ async fn server(arguments: &[&str]) -> Server {
     let arguments = arguments.iter().map(OsString::from).collect();
     Server::start(binary(), ServerOptions { arguments, ..ServerOptions::default() }).await
 }
+
+/// What `make integrity` sets in the environment, and what holds elsewhere.
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().expect("it is a number"))
+}

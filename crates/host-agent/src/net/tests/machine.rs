@@ -1,7 +1,7 @@
 //! What the tests of this module stand on: a host of their own and a guest at the other end of a tap.
 //!
 //! Each test runs on a thread whose network namespace plays the host, so that its links, routes and rules are all that
-//! there is and nothing of the real host is touched. Named namespaces are visible to all; they carry the instance id.
+//! there is and nothing of the real host is touched. Its `/run`, where namespaces have their names, is the test's own too.
 
 use std::future::Future;
 use std::io::{self, PipeReader, PipeWriter};
@@ -24,18 +24,19 @@ use super::super::{GUEST_IP, GUEST_MAC, Network, NetworkConfig, SandboxNetwork, 
 
 pub const SOON: Duration = Duration::from_secs(10);
 
-/// Runs a test on a host of its own.
+/// Runs a test on a host of its own, as it is after a machine's start.
 pub fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     let body = || {
         namespace::leave_for_new().expect("tests run as root");
+        leave_for_an_empty_run();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(test());
     };
     std::thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// Gives the test's thread, and what it starts, an empty `/run` of their own, as after a machine's start.
-pub fn with_nothing_in_run() {
+/// Gives the calling thread, and what it starts, an empty `/run` of their own.
+fn leave_for_an_empty_run() {
     namespace::leave_for_own_mounts().unwrap();
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
     rustix::mount::mount("tmpfs", "/run", "tmpfs", MountFlags::empty(), None).unwrap();

@@ -271,7 +271,6 @@ fn what_an_installation_left_that_is_gone_is_swept_by_others() {
 #[test]
 fn namespaces_that_others_name_later_do_not_cover_ours() {
     on_a_host(|| async {
-        machine::with_nothing_in_run();
         let claims = claim_dir();
         let server = Server::start(claims.path()).await;
         let (_, mut network) = server.create().await;
@@ -282,9 +281,23 @@ fn namespaces_that_others_name_later_do_not_cover_ours() {
 }
 
 #[test]
+fn namespaces_that_were_named_before_are_not_covered_by_us() {
+    on_a_host(|| async {
+        let claims = claim_dir();
+        let server = Server::start(claims.path()).await;
+        lines("mkdir", &["/run/netns"]);
+        lines("touch", &["/run/netns/earlier"]);
+        lines("mount", &["--bind", "/proc/self/ns/net", "/run/netns/earlier"]);
+        let (_, mut network) = server.create().await;
+        namespace::remove("earlier").unwrap();
+        network.delete().await.unwrap();
+        assert_eq!(namespace::names().unwrap(), [""; 0]);
+    });
+}
+
+#[test]
 fn an_installation_starts_beside_what_it_cannot_remove_of_one_that_is_gone() {
     on_a_host(|| async {
-        machine::with_nothing_in_run();
         let claims = claim_dir();
         let server = Server::start(claims.path()).await;
         let gone = Server::start(claims.path()).await;
