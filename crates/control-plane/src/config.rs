@@ -22,6 +22,8 @@ pub struct Config {
     pub reconcile_interval: Duration,
     /// How long a host keeps a sandbox that no record wants.
     pub orphan_grace: Duration,
+    /// How long what is on its way may be so while other control planes may be working on it: longer than any call takes.
+    pub given_up_after: Duration,
     /// How long a host may be silent before its sandboxes are missing.
     pub missing_after: Duration,
     /// What is kept for its owner, and for how long.
@@ -100,6 +102,7 @@ impl Config {
             allowed_hosts: Vec::new(),
             reconcile_interval: Duration::from_secs(30),
             orphan_grace: Duration::from_secs(60),
+            given_up_after: Duration::from_secs(300),
             missing_after: Duration::from_secs(90),
             retention: RetentionPolicy::default(),
             drain: Duration::from_secs(30),

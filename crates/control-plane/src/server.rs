@@ -26,9 +26,6 @@ use crate::store::{OpenError, Others, Seat, Store};
 /// The one host's name in the records, as the seed has it.
 const HOST: &str = "default";
 
-/// Longer than any call to a host agent may take: a record that is on its way for longer has nobody who works on it.
-const GIVEN_UP: Duration = Duration::from_secs(300);
-
 /// How often what is running is looked at.
 const SAMPLE: Duration = Duration::from_secs(10);
 
@@ -92,7 +89,7 @@ impl ControlPlane {
         let patience = model::Patience {
             // What others began, they may be working on.
             started: if others == Others::None { since } else { Timestamp::MIN },
-            transient: GIVEN_UP,
+            transient: config.given_up_after,
             orphan: config.orphan_grace,
             silence: config.missing_after,
         };

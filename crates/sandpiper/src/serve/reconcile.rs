@@ -17,6 +17,11 @@ pub struct ReconcileArgs {
     #[arg(long, env = "SANDPIPER_ORPHAN_GRACE_SEC", value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     orphan_grace_sec: u64,
+    /// Seconds after which a create, pause or other change that has not ended counts as given up, where another control
+    /// plane may have begun it. With less than such a change takes its caller may be told that it was overtaken
+    #[arg(long, env = "SANDPIPER_GIVEN_UP_AFTER_SEC", value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    given_up_after_sec: u64,
     /// Seconds that a host may be silent before its sandboxes are missing
     #[arg(long, env = "SANDPIPER_MISSING_AFTER_SEC", value_name = "SECONDS", default_value_t = 90,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -42,6 +47,7 @@ impl ReconcileArgs {
     pub fn apply(&self, config: &mut Config) {
         config.reconcile_interval = Duration::from_secs(self.reconcile_interval_sec);
         config.orphan_grace = Duration::from_secs(self.orphan_grace_sec);
+        config.given_up_after = Duration::from_secs(self.given_up_after_sec);
         config.missing_after = Duration::from_secs(self.missing_after_sec);
         let keep = |count, age: Option<u64>| Retention { count, age: age.map(Duration::from_secs) };
         config.retention = RetentionPolicy {

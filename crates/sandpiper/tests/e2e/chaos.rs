@@ -25,6 +25,7 @@ struct Owned {
 
 /// Uses sandboxes, one after the other.
 struct Worker<'a> {
+    name: String,
     client: Client,
     random: Random,
     next: u64,
@@ -55,11 +56,25 @@ impl Worker<'_> {
     }
 
     async fn create(&mut self) -> bool {
-        let answer = self.call("POST", "/v1/sandboxes", json!({ "memory_mb": 256, "timeout_sec": 3600 })).await;
-        let Some(answer) = answer.filter(|answer| answer.status == 201) else { return false };
+        let body = json!({ "memory_mb": 256, "timeout_sec": 3600, "metadata": { "of": self.name } });
+        let answer = self.call("POST", "/v1/sandboxes", body).await;
+        let Some(answer) = answer.filter(|answer| answer.status == 201) else {
+            self.delete_unanswered().await;
+            return false;
+        };
         let id = answer.body["id"].as_str().unwrap().to_owned();
         self.sandbox = Some(Owned { id, written: BTreeSet::new() });
         true
+    }
+
+    /// What became of creates that were not answered takes room that the next one needs.
+    async fn delete_unanswered(&mut self) {
+        let path = format!("/v1/sandboxes?status=pending,running,paused,missing,stopping&metadata=of%3D{}", self.name);
+        let list = self.until("a list", "GET", &path, &[200]).await.body;
+        for row in list.as_array().unwrap() {
+            let path = format!("/v1/sandboxes/{}", row["id"].as_str().unwrap());
+            self.until("a deletion", "DELETE", &path, &[204]).await;
+        }
     }
 
     /// Whether it worked.
@@ -77,14 +92,16 @@ impl Worker<'_> {
     /// What it is in, once it is in something for more than a moment.
     async fn settled(&mut self) -> String {
         let path = format!("/v1/sandboxes/{}", self.id());
-        loop {
-            let answer = self.until("a record", "GET", &path, &[200]).await;
-            match answer.body["status"].as_str().unwrap() {
-                status @ ("running" | "paused") => return status.to_owned(),
+        let (client, random) = (self.client.clone(), &mut self.random);
+        wait_for("a sandbox to settle", async || {
+            let answer = client.call(random.below(16), "GET", &path, Value::Null).await?;
+            match answer.body["status"].as_str()? {
+                status @ ("running" | "paused") => Some(status.to_owned()),
                 "stopped" | "error" => panic!("it is lost: {}", answer.body),
-                _ => tokio::task::yield_now().await,
+                _ => None,
             }
-        }
+        })
+        .await
     }
 
     /// Calls until the answer is one of these.
@@ -211,11 +228,12 @@ async fn kill(
 
 async fn chaos(planes: usize, victims: &[Victim], database: Option<&Postgres>) {
     let seed = number("SANDPIPER_CHAOS_SEED", 20);
-    let enough = usize::try_from(number("SANDPIPER_CHAOS_OPERATIONS", 30)).unwrap();
+    let enough = usize::try_from(number("SANDPIPER_CHAOS_OPERATIONS", 40)).unwrap();
     let mut site = Site::start(planes, database).await;
     let (operations, stop) = (AtomicUsize::new(0), CancellationToken::new());
     let client = site.client();
     let worker = |number: usize| Worker {
+        name: format!("worker{number}"),
         client: client.clone(),
         random: Random::new(seed + 1 + u64::try_from(number).unwrap()),
         next: 0,

@@ -107,6 +107,8 @@ impl Site {
             let mut arguments =
                 texts(&["control-plane", "--listen", &address, "--host-agent", &socket, "--data-dir", &directory]);
             arguments.extend(texts(&["--reconcile-interval-sec", "1", "--orphan-grace-sec", "2"]));
+            // Another one settles soon what a killed one had begun, and overtakes what is slow.
+            arguments.extend(texts(&["--given-up-after-sec", "10"]));
             if let Some(database) = &database {
                 arguments.extend(texts(&["--database-url", database]));
             }
