@@ -12,8 +12,8 @@ use super::{HostAgent, HostError};
 use crate::metrics::ExecEnd;
 use crate::store::{HostFacts, Sandbox, Series, Use};
 
-/// A first boot bakes nothing yet, but a busy host under emulation takes its time.
-const CREATE: Duration = Duration::from_secs(180);
+/// A busy host under emulation takes its time, and a template may start something first.
+const CREATE: Duration = Duration::from_secs(280);
 const DESTROY: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(120);
 const RESUME: Duration = Duration::from_secs(120);

@@ -13,7 +13,7 @@ use super::exec::{ExecError, ExecRequest};
 use super::{Guest, Transport};
 
 /// How long a template's command may take to become ready.
-pub const START_LIMIT: Duration = Duration::from_secs(120);
+pub const START_LIMIT: Duration = Duration::from_secs(200);
 
 /// The name by which callers find it among the guest's processes.
 const TAG: &str = "start";

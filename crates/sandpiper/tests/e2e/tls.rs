@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+use testkit::wait_for;
 
 use super::binary;
 use super::rpc::Role;
@@ -70,6 +71,15 @@ impl Authority {
     }
 }
 
+/// A web server of a few words, on loopback.
+const SERVICE: &str = r#"
+$server = IO::Socket::INET->new(LocalAddr => "127.0.0.1", LocalPort => 8000, Listen => 5);
+while ($client = $server->accept) {
+    while (<$client>) { last if /^\r?$/ }
+    print $client "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+    close $client;
+}"#;
+
 fn curl(arguments: &[&str]) -> Output {
     Command::new("curl").args(["--silent", "--show-error", "--max-time", "20"]).args(arguments).output().unwrap()
 }
@@ -121,6 +131,18 @@ async fn sandboxes_run_on_a_host_that_is_reached_with_tls() {
     let digest: String =
         <sha2::Sha256 as sha2::Digest>::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(said.starts_with("hello\n") && said.contains(&digest), "{said}");
+
+    // A port of the guest, which is a connection within one to the host agent.
+    let start = format!("setsid perl -MIO::Socket::INET -e '{SERVICE}' >/dev/null 2>&1 </dev/null &");
+    let started = json!({ "cmd": "sh", "args": ["-c", start] });
+    assert_eq!(http.post(format!("{sandbox}/exec")).json(&started).send().await.unwrap().status().as_u16(), 200);
+    let name = format!("8000-{}.sandboxes.example", created["id"].as_str().unwrap());
+    let said = wait_for("the service to answer", async || {
+        let answer = http.get(&plane.url).header("host", &name).send().await.unwrap();
+        if answer.status().is_success() { answer.text().await.ok() } else { None }
+    })
+    .await;
+    assert_eq!(said, "hi");
     assert_eq!(http.delete(&sandbox).send().await.unwrap().status().as_u16(), 204);
 }
 

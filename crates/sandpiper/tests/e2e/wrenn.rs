@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use super::{binary, server};
 
-const LIMIT: Duration = Duration::from_secs(280);
+const LIMIT: Duration = Duration::from_secs(400);
 
 /// What an application may get to see, by the contract: the call, what it is answered with when all is well, and with
 /// what else a real server can be made to answer it.
@@ -63,7 +63,6 @@ struct Report {
     version: String,
     failures: Vec<String>,
     methods: BTreeMap<String, Vec<String>>,
-    not_yet: BTreeMap<String, String>,
     statuses: BTreeMap<String, Vec<String>>,
 }
 
@@ -73,6 +72,8 @@ fn root() -> &'static Path {
 
 async fn run_sdk() -> Report {
     let server = server(&["--templates", "minimal-ubuntu,code-runner-beta"]).await;
+    // Clients wait half a minute for a capsule: the image that it comes from is made before.
+    server.create(json!({"template": "code-runner-beta"})).await;
     let mut create = Command::new(binary());
     create.args(["key", "create", "application", "--data-dir"]).arg(server.data_dir()).env_remove("DATABASE_URL");
     let key = create.output().await.unwrap();
@@ -99,12 +100,11 @@ fn table(report: &Report) -> String {
         "# Compatibility\n\nMade by the test `e2e::wrenn`: every public method of the published Python SDK `wrenn` {} and \
          every status that the API has for it, with the test that produced it, in \
          [wrenn_sdk.py](../crates/sandpiper/tests/e2e/wrenn_sdk.py). The SDK is unmodified; `WRENN_API_KEY`, \
-         `WRENN_BASE_URL` and `WRENN_PROXY_DOMAIN` are all that is set.\n\n## Methods\n\n| Method | | Test |\n|---|---|---|\n",
+         `WRENN_BASE_URL` and `WRENN_PROXY_DOMAIN` are all that is set.\n\n## Methods\n\n| Method | Test |\n|---|---|\n",
         report.version
     );
     for (method, tests) in &report.methods {
-        let works = report.not_yet.get(method).map_or("works", String::as_str);
-        let _ = writeln!(text, "| `{method}` | {works} | {} |", tests.first().map_or("", String::as_str));
+        let _ = writeln!(text, "| `{method}` | {} |", tests.first().map_or("", String::as_str));
     }
     text.push_str("\n## Statuses\n\n| Call | Status | Test |\n|---|---|---|\n");
     for (answer, tests) in report.statuses.iter().filter(|(answer, _)| !OCCASIONAL.contains(&answer.as_str())) {
@@ -149,8 +149,6 @@ async fn every_method_of_the_published_sdk_works() {
     assert_eq!(gaps(&report), Vec::<String>::new());
     assert_eq!(surprises(&report), Vec::<&String>::new());
     assert!(report.methods.len() > 100, "the methods were found");
-    let unknown: Vec<_> = report.not_yet.keys().filter(|method| !report.methods.contains_key(*method)).collect();
-    assert_eq!(json!(unknown), json!([]), "what does not work yet is a method");
     let path = root().join("docs/compatibility.md");
     let table = table(&report);
     if std::env::var_os("SANDPIPER_WRITE_DOCS").is_some() {
