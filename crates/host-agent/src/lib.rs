@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod disk;
+pub mod egress;
 mod files;
 pub mod guest;
 mod host;

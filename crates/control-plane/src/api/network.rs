@@ -77,7 +77,8 @@ struct View {
     /// How often this was replaced.
     policy_changes: u64,
     /// Packets that went nowhere since its network was made: `fenced` (to private ranges, the host, other sandboxes),
-    /// `denied` (by the policy), `spoofed`, `not_ipv4`, `connections` (too many), `bandwidth` (too much).
+    /// `denied` (by the policy), `spoofed`, `not_ipv4`, `connections` (too many), `bandwidth` (too much), `names` (not
+    /// allowed, or asked for at another's address).
     denials: BTreeMap<&'static str, u64>,
 }
 

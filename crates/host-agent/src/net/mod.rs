@@ -17,6 +17,7 @@ mod address;
 mod blocking;
 mod build;
 mod connect;
+mod egress_sockets;
 mod firewall;
 mod links;
 mod names;
@@ -41,6 +42,8 @@ use tokio::net::TcpStream;
 pub use address::{AddressPlan, GUEST_IP, GUEST_MAC, InvalidPlan, SandboxAddresses, TAP_IP, TAP_PREFIX};
 pub use build::CreateError;
 pub use connect::GuestConnector;
+pub use egress_sockets::{EgressSocketError, EgressSockets};
+pub(crate) use firewall::is_fenced;
 pub use firewall::{Denials, FirewallError, TrafficLimits};
 pub use links::LinkError;
 pub use namespace::NamespaceError;
@@ -237,7 +240,7 @@ impl SandboxNetwork {
     pub async fn apply(&self, policy: &NetworkPolicy) -> Result<(), FirewallError> {
         let start = || Firewall::start();
         let firewall = namespace::inside(self.connector.namespace.clone(), start).await?;
-        firewall.load(&firewall::policy_rules(policy)).await
+        firewall.load(&firewall::policy_rules(policy, &self.installation.resolvers)).await
     }
 
     /// What of the guest's packets went nowhere.

@@ -21,6 +21,7 @@ use vmm::{ProcessIdentity, VmmProcess};
 use super::parts::{IDENTITY_FILE, MEMORY_FILE, OVERLAY_FILE};
 use super::pause::{PAUSED, SPENT, give_room_back};
 use super::record::{RECORD, Record};
+use crate::egress;
 use crate::host::Host;
 use crate::snapshot::Manifest;
 
@@ -59,8 +60,8 @@ pub async fn sweep(host: &Host) -> Result<Vec<Found>, SweepError> {
     };
     for entry in fs::read_dir(&sandboxes).map_err(failed(&sandboxes))? {
         let directory = entry.map_err(failed(&sandboxes))?.path();
-        if let Some(process) = monitor_of(&directory) {
-            tracing::info!(directory = %directory.display(), "ending a virtual machine that an earlier run left");
+        for process in processes_of(&directory) {
+            tracing::info!(directory = %directory.display(), "ending a process that an earlier run left");
             process.kill().await;
         }
         found.extend(look(directory.clone()).map_err(failed(&directory))?);
@@ -113,11 +114,13 @@ fn tidy(directory: &Path, record: &Record) -> io::Result<()> {
     Ok(())
 }
 
-/// The monitor whose identity the directory holds, if it still runs.
-fn monitor_of(directory: &Path) -> Option<VmmProcess> {
-    let text = fs::read(directory.join(IDENTITY_FILE)).ok()?;
-    let identity: ProcessIdentity = serde_json::from_slice(&text).ok()?;
-    VmmProcess::open(identity).ok()
+/// The processes whose identities the directory holds and that still run: a monitor, a resolver and proxy.
+fn processes_of(directory: &Path) -> Vec<VmmProcess> {
+    let open = |name: &str| -> Option<VmmProcess> {
+        let identity: ProcessIdentity = serde_json::from_slice(&fs::read(directory.join(name)).ok()?).ok()?;
+        VmmProcess::open(identity).ok()
+    };
+    [IDENTITY_FILE, egress::IDENTITY_FILE].into_iter().filter_map(open).collect()
 }
 
 #[cfg(test)]
