@@ -11,21 +11,39 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
     schema["$ref"].as_str().map_or(schema, |reference| document.pointer(&reference[1..]).unwrap())
 }
 
-/// Operations with a JSON body: path and the schema of the body.
-fn with_json_body(document: &Value) -> Vec<(String, Value)> {
+/// Operations with a JSON body: method, path and the schema of the body.
+fn with_json_body(document: &Value) -> Vec<(Method, String, Value)> {
     let body = |operation: &Value| {
         let schema = operation.pointer("/requestBody/content/application~1json/schema")?;
         Some(resolved(document, schema).clone())
     };
-    let found: Vec<_> =
-        operations(document).into_iter().filter_map(|(_, path, operation)| Some((path, body(&operation)?))).collect();
+    let found: Vec<_> = operations(document)
+        .into_iter()
+        .filter_map(|(method, path, operation)| Some((method.parse().unwrap(), path, body(&operation)?)))
+        .collect();
     assert!(found.len() >= 3, "the bodies were not found");
     found
 }
 
+/// The members that a body may have, by the first of its alternatives where it has some.
+fn members(schema: &Value) -> &serde_json::Map<String, Value> {
+    let one = schema["anyOf"].get(0).unwrap_or(schema);
+    one["properties"].as_object().unwrap()
+}
+
+/// The types that a schema takes, as its first words and those of its alternatives say.
+fn types(schema: &Value) -> Vec<&str> {
+    let own = match &schema["type"] {
+        Value::String(one) => vec![one.as_str()],
+        Value::Array(several) => several.iter().map(|one| one.as_str().unwrap()).collect(),
+        _ => vec![],
+    };
+    let alternatives = ["anyOf", "oneOf"].into_iter().filter_map(|word| schema[word].as_array()).flatten();
+    if own.is_empty() { alternatives.flat_map(types).collect() } else { own }
+}
+
 /// Values that no schema with this type takes.
 fn of_another_type(schema: &Value) -> Vec<Value> {
-    let text = schema.to_string();
     let all = [
         ("integer", json!(7)),
         ("string", json!("x")),
@@ -33,7 +51,9 @@ fn of_another_type(schema: &Value) -> Vec<Value> {
         ("object", json!({"x": "y"})),
         ("boolean", json!(true)),
     ];
-    let others = all.into_iter().filter(|(kind, _)| !text.contains(&format!("\"{kind}\""))).map(|(_, value)| value);
+    let taken = types(schema);
+    assert!(!taken.is_empty(), "{schema} says no type");
+    let others = all.into_iter().filter(|(kind, _)| !taken.contains(kind)).map(|(_, value)| value);
     others.chain([json!(1.5)]).collect()
 }
 
@@ -42,27 +62,27 @@ async fn every_member_of_every_body_has_its_type() {
     let server = Fixture::start().await;
     let id = server.create().await;
     let (_, document) = server.get("/openapi.json").await;
-    for (path, schema) in with_json_body(&document) {
+    for (method, path, schema) in with_json_body(&document) {
         let path = path.replace("{id}", &id);
-        for (member, rule) in schema["properties"].as_object().unwrap() {
+        for (member, rule) in members(&schema) {
             let bad = of_another_type(rule);
             assert!(bad.len() >= 4, "{path} {member}");
             for value in bad {
                 let body = json!({"cmd": "echo", "path": "/x", member: value});
-                let (status, answered) = server.post(&path, body.clone()).await;
+                let (status, answered) = server.send(method.clone(), &path, Some(body.clone())).await;
                 assert_eq!((status.as_u16(), code(&answered)), (400, "invalid_request"), "{path} {body}");
             }
         }
         for required in schema["required"].as_array().into_iter().flatten() {
-            let (status, answered) = server.post(&path, json!({})).await;
+            let (status, answered) = server.send(method.clone(), &path, Some(json!({}))).await;
             assert_eq!((status.as_u16(), code(&answered)), (400, "invalid_request"), "{path} without {required}");
         }
         for body in [&b""[..], b"{", b"[]", b"null", b"\xff", b"{\"x\":\"\xff\"}", b"{}{}", b"\0"] {
-            let request = server.http.post(server.url(&path)).body(body);
+            let request = server.http.request(method.clone(), server.url(&path)).body(body);
             let (status, answered) = answer(request.send().await.unwrap()).await;
             assert_eq!((status.as_u16(), code(&answered)), (400, "invalid_request"), "{path} {body:?}");
         }
-        let request = server.http.post(server.url(&path)).body(vec![b' '; 3 << 20]);
+        let request = server.http.request(method, server.url(&path)).body(vec![b' '; 3 << 20]);
         let (status, answered) = answer(request.send().await.unwrap()).await;
         assert_eq!((status.as_u16(), code(&answered)), (413, "too_large"), "{path}");
     }
@@ -74,9 +94,9 @@ async fn every_path_is_checked_before_the_guest_is_asked() {
     let id = server.create().await;
     let (_, document) = server.get("/openapi.json").await;
     let with_path =
-        with_json_body(&document).into_iter().filter(|(_, schema)| schema["properties"]["path"].is_object());
+        with_json_body(&document).into_iter().filter(|(_, _, schema)| schema["properties"]["path"].is_object());
     let mut tried = 0;
-    for (route, _) in with_path {
+    for (_, route, _) in with_path {
         let route = route.replace("{id}", &id);
         let long = "a".repeat(4097);
         for (path, message) in [("", "path is required"), ("/a\0b", "NUL"), ("\0", "NUL"), (&long, "longer than 4096")]
@@ -110,7 +130,7 @@ async fn every_operation_on_a_sandbox_knows_no_sandbox_by_a_strange_id() {
 }
 
 #[tokio::test]
-async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_copies_resumes_or_deletes() {
+async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_copies_resumes_deletes_or_sets() {
     let server = Fixture::start().await;
     let id = server.create().await;
     server.post(&format!("/v1/sandboxes/{id}/pause"), json!(null)).await;
@@ -118,7 +138,7 @@ async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_looks_copies_r
     let mut refused = 0;
     for (method, path, operation) in operations(&document).into_iter().filter(|(_, path, _)| path.contains("{id}")) {
         let name = operation["operationId"].as_str().unwrap();
-        if ["get", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb))
+        if ["get", "set", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb))
             && name != "getBenchmark"
         {
             continue;
