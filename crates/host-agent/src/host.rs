@@ -27,6 +27,9 @@ use crate::template::{BuildId, TemplateError, TemplateStore};
 /// What baked images may take on the disk. One of an ordinary shape takes about 100 MB.
 const BAKE_BUDGET_BYTES: u64 = 10 << 30;
 
+/// From a monitor's uid to that of the same slot's resolver and proxy.
+const EGRESS_UIDS: u32 = 32_768;
+
 /// How a host agent is set up.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
@@ -44,7 +47,7 @@ pub struct HostConfig {
     pub limits: LimitSettings,
     /// How many sandboxes are kept ready.
     pub pool: PoolMode,
-    /// The first of 32768 uids and gids for monitors.
+    /// The first of 65536 uids and gids, two for each slot.
     pub uid_base: u32,
     /// What each guest may send and receive.
     pub traffic: TrafficLimits,
@@ -245,6 +248,11 @@ impl Host {
     /// The uid and gid of a slot's monitor: slots are claimed for the whole machine, so no two monitors share one.
     pub fn uid_of(&self, slot: Slot) -> u32 {
         self.uid_base + u32::from(slot.number())
+    }
+
+    /// The same for its resolver and proxy: they have nothing to do with each other.
+    pub fn egress_uid_of(&self, slot: Slot) -> u32 {
+        self.uid_of(slot) + EGRESS_UIDS
     }
 }
 

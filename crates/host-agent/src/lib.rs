@@ -7,6 +7,7 @@
 mod blocking;
 pub mod cgroup;
 pub mod disk;
+pub mod egress;
 mod files;
 pub mod guest;
 mod host;

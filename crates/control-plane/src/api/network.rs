@@ -1,5 +1,6 @@
 //! What a sandbox may reach: looked at, and replaced while it is there.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,11 +8,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use model::{InternetAccess, NetworkPolicy, Status};
+use model::{DomainPattern, InternetAccess, NetworkPolicy, Range, Status};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use utoipa::ToSchema;
+use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::Api;
 use super::error::ApiError;
@@ -21,35 +22,69 @@ use crate::host::HostNetwork;
 use crate::lifecycle::LifecycleError;
 
 /// What a sandbox may reach, in the words of a request; what is absent is the default.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[schema(as = NetworkPolicy)]
+#[derive(Debug, Default, Deserialize)]
 pub struct PolicyRequest {
-    /// Whether it reaches what no list names.
-    #[schema(default = true)]
     allow_internet_access: Option<bool>,
-    #[schema(schema_with = allow_out)]
     allow_out: Option<Vec<String>>,
-    #[schema(schema_with = deny_out)]
     deny_out: Option<Vec<String>>,
 }
 
-fn allow_out() -> RefOr<Schema> {
-    schema(json!({
-        "type": ["array", "null"],
-        "description": "Addresses and ranges that it reaches whatever `deny_out` says, and domains (`example.com`, \
-            `*.example.com`), which need all else denied",
-        "maxItems": NetworkPolicy::MOST_ENTRIES,
-        "items": {"type": "string", "maxLength": 260},
-    }))
+impl PartialSchema for PolicyRequest {
+    fn schema() -> RefOr<Schema> {
+        schema(json!({"description": DESCRIPTION, "anyOf": policies()}))
+    }
 }
 
-fn deny_out() -> RefOr<Schema> {
-    schema(json!({
-        "type": ["array", "null"],
-        "description": "Addresses and ranges that it does not reach; `0.0.0.0/0` is all",
-        "maxItems": NetworkPolicy::MOST_ENTRIES,
-        "items": {"type": "string", "maxLength": 260},
-    }))
+impl ToSchema for PolicyRequest {
+    fn name() -> Cow<'static, str> {
+        "NetworkPolicy".into()
+    }
+}
+
+/// The schema of a policy that may be absent.
+pub fn optional_policy() -> RefOr<Schema> {
+    let with_none: Vec<_> = policies().into_iter().chain([json!({"type": "null"})]).collect();
+    schema(json!({"description": DESCRIPTION, "anyOf": with_none}))
+}
+
+const DESCRIPTION: &str = "What a sandbox may reach; what is absent is the default. Domains in `allow_out` need everything else \
+                           denied, by one word or the other";
+
+/// Without domains, or with everything else denied in either way.
+fn policies() -> [Value; 3] {
+    let range = json!({"type": "string", "pattern": Range::PATTERN});
+    let domain = json!({"type": "string", "pattern": DomainPattern::PATTERN, "maxLength": DomainPattern::LONGEST});
+    let destination = json!({"anyOf": [range, domain]});
+    let list = |description: &str, items: &Value| {
+        let kinds = ["array", "null"];
+        json!({"type": kinds, "description": description, "maxItems": NetworkPolicy::MOST_ENTRIES, "items": items})
+    };
+    let allow_out = |items| {
+        let description =
+            "Addresses, ranges and domains (`example.com`, `*.example.com`) that it reaches whatever else is said";
+        list(description, items)
+    };
+    let deny_out = list("Addresses and ranges that it does not reach; `0.0.0.0/0` is all", &range);
+    let internet = "Whether it reaches what no list names";
+    let switch = json!({"type": ["boolean", "null"], "description": internet, "default": true});
+    let policy = |required: &[&str], allow_internet_access: &Value, allow_out: Value, deny_out: &Value| {
+        json!({
+            "type": "object",
+            "required": required,
+            "properties": {
+                "allow_internet_access": allow_internet_access,
+                "allow_out": allow_out,
+                "deny_out": deny_out,
+            },
+        })
+    };
+    let off = json!({"type": "boolean", "description": internet, "enum": [false]});
+    let all = json!({"type": "array", "description": "Everything", "enum": [[Range::ALL.to_string()]]});
+    [
+        policy(&[], &switch, allow_out(&range), &deny_out),
+        policy(&["allow_internet_access"], &off, allow_out(&destination), &deny_out),
+        policy(&["deny_out"], &switch, allow_out(&destination), &all),
+    ]
 }
 
 impl PolicyRequest {
@@ -77,7 +112,8 @@ struct View {
     /// How often this was replaced.
     policy_changes: u64,
     /// Packets that went nowhere since its network was made: `fenced` (to private ranges, the host, other sandboxes),
-    /// `denied` (by the policy), `spoofed`, `not_ipv4`, `connections` (too many), `bandwidth` (too much).
+    /// `denied` (by the policy), `spoofed`, `not_ipv4`, `connections` (too many), `bandwidth` (too much), `names` (not
+    /// allowed, or asked for at another's address).
     denials: BTreeMap<&'static str, u64>,
 }
 

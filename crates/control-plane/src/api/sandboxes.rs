@@ -23,7 +23,7 @@ use super::Api;
 use super::error::ApiError;
 use super::idempotency::{self, KeyParam};
 use super::list::{ListParams, Listing};
-use super::network::PolicyRequest;
+use super::network::{PolicyRequest, optional_policy};
 use super::openapi::{HostErrors, JsonErrors, QueryErrors, RecordErrors, SandboxIdParam, StoreErrors, schema};
 use super::origin::{Origin, Wish};
 use super::request::{Caller, InPath, in_time, json, parse_json, read_body, whole};
@@ -74,7 +74,7 @@ struct CreateRequest {
     /// How it comes to be, for measurements.
     #[schema(schema_with = start)]
     start: Option<String>,
-    /// What it may reach.
+    #[schema(schema_with = optional_policy)]
     network: Option<PolicyRequest>,
 }
 

@@ -19,7 +19,7 @@ pub struct HostNetwork {
     /// How often it was replaced.
     pub policy_changes: u64,
     /// Packets that went nowhere since the sandbox's network was made, by why.
-    pub denials: [(&'static str, u64); 6],
+    pub denials: [(&'static str, u64); 7],
 }
 
 /// The same for the host.
@@ -51,6 +51,7 @@ impl HostAgent {
             ("not_ipv4", denials.not_ipv4),
             ("connections", denials.connections),
             ("bandwidth", denials.bandwidth),
+            ("names", denials.names),
         ];
         Ok(HostNetwork { policy, policy_changes: reply.policy_changes, denials })
     }

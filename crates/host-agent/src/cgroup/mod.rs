@@ -60,7 +60,16 @@ impl Cgroups {
 
     /// The groups for the monitor of a slot. Nothing is made.
     pub fn of(&self, slot: Slot, limits: CgroupLimits) -> Cgroup {
-        let part = |hierarchy: &Hierarchy| (hierarchy.clone(), hierarchy.own.join(slot.to_string()));
+        self.named(&slot.to_string(), limits)
+    }
+
+    /// The groups for the resolver and proxy of a slot. Nothing is made.
+    pub fn of_egress(&self, slot: Slot, limits: CgroupLimits) -> Cgroup {
+        self.named(&format!("{slot}-egress"), limits)
+    }
+
+    fn named(&self, name: &str, limits: CgroupLimits) -> Cgroup {
+        let part = |hierarchy: &Hierarchy| (hierarchy.clone(), hierarchy.own.join(name));
         Cgroup { parts: self.hierarchies.iter().map(part).collect(), limits }
     }
 

@@ -3,6 +3,7 @@
 //! It runs in a process of its own with a single thread, started by [`super::Jail`].
 #![allow(unsafe_code)]
 
+use std::ffi::OsString;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,12 +16,13 @@ use rustix::fs::{FileType, Mode, makedev};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use rustix::process::{Gid, Resource, Rlimit, Uid};
-use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags};
 use vmm::{Bind, BindAccess, Device, Program};
 
 use super::Landlock;
 use super::landlock::{self, Freedom};
-use super::order::{MOST_DESCRIPTORS, Order, Report, ResourceLimits};
+use super::order::{MOST_DESCRIPTORS, NetworkNamespace, Order, Report, ResourceLimits, Work};
+use crate::egress;
 
 /// A step that failed, with its object.
 struct Failure {
@@ -57,10 +59,13 @@ fn report(channel: impl AsFd, report: &Report) {
 }
 
 fn carry_out(channel: impl AsFd) -> Result<(), Failure> {
-    close_inherited_at_exec().map_err(failed("mark inherited descriptors"))?;
-    let (order, descriptors) = receive(&channel).map_err(failed("receive the order"))?;
-    let namespaces =
-        UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    close_inherited().map_err(failed("close inherited descriptors"))?;
+    let (order, mut descriptors) = receive(&channel).map_err(failed("receive the order"))?;
+    let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    match order.network {
+        NetworkNamespace::Empty => namespaces |= UnshareFlags::NEWNET,
+        NetworkNamespace::Given => enter_network(&mut descriptors)?,
+    }
     // SAFETY: this process has one thread and shares no memory or descriptors table with another.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }.map_err(failed("make the jail's namespaces"))?;
     build_root(&order)?;
@@ -80,11 +85,21 @@ fn carry_out(channel: impl AsFd) -> Result<(), Failure> {
     }
 }
 
+/// Moves into the network namespace that came with the order.
+fn enter_network(descriptors: &mut Vec<OwnedFd>) -> Result<(), Failure> {
+    let step = "enter the sandbox's network namespace";
+    if descriptors.len() < 2 {
+        return Err(failed(step)(io::Error::from_raw_os_error(libc::EBADF)));
+    }
+    let namespace = descriptors.remove(1);
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).map_err(failed(step))
+}
+
 /// Whatever the server itself inherited from its own parent is nothing for a jail.
-fn close_inherited_at_exec() -> io::Result<()> {
+fn close_inherited() -> io::Result<()> {
     let (first, last) = (3, libc::c_uint::MAX);
-    // SAFETY: sets a flag on descriptors; none is closed, so no owner loses one.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    // SAFETY: this is the first that the process does: nothing in it owns a descriptor yet.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -167,7 +182,7 @@ fn make_devices(directory: &Path, order: &Order) -> Result<(), Failure> {
     rustix::mount::mount_remount(directory, flags | MountFlags::RDONLY, c"").map_err(failed(step()))
 }
 
-/// Waits for the word to go, gives up all rights and becomes the program. Returns only when that failed.
+/// Waits for the word to go, gives up all rights and becomes what is wanted. Returns only when that failed.
 fn become_program(channel: impl AsFd, order: Order, descriptors: Vec<OwnedFd>) -> Failure {
     let result = rustix::process::setsid()
         .map_err(failed("make a session"))
@@ -175,9 +190,13 @@ fn become_program(channel: impl AsFd, order: Order, descriptors: Vec<OwnedFd>) -
         .and_then(|()| limit(&order.limits))
         .and_then(|()| drop_rights(order.uid))
         .and_then(|()| restrict_files(&order));
-    match result.and_then(|()| pass_on(descriptors)) {
-        Ok((stderr, _inherited)) => exec(&order, stderr),
-        Err(failure) => failure,
+    match (result, &order.work) {
+        (Err(failure), _) => failure,
+        (Ok(()), Work::Program { path, arguments }) => match pass_on(descriptors) {
+            Ok((stderr, _inherited)) => exec(path, arguments, stderr),
+            Err(failure) => failure,
+        },
+        (Ok(()), Work::Egress(task)) => stay(task.clone(), descriptors),
     }
 }
 
@@ -217,7 +236,11 @@ fn restrict_files(order: &Order) -> Result<(), Failure> {
     let writable =
         order.binds.iter().filter(|bind| bind.access == BindAccess::Writable).map(|bind| bind.inside.clone());
     let devices = std::iter::once("/dev/null").chain(order.devices.iter().map(|Device::Kvm| "/dev/kvm"));
-    let freedom = Freedom { writable: writable.chain(devices.map(PathBuf::from)).collect(), ports: Vec::new() };
+    let ports = match order.work {
+        Work::Program { .. } => Vec::new(),
+        Work::Egress(_) => egress::PORTS.to_vec(),
+    };
+    let freedom = Freedom { writable: writable.chain(devices.map(PathBuf::from)).collect(), ports };
     landlock::restrict(&freedom).map_err(failed("restrict the jail by Landlock"))
 }
 
@@ -258,17 +281,27 @@ fn pass_on(descriptors: Vec<OwnedFd>) -> Result<(OwnedFd, Vec<OwnedFd>), Failure
     Ok((stderr, inherited))
 }
 
-fn exec(order: &Order, stderr: OwnedFd) -> Failure {
+/// Lets go of the channel, which tells the host agent that all went well, and does the work. Returns when that failed.
+fn stay(task: egress::Task, descriptors: Vec<OwnedFd>) -> Failure {
+    let step = "begin to resolve names";
+    let Ok([null, questions, question_streams, connections, refused]) = <[OwnedFd; 5]>::try_from(descriptors) else {
+        return failed(step)(io::Error::from_raw_os_error(libc::EBADF));
+    };
+    match rustix::stdio::dup2_stdin(&null) {
+        Ok(()) => {
+            let descriptors = egress::Descriptors { questions, question_streams, connections, refused };
+            failed(step)(egress::serve(task, descriptors))
+        }
+        Err(error) => failed(step)(error),
+    }
+}
+
+fn exec(path: &Path, arguments: &[OsString], stderr: OwnedFd) -> Failure {
     let stdout = match stderr.try_clone() {
         Ok(stdout) => stdout,
         Err(error) => return failed("pass descriptors on")(error),
     };
-    let error = Command::new(&order.path)
-        .args(&order.arguments)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr)
-        .exec();
-    failed(format!("start {}", order.path.display()))(error)
+    let error =
+        Command::new(path).args(arguments).env_clear().stdin(Stdio::null()).stdout(stdout).stderr(stderr).exec();
+    failed(format!("start {}", path.display()))(error)
 }

@@ -16,7 +16,8 @@
 //!      │◀── end of file (exec), or what failed ─────────────────────────┘
 //! ```
 //!
-//! Knows nothing of QEMU or sandboxes.
+//! A sandbox's resolver and proxy ([`crate::egress`]) are jailed the same way, but in the sandbox's network namespace, and
+//! without becoming another program. Knows nothing of QEMU or of what a sandbox is.
 
 pub mod inside;
 mod landlock;
@@ -41,6 +42,7 @@ pub use layer::{LackingLayer, Layer, UnknownLayer, lacking};
 pub use order::ResourceLimits;
 
 use crate::cgroup::Cgroup;
+use crate::egress;
 use crate::machine;
 use order::{Order, Report};
 
@@ -80,18 +82,37 @@ pub enum Landlock {
 
 impl Launcher for Jail {
     fn launch(&self, program: Program) -> BoxFuture<'_, Result<VmmProcess, LaunchError>> {
+        let (order, descriptors) = Order::program(self, program);
+        Box::pin(self.start(order, descriptors))
+    }
+}
+
+impl Jail {
+    /// Starts a sandbox's resolver and proxy in the sandbox's network namespace, with the descriptors that it is to have. It
+    /// outlives us.
+    pub(crate) async fn launch_egress(
+        &self,
+        task: egress::Task,
+        root: PathBuf,
+        namespace: OwnedFd,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<VmmProcess, LaunchError> {
+        let null = std::fs::File::open("/dev/null").map_err(failed("open /dev/null"))?;
+        let descriptors = [OwnedFd::from(null), namespace].into_iter().chain(descriptors).collect();
+        self.start(Order::egress(self, task, root), descriptors).await
+    }
+
+    async fn start(&self, order: Order, descriptors: Vec<OwnedFd>) -> Result<VmmProcess, LaunchError> {
         let jail = self.clone();
-        Box::pin(async move {
-            let (sender, receiver) = tokio::sync::oneshot::channel();
-            // The steps block, and once begun they must come to their end even when nobody waits any more.
-            tokio::task::spawn_blocking(move || {
-                if let Err(Ok(process)) = sender.send(jail.launch_blocking(program)) {
-                    tokio::spawn(async move { process.kill().await });
-                }
-            });
-            let stopped = |_| failed("start the jail")(io::Error::other("the server is stopping"));
-            receiver.await.map_err(stopped)?
-        })
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        // The steps block, and once begun they must come to their end even when nobody waits any more.
+        tokio::task::spawn_blocking(move || {
+            if let Err(Ok(process)) = sender.send(jail.start_blocking(&order, descriptors)) {
+                tokio::spawn(async move { process.kill().await });
+            }
+        });
+        let stopped = |_| failed("start the jail")(io::Error::other("the server is stopping"));
+        receiver.await.map_err(stopped)?
     }
 }
 
@@ -101,7 +122,7 @@ fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
 }
 
 impl Jail {
-    fn launch_blocking(&self, program: Program) -> Result<VmmProcess, LaunchError> {
+    fn start_blocking(&self, order: &Order, descriptors: Vec<OwnedFd>) -> Result<VmmProcess, LaunchError> {
         self.cgroup.make().map_err(failed("make the jail's control groups"))?;
         let (ours, theirs) = channel().map_err(failed("make the jail's channel"))?;
         let mut helper = std::process::Command::new("/proc/self/exe")
@@ -113,7 +134,7 @@ impl Jail {
             .spawn()
             .map_err(failed("start the jail's helper"))?;
         let confined = self.confine(helper.id());
-        let result = confined.and_then(|()| self.converse(&ours, program));
+        let result = confined.and_then(|()| self.converse(&ours, order, descriptors));
         // Lets everyone at the other end stop who still waits for an answer.
         drop(ours);
         helper.wait().map_err(failed("wait for the jail's helper"))?;
@@ -127,9 +148,8 @@ impl Jail {
         std::fs::write(&score, OOM_SCORE_ADJ).map_err(failed(format!("write {score}")))
     }
 
-    fn converse(&self, channel: &OwnedFd, program: Program) -> Result<VmmProcess, LaunchError> {
-        let (order, descriptors) = Order::new(self, program);
-        send_order(channel, &order, &descriptors).map_err(failed("hand over to the jail's helper"))?;
+    fn converse(&self, channel: &OwnedFd, order: &Order, descriptors: Vec<OwnedFd>) -> Result<VmmProcess, LaunchError> {
+        send_order(channel, order, &descriptors).map_err(failed("hand over to the jail's helper"))?;
         drop(descriptors);
         let pid = match receive_report(channel).map_err(failed("hear from the jail's helper"))? {
             Some(Report::Forked { pid }) => pid,
@@ -253,7 +273,12 @@ mod tests {
         send(&theirs, &Report::Forked { pid: identity.pid });
         send(&theirs, &last);
         let jail = Jail { uid: 65_534, identity_file, ..jail() };
-        let result = tokio::task::spawn_blocking(move || jail.converse(&ours, program())).await.unwrap();
+        let result = tokio::task::spawn_blocking(move || {
+            let (order, descriptors) = Order::program(&jail, program());
+            jail.converse(&ours, &order, descriptors)
+        })
+        .await
+        .unwrap();
         drop(theirs);
         (result.expect_err("it cannot have started"), identity)
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use vmm::{Bind, Device, Program};
 
 use super::{Jail, Landlock};
+use crate::egress;
 
 /// The most descriptors that one message carries.
 pub(super) const MOST_DESCRIPTORS: usize = 32;
@@ -17,12 +18,30 @@ pub(super) const MOST_DESCRIPTORS: usize = 32;
 pub(super) struct Order {
     pub uid: u32,
     pub root: PathBuf,
-    pub path: PathBuf,
-    pub arguments: Vec<OsString>,
+    pub work: Work,
+    pub network: NetworkNamespace,
     pub binds: Vec<Bind>,
     pub devices: Vec<Device>,
     pub limits: ResourceLimits,
     pub landlock: Landlock,
+}
+
+/// What the jailed process does.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Work {
+    /// It becomes a program.
+    Program { path: PathBuf, arguments: Vec<OsString> },
+    /// It stays what it is, and is a sandbox's resolver and proxy.
+    Egress(egress::Task),
+}
+
+/// Where the jailed process's sockets are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum NetworkNamespace {
+    /// In a namespace of its own with nothing in it.
+    Empty,
+    /// In the one whose descriptor comes after that of standard error.
+    Given,
 }
 
 /// What the kernel lets a monitor take as a process, beside what its group may.
@@ -52,10 +71,21 @@ pub(super) enum Report {
 }
 
 impl Order {
-    pub fn new(jail: &Jail, program: Program) -> (Self, Vec<OwnedFd>) {
+    /// A program, in a namespace without a network.
+    pub fn program(jail: &Jail, program: Program) -> (Self, Vec<OwnedFd>) {
         let Program { root, path, arguments, binds, devices, descriptors, stderr } = program;
+        let work = Work::Program { path, arguments };
         let descriptors = std::iter::once(stderr).chain(descriptors).collect();
+        (Self { binds, devices, ..Self::new(jail, root, work, NetworkNamespace::Empty) }, descriptors)
+    }
+
+    /// A sandbox's resolver and proxy, in the sandbox's own namespace.
+    pub fn egress(jail: &Jail, task: egress::Task, root: PathBuf) -> Self {
+        Self::new(jail, root, Work::Egress(task), NetworkNamespace::Given)
+    }
+
+    fn new(jail: &Jail, root: PathBuf, work: Work, network: NetworkNamespace) -> Self {
         let (uid, limits, landlock) = (jail.uid, jail.limits, jail.landlock);
-        (Self { uid, root, path, arguments, binds, devices, limits, landlock }, descriptors)
+        Self { uid, root, work, network, binds: Vec::new(), devices: Vec::new(), limits, landlock }
     }
 }

@@ -18,6 +18,7 @@ mod adopt;
 mod blocking;
 mod build;
 mod connect;
+mod egress_sockets;
 mod firewall;
 mod links;
 mod names;
@@ -42,6 +43,8 @@ use model::{InstanceId, NetworkPolicy, SandboxId};
 pub use address::{AddressPlan, GUEST_IP, GUEST_MAC, InvalidPlan, SandboxAddresses, TAP_IP, TAP_PREFIX};
 pub use adopt::AdoptError;
 pub use build::CreateError;
+pub use egress_sockets::{EgressSocketError, EgressSockets};
+pub(crate) use firewall::is_fenced;
 pub use firewall::{Denials, FirewallError, TrafficLimits};
 pub use links::LinkError;
 pub use namespace::NamespaceError;
@@ -242,7 +245,7 @@ impl SandboxNetwork {
     pub async fn apply(&self, policy: &NetworkPolicy) -> Result<(), FirewallError> {
         let start = || Firewall::start();
         let firewall = namespace::inside(self.namespace.clone(), start).await?;
-        firewall.load(&firewall::policy_rules(policy)).await
+        firewall.load(&firewall::policy_rules(policy, &self.installation.resolvers)).await
     }
 
     /// What of the guest's packets went nowhere.

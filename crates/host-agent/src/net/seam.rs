@@ -14,7 +14,10 @@ use tokio::io::DuplexStream;
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
-use super::{AdoptError, ClaimError, CreateError, Denials, FirewallError, Network, RemoveError, SandboxNetwork, Slot};
+use super::{
+    AdoptError, ClaimError, CreateError, Denials, EgressSocketError, EgressSockets, FirewallError, Network,
+    RemoveError, SandboxNetwork, Slot,
+};
 
 /// The networks of a host's sandboxes.
 pub trait Networks: Send + Sync {
@@ -57,6 +60,12 @@ pub trait GuestNetwork: Send + Sync {
 
     /// What of the guest's packets went nowhere.
     fn denials(&self) -> BoxFuture<'_, Result<Denials, FirewallError>>;
+
+    /// Opens the sockets of its resolver and proxy.
+    fn egress_sockets(&self) -> BoxFuture<'_, Result<EgressSockets, EgressSocketError>>;
+
+    /// The name servers that may be asked.
+    fn resolvers(&self) -> Vec<Ipv4Addr>;
 
     /// Removes everything, as far as possible. May be repeated.
     fn delete(&mut self) -> BoxFuture<'_, Result<(), RemoveError>>;
@@ -140,6 +149,14 @@ impl GuestNetwork for SandboxNetwork {
 
     fn denials(&self) -> BoxFuture<'_, Result<Denials, FirewallError>> {
         Box::pin(SandboxNetwork::denials(self))
+    }
+
+    fn egress_sockets(&self) -> BoxFuture<'_, Result<EgressSockets, EgressSocketError>> {
+        Box::pin(SandboxNetwork::egress_sockets(self))
+    }
+
+    fn resolvers(&self) -> Vec<Ipv4Addr> {
+        SandboxNetwork::resolvers(self)
     }
 
     fn delete(&mut self) -> BoxFuture<'_, Result<(), RemoveError>> {

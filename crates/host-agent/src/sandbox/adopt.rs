@@ -11,6 +11,7 @@ use super::CreateError;
 use super::parts::Parts;
 use super::record::{Record, is_settled};
 use super::sweep::{Found, Left};
+use crate::egress::{self, EgressError};
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::net;
@@ -30,6 +31,9 @@ pub(super) enum AdoptError {
     /// What it may reach.
     #[error("put the rules of its network in force")]
     Rules(#[from] net::FirewallError),
+    /// What finds names for it.
+    #[error("let it find names")]
+    Egress(#[from] EgressError),
     /// Its monitor.
     #[error("take over its virtual machine")]
     Vm(#[from] vmm::AdoptError),
@@ -63,6 +67,9 @@ pub(super) async fn adopt(host: &Host, found: Found) -> (Record, Parts, Status) 
                     (record, parts, status)
                 }
                 Err(error) => {
+                    if let Some(egress) = egress::recorded(parts.directory()) {
+                        egress.kill().await;
+                    }
                     give_up(host, &id, process, &error).await;
                     (record, parts, Status::Error)
                 }
@@ -94,6 +101,7 @@ impl Parts {
         let guest = Guest::known(network.connector(), run.access_token);
         self.network = Some(network);
         self.find_cgroup(host);
+        self.keep_egress(host, &spec.network).await?;
         let adopted = host.vmm.adopt(AdoptSpec {
             process,
             platform: run.platform.clone(),

@@ -74,6 +74,12 @@ pub enum CreateError {
         #[source]
         source: io::Error,
     },
+    /// What it may reach.
+    #[error("apply the sandbox's network policy")]
+    Policy(#[source] super::NetworkError),
+    /// Its way to names.
+    #[error("let the sandbox find names")]
+    Egress(#[from] crate::egress::EgressError),
     /// Its network.
     #[error("set up the sandbox's network")]
     Network(#[from] net::CreateError),

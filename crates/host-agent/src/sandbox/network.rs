@@ -6,7 +6,10 @@ use model::{NetworkPolicy, SandboxId, Status};
 use tokio::sync::oneshot;
 
 use super::parts::Parts;
+use super::record::Record;
 use super::{Command, Sandboxes};
+use crate::egress::{self, Egress, EgressError};
+use crate::host::Host;
 use crate::net::{Denials, FirewallError};
 
 /// What a sandbox may reach and what it tried beside that.
@@ -36,6 +39,12 @@ pub enum NetworkError {
     /// The rules.
     #[error("change the sandbox's rules")]
     Rules(#[from] FirewallError),
+    /// The resolver and proxy.
+    #[error("let the sandbox find names")]
+    Egress(#[from] EgressError),
+    /// What the resolver and proxy before left.
+    #[error("end the resolver and proxy that the sandbox had")]
+    End(#[source] io::Error),
     /// The record, without which a restart would bring an older policy back.
     #[error("record the sandbox's network policy")]
     Record(#[source] io::Error),
@@ -75,25 +84,67 @@ impl Parts {
             Some(network) => network.denials().await?,
             None => Denials::default(),
         };
+        let names = self.egress.as_ref().map_or(0, Egress::refused);
+        let denials = Denials { names, ..denials };
         Ok(NetworkState { policy: record.spec.network.clone(), policy_changes: record.policy_changes, denials })
     }
 
     /// First where it holds, then where it is found again. A network that is not there yet is made with what is recorded.
-    pub(super) async fn set_network(&mut self, policy: NetworkPolicy) -> Result<(), NetworkError> {
+    pub(super) async fn set_network(&mut self, host: &Host, policy: NetworkPolicy) -> Result<(), NetworkError> {
         let before = self.record().clone();
-        if let Some(network) = &self.network {
-            network.apply(&policy).await?;
-        }
         let after = before.with_network(policy);
+        if let Err(error) = self.enforce_and_record(host, after).await {
+            self.enforce(host, &before.spec.network).await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn enforce_and_record(&mut self, host: &Host, after: Record) -> Result<(), NetworkError> {
+        self.enforce(host, &after.spec.network).await?;
         let (written, directory) = (after.clone(), self.directory().to_owned());
         let done = crate::blocking::run(move || written.write(&directory)).await;
-        if let Err(error) = done.unwrap_or_else(|error| Err(error.into())) {
-            if let Some(network) = &self.network {
-                network.apply(&before.spec.network).await?;
-            }
-            return Err(NetworkError::Record(error));
-        }
+        done.unwrap_or_else(|error| Err(error.into())).map_err(NetworkError::Record)?;
         self.record = Some(after);
+        Ok(())
+    }
+
+    /// Makes a policy the one that holds, where there is a network. What goes through the resolver and proxy before ends.
+    pub(super) async fn enforce(&mut self, host: &Host, policy: &NetworkPolicy) -> Result<(), NetworkError> {
+        let Some(network) = &self.network else { return Ok(()) };
+        network.apply(policy).await?;
+        self.end_egress().await.map_err(NetworkError::End)?;
+        Ok(self.begin_egress(host, policy).await?)
+    }
+
+    /// Starts the resolver and proxy of a policy that names domains.
+    pub(super) async fn begin_egress(&mut self, host: &Host, policy: &NetworkPolicy) -> Result<(), EgressError> {
+        if let Some(network) = &self.network
+            && policy.domains().next().is_some()
+        {
+            self.egress = Some(Egress::start(host, &**network, policy, self.directory()).await?);
+        }
+        Ok(())
+    }
+
+    /// Goes on with the resolver and proxy that an earlier host agent started, or starts another.
+    pub(super) async fn keep_egress(&mut self, host: &Host, policy: &NetworkPolicy) -> Result<(), EgressError> {
+        let Some(network) = &self.network else { return Ok(()) };
+        self.egress = Egress::find(host, &**network, policy, self.directory());
+        if self.egress.is_some() {
+            return Ok(());
+        }
+        if let Some(other) = egress::recorded(self.directory()) {
+            other.kill().await;
+        }
+        self.begin_egress(host, policy).await
+    }
+
+    pub(super) async fn end_egress(&mut self) -> io::Result<()> {
+        if let Some(egress) = &self.egress {
+            egress.end().await?;
+            self.egress = None;
+        }
         Ok(())
     }
 }

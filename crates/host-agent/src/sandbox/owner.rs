@@ -296,7 +296,7 @@ impl Owner {
 
     /// From now on the sandbox reaches what this policy lets it. After an error the one before holds.
     async fn set_network(&mut self, policy: NetworkPolicy) -> Result<(), NetworkError> {
-        self.parts.set_network(policy.clone()).await?;
+        self.parts.set_network(&self.host, policy.clone()).await?;
         tracing::info!(sandbox = %self.spec.id, "another network policy holds");
         self.spec.network = policy;
         Ok(())

@@ -21,6 +21,7 @@ use super::record::{RECORD, Record, Run};
 use super::{CreateError, DestroyError, Running, SandboxSpec, Start, admission};
 use crate::blocking;
 use crate::cgroup::{Cgroup, CgroupLimits};
+use crate::egress::Egress;
 use crate::guest::{Guest, Identity};
 use crate::host::Host;
 use crate::jail::{Jail, ResourceLimits};
@@ -49,6 +50,8 @@ pub(super) struct Parts {
     pub(super) network: Option<Box<dyn GuestNetwork>>,
     /// Kept for every start of a monitor after the first.
     pub(super) tap: Option<OwnedFd>,
+    /// What finds names for its guest, where its policy names some.
+    pub(super) egress: Option<Egress>,
     /// What its monitor runs in, once there has been one.
     pub(super) cgroup: Option<Cgroup>,
     /// What is under all of its disk.
@@ -163,6 +166,7 @@ impl Parts {
             let mut network = host.network.create(&spec.id, &spec.network).await?;
             self.tap = network.take_tap();
             self.network = Some(network);
+            self.begin_egress(host, &spec.network).await?;
         }
         Ok(())
     }
@@ -345,6 +349,7 @@ impl Parts {
     /// Gives back what a paused sandbox has outside its directory.
     pub async fn remove_network(&mut self) -> Result<(), DestroyError> {
         self.tap = None;
+        self.end_egress().await.map_err(left("resolver and proxy"))?;
         // Before the slot, by which another sandbox would find it.
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove().await.map_err(left("control group"))?;

@@ -28,6 +28,7 @@ use vmm::{ProcessIdentity, VmmProcess};
 use super::parts::{IDENTITY_FILE, MEMORY_FILE, MemoryOwner, OVERLAY_FILE};
 use super::pause::{PAUSED, SPENT, WRITTEN_MEMORY_FILE, give_room_back};
 use super::record::{GENERATION, RECORD, Record};
+use crate::egress;
 use crate::host::Host;
 use crate::jail;
 use crate::snapshot::{Manifest, Stage};
@@ -110,6 +111,10 @@ async fn look(
     if let (Some(monitor), false) = (&monitor, matches!(state, Some(Left::Running(_)))) {
         tracing::info!(directory = %directory.display(), "ending a virtual machine that an earlier run left");
         monitor.kill().await;
+    }
+    if let (Some(process), false) = (egress::recorded(&directory), matches!(state, Some(Left::Running(_)))) {
+        tracing::info!(directory = %directory.display(), "ending a resolver and proxy that an earlier run left");
+        process.kill().await;
     }
     match (&record, state) {
         (Some(record), Some(Left::Paused)) => {

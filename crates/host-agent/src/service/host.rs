@@ -99,6 +99,7 @@ fn wire_denials(denials: &Denials) -> NetworkDenials {
         not_ipv4: denials.not_ipv4,
         connections: denials.connections,
         bandwidth: denials.bandwidth,
+        names: denials.names,
         ..Default::default()
     }
 }

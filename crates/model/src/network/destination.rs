@@ -53,6 +53,8 @@ pub enum InvalidDestination {
 impl Range {
     /// Every address.
     pub const ALL: Self = Self { first: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+    /// What one is, as a regular expression.
+    pub const PATTERN: &str = r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(/(3[0-2]|[12]?[0-9]))?$";
 
     /// Whether it has this address.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
@@ -84,12 +86,18 @@ impl FromStr for Range {
             return Err(InvalidDestination::Ipv6(text.to_owned()));
         }
         let address: Ipv4Addr = address.parse().map_err(|_| invalid())?;
-        let prefix = prefix.parse().ok().filter(|prefix| *prefix <= 32).ok_or_else(invalid)?;
+        let number = prefix.parse().ok().filter(|number: &u8| *number <= 32 && number.to_string() == prefix);
+        let prefix = number.ok_or_else(invalid)?;
         Ok(Self { first: (address.to_bits() & mask(prefix)).into(), prefix })
     }
 }
 
 impl DomainPattern {
+    /// Characters of one.
+    pub const LONGEST: usize = 253;
+    /// What one is, as a regular expression.
+    pub const PATTERN: &str = r"^(\*\.)?([a-zA-Z0-9_][a-zA-Z0-9_-]{0,62}\.){0,126}[a-zA-Z][a-zA-Z0-9_-]{0,62}$";
+
     /// Whether a name is allowed by it. Case and a dot at the end do not matter.
     pub fn matches(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
@@ -116,16 +124,15 @@ impl FromStr for DomainPattern {
             Some(name) => (name, Covers::Below),
             None => (lower.as_str(), Covers::Name),
         };
-        let name = name.strip_suffix('.').unwrap_or(name);
         let is_label = |label: &str| {
             let is_inner =
                 |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
             (1..=63).contains(&label.len()) && label.bytes().all(is_inner) && !label.starts_with('-')
         };
-        // The last label of a name is no number: else it could be taken for an address.
+        // The last label begins with a letter: so no name can be taken for an address.
         let ends_in_a_word =
-            name.rsplit('.').next().is_some_and(|last| last.bytes().any(|byte| !byte.is_ascii_digit()));
-        if name.len() > 253 || !name.split('.').all(is_label) || !ends_in_a_word {
+            name.rsplit('.').next().is_some_and(|last| last.starts_with(|c: char| c.is_ascii_lowercase()));
+        if text.len() > Self::LONGEST || !name.split('.').all(is_label) || !ends_in_a_word {
             return Err(InvalidDestination::Neither(text.to_owned()));
         }
         Ok(Self { name: name.to_owned(), covers })
@@ -169,7 +176,18 @@ mod tests {
         check("1.2.3.4/32", "1.2.3.4", "1.2.3.4", Some("1.2.3.3"));
         check("10.1.2.3/8", "10.0.0.0/8", "10.255.0.1", Some("11.0.0.0"));
         check("0.0.0.0/0", "0.0.0.0/0", "255.255.255.255", None);
-        for wrong in ["", "1.2.3", "1.2.3.4/33", "1.2.3.4/", "1.2.3.4/-1", "1.2.3.4/8/8", " 1.2.3.4", "1.2.3.4\n"] {
+        for wrong in [
+            "",
+            "1.2.3",
+            "1.2.3.4/33",
+            "1.2.3.4/",
+            "1.2.3.4/-1",
+            "1.2.3.4/08",
+            "1.2.3.4/+8",
+            "1.2.3.4/8/8",
+            " 1.2.3.4",
+            "1.2.3.4\n",
+        ] {
             assert!(wrong.parse::<Range>().is_err(), "{wrong:?}");
         }
         assert!(matches!("::1".parse::<Destination>(), Err(InvalidDestination::Ipv6(_))));
@@ -195,8 +213,21 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for wrong in ["", "*", "*.", "a..b", "a b", "a/b", "-a.com", "*.*.com", "1.2.3.4.5", "ex\u{e4}mple.com", "a\n"]
-        {
+        for wrong in [
+            "",
+            "*",
+            "*.",
+            "a..b",
+            "a b",
+            "a/b",
+            "-a.com",
+            "*.*.com",
+            "1.2.3.4.5",
+            "a.1b",
+            "a.",
+            "ex\u{e4}mple.com",
+            "a\n",
+        ] {
             assert!(wrong.parse::<Destination>().is_err(), "{wrong:?}");
         }
         assert!(format!("{}com", "a.".repeat(126)).parse::<Destination>().is_err(), "255 bytes");

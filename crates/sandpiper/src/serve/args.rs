@@ -167,8 +167,8 @@ pub struct HostArgs {
     /// Memory in MB that the running sandboxes of one owner may have together
     #[arg(long, env = "SANDPIPER_MAX_MEMORY_MB_PER_OWNER", value_name = "MB")]
     pub max_memory_mb_per_owner: Option<u64>,
-    /// First of the 32768 user ids, one for each network slot, that virtual machines run under; nobody else may have
-    /// them
+    /// First of the 65536 user ids, two for each network slot, that virtual machines and their proxies run under; nobody
+    /// else may have them
     #[arg(long, env = "SANDPIPER_UID_BASE", value_name = "UID", default_value_t = 1_879_048_192,
           value_parser = clap::value_parser!(u32).range(65_536..=4_294_900_000))]
     pub uid_base: u32,

@@ -19,28 +19,96 @@ const WORLD: &str = "203.0.113.2";
 /// One of each kind of address that no guest reaches.
 const PRIVATE: [&str; 6] = ["10.66.0.1", "100.64.0.9", "169.254.169.254", "172.16.9.9", "192.168.7.7", "198.18.0.1"];
 
-/// Notes who connects, or sends a datagram, to port 80 of any address.
+/// Notes who connects to ports 80 and 443 of any address, who sends a datagram to port 80, and who asks for which name. It
+/// answers requests, and questions for some names.
 const LISTENER: &str = r#"
-import selectors, socket, sys
+import selectors, socket, struct, sys
 log = open(sys.argv[1], "w", buffering=1)
-tcp = socket.create_server(("0.0.0.0", 80))
-udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-udp.bind(("0.0.0.0", 80))
-udp.setsockopt(socket.IPPROTO_IP, 8, 1)
+names = {"good.test": "203.0.113.2", "other.test": "203.0.113.3", "rebind.good.test": "10.66.0.1"}
+def datagrams(address, port):
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind((address, port))
+    udp.setsockopt(socket.IPPROTO_IP, 8, 1)
+    return udp
+def answer(question):
+    at, labels = 12, []
+    while question[at]:
+        labels.append(question[at + 1:at + 1 + question[at]].decode())
+        at += 1 + question[at]
+    name, end = ".".join(labels), at + 5
+    log.write("name %s\n" % name)
+    found = names.get(name)
+    header = question[:2] + struct.pack("!HHHHH", 0x8180 if found else 0x8183, 1, 1 if found else 0, 0, 0)
+    record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(found) if found else b""
+    return header + question[12:end] + record
+tcp = {socket.create_server(("0.0.0.0", port)): word for port, word in [(80, "tcp"), (443, "tls")]}
+probes = datagrams("0.0.0.0", 80)
+questions = [datagrams("10.66.0.1", 53), datagrams("203.0.113.2", 53)]
 selector = selectors.DefaultSelector()
-selector.register(tcp, selectors.EVENT_READ)
-selector.register(udp, selectors.EVENT_READ)
+for one in [*tcp, probes, *questions]:
+    selector.register(one, selectors.EVENT_READ)
 log.write("listening\n")
-kept = []
 while True:
     for key, _ in selector.select():
-        if key.fileobj is tcp:
-            connection, _ = tcp.accept()
-            log.write("tcp %s\n" % connection.getsockname()[0])
-            kept.append(connection)
-        else:
-            _, control, _, _ = udp.recvmsg(100, 100)
+        one = key.fileobj
+        if one in tcp:
+            connection, _ = one.accept()
+            log.write("%s %s\n" % (tcp[one], connection.getsockname()[0]))
+            selector.register(connection, selectors.EVENT_READ)
+        elif one is probes:
+            _, control, _, _ = one.recvmsg(100, 100)
             log.write("udp %s\n" % socket.inet_ntoa(control[0][2][8:12]))
+        elif one in questions:
+            question, whence = one.recvfrom(1500)
+            one.sendto(answer(question), whence)
+        else:
+            try:
+                data = one.recv(4096)
+            except OSError:
+                data = b""
+            if data.startswith(b"GET"):
+                one.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
+            if not data or data.startswith(b"GET"):
+                selector.unregister(one)
+                one.close()
+"#;
+
+/// What a guest tries that may reach only `good.test` and what is below it. Each line is an attempt and what came of it.
+const ATTEMPTS: &str = r#"
+import socket, ssl, urllib.request
+def tell(what, attempt):
+    try:
+        print(what, attempt())
+    except Exception as error:
+        print(what, "no")
+def request(address, host):
+    with socket.create_connection((address, 80), 5) as stream:
+        stream.sendall(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode())
+        return stream.recv(4096).split(b"\r\n\r\n")[1].decode()
+def hello(address, name):
+    context = ssl.create_default_context()
+    with socket.create_connection((address, 443), 5) as stream:
+        context.wrap_socket(stream, server_hostname=name)
+def ask(address, name):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stream:
+        stream.settimeout(2)
+        question = b"\0\7\1\0\0\1\0\0\0\0\0\0" + b"".join(bytes([len(l)]) + l.encode() for l in name.split("."))
+        stream.sendto(question + b"\0\0\1\0\1", (address, 53))
+        return stream.recv(1500)[3] & 15
+tell("before it was asked for", lambda: request("203.0.113.2", "good.test"))
+tell("by name", lambda: urllib.request.urlopen("http://good.test/", timeout=5).read().decode())
+tell("address", lambda: socket.gethostbyname("good.test"))
+tell("another name", lambda: socket.gethostbyname("other.test"))
+tell("another name, asked directly", lambda: ask("169.254.0.22", "secret.other.test"))
+tell("another resolver", lambda: ask("203.0.113.2", "direct.good.test"))
+tell("the host's resolver", lambda: ask("10.66.0.1", "direct.good.test"))
+tell("a name that leads inwards", lambda: socket.gethostbyname("rebind.good.test"))
+tell("another host at the same address", lambda: request("203.0.113.2", "other.test"))
+tell("the right host at another address", lambda: request("203.0.113.3", "good.test"))
+tell("an address alone", lambda: request("203.0.113.3", "203.0.113.3"))
+tell("a hello to the right server", lambda: hello("203.0.113.2", "good.test"))
+tell("a hello to another", lambda: hello("203.0.113.2", "dns.google"))
+tell("another port", lambda: socket.create_connection(("203.0.113.2", 8080), 3).close())
 "#;
 
 /// Runs the test of this name again in a namespace of its own, and is true there.
@@ -51,7 +119,8 @@ fn is_inside(name: &str) -> bool {
     }
     let own = std::env::current_exe().unwrap();
     let mut again = Command::new("unshare");
-    again.arg("--net").arg(own).args(["--exact", name, "--nocapture"]).env(INSIDE, "1");
+    // With mounts of its own: one test shows its server another `resolv.conf`.
+    again.args(["--net", "--mount"]).arg(own).args(["--exact", name, "--nocapture"]).env(INSIDE, "1");
     assert!(again.status().unwrap().success(), "{name} failed inside its namespace");
     false
 }
@@ -84,6 +153,7 @@ impl World {
         run("ip", &["link", "set", "uplink", "up"]);
         let there = |arguments: &[&str]| run("nsenter", &[&["--net", "--target", &pid, "ip"], arguments].concat());
         there(&["address", "add", "203.0.113.2/24", "dev", "eth0"]);
+        there(&["address", "add", "203.0.113.3/24", "dev", "eth0"]);
         there(&["link", "set", "eth0", "up"]);
         for address in PRIVATE {
             there(&["address", "add", &format!("{address}/32"), "dev", "eth0"]);
@@ -196,4 +266,74 @@ async fn a_policy_is_found_again_after_a_restart() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(!reaches(&server, &id, WORLD).await);
     assert_eq!(network(&server, &id).await["policy_changes"], 1);
+}
+
+#[tokio::test]
+async fn a_guest_that_may_reach_names_reaches_exactly_those() {
+    if !is_inside("fence::a_guest_that_may_reach_names_reaches_exactly_those") {
+        return;
+    }
+    let resolv = tempfile::NamedTempFile::new().unwrap();
+    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
+    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let world = World::start().await;
+    let server = server(&["--templates", "python311"]).await;
+    let network = json!({ "allow_internet_access": false, "allow_out": ["good.test", "*.good.test"] });
+    let id = server.create(json!({ "template": "python311", "network": network })).await;
+    let attempts = format!("cat > /tmp/attempts.py <<'END'\n{ATTEMPTS}\nEND\npython3 /tmp/attempts.py");
+    let body = json!({ "cmd": "bash", "args": ["-c", attempts], "timeout_sec": 120 });
+    let answer = server.call("POST", &format!("/v1/sandboxes/{id}/exec"), body).await;
+    let told = answer.body["stdout"].as_str().unwrap_or_else(|| panic!("{answer:?}"));
+    let expected = "before it was asked for no\nby name hello\naddress 203.0.113.2\nanother name no\n\
+                    another name, asked directly 5\nanother resolver no\nthe host's resolver no\n\
+                    a name that leads inwards no\nanother host at the same address no\n\
+                    the right host at another address no\nan address alone no\na hello to the right server no\n\
+                    a hello to another no\nanother port no\n";
+    assert_eq!(told, expected);
+    let hits = world.hits();
+    let count = |line: &str| hits.lines().filter(|hit| *hit == line).count();
+    assert_eq!((count("tcp 203.0.113.2"), count("tls 203.0.113.2")), (1, 1), "{hits}");
+    assert!(!hits.contains("203.0.113.3") && !hits.contains("10.66.0.1"), "{hits}");
+    let asked = hits.lines().filter(|hit| hit.starts_with("name "));
+    assert!(asked.clone().count() > 0 && asked.clone().all(|hit| hit.ends_with("good.test")), "{hits}");
+    assert!(!hits.contains("direct"), "only the sandbox's own resolver was asked: {hits}");
+    let denials = self::network(&server, &id).await["denials"].clone();
+    assert!(denials["names"].as_u64().unwrap() >= 7, "{denials}");
+    assert_eq!(
+        server.shell(&id, "python3 -c 'import urllib.request as u; u.urlopen(\"http://good.test/\")'").await.0,
+        0
+    );
+
+    inspect_egress(&server, &id);
+    allow(&server, &id, json!({})).await;
+    assert!(reaches(&server, &id, "203.0.113.3").await, "another policy, and the proxy is out of the way");
+    let (_, found) = server.shell(&id, "python3 -c 'import socket; print(socket.gethostbyname(\"other.test\"))'").await;
+    assert_eq!(found, "203.0.113.3\n");
+    assert_eq!(server.inventory().of_kind("monitor").len(), 1, "its process has ended");
+    allow(&server, &id, json!({ "allow_internet_access": false, "allow_out": ["other.test"] })).await;
+    server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await;
+    assert_eq!(server.inventory().of_kind("monitor"), Vec::<&str>::new());
+}
+
+/// Looks at the resolver and proxy of a sandbox from outside.
+fn inspect_egress(server: &Server, id: &str) {
+    let identity = fs::read(server.data_dir().join("sandboxes").join(id).join("egress.json")).unwrap();
+    let identity: Value = serde_json::from_slice(&identity).unwrap();
+    let proc = PathBuf::from(format!("/proc/{}", identity["pid"]));
+    let status = fs::read_to_string(proc.join("status")).unwrap();
+    let has = |line: &str| status.lines().any(|found| found == line);
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"] {
+        assert!(has(line), "{line}: {status}");
+    }
+    let slot: u32 = server.inventory().of_kind("slot")[0].parse().unwrap();
+    let uid = 1_879_048_192 + 32_768 + slot;
+    assert!(has(&format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}")), "{status}");
+    let root: Vec<_> = fs::read_dir(proc.join("root")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(root, ["dev"], "nothing to see");
+    let mounts = fs::read_to_string(proc.join("mounts")).unwrap();
+    assert!(
+        mounts.lines().all(|mount| mount.split_whitespace().nth(3).unwrap().split(',').any(|option| option == "ro"))
+    );
+    let cgroup = fs::read_to_string(proc.join("cgroup")).unwrap();
+    assert!(cgroup.contains(&format!("/{slot}-egress")), "{cgroup}");
 }

@@ -153,3 +153,35 @@ async fn a_guest_that_computes_takes_no_more_processors_than_it_has() {
     let neighbour = server.create(json!({})).await;
     assert_eq!(server.shell(&neighbour, "echo hello").await, (0, "hello\n".to_owned()));
 }
+
+/// The server's binary on a machine without control groups.
+fn without_cgroups() -> tempfile::TempPath {
+    let mut script = tempfile::Builder::new().suffix(".sh").tempfile().unwrap();
+    let text = format!(
+        "#!/bin/sh\nexec unshare --mount sh -c 'umount -l -R /sys/fs/cgroup && exec \"$0\" \"$@\"' {} \"$@\"\n",
+        super::binary().display()
+    );
+    std::io::Write::write_all(&mut script, text.as_bytes()).unwrap();
+    fs::set_permissions(script.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    script.into_temp_path()
+}
+
+#[tokio::test]
+async fn a_machine_that_lacks_a_layer_of_the_jail_is_refused_unless_that_is_allowed_and_told() {
+    let binary = without_cgroups();
+    let data_dir = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(&binary);
+    command.args(["up", "--listen", "127.0.0.1:0", "--allow-degraded-jail", "cgroup-cpu", "--data-dir"]);
+    let output = command.arg(data_dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--allow-degraded-jail cgroup-memory"), "{said}");
+
+    let layers = "cgroup-memory,cgroup-cpu,cgroup-pids";
+    let arguments = ["--allow-degraded-jail", layers].map(Into::into).to_vec();
+    let server = testkit::Server::start(&binary, testkit::ServerOptions { arguments, ..Default::default() }).await;
+    let health = server.call("GET", "/health", serde_json::Value::Null).await.body;
+    assert_eq!(health["lacking_jail_layers"], json!(["cgroup-memory", "cgroup-cpu", "cgroup-pids"]));
+    assert!(server.log().contains("the jail is degraded"), "{}", server.log());
+    let id = server.create(json!({})).await;
+    assert_eq!(server.shell(&id, "echo hello").await, (0, "hello\n".to_owned()));
+}

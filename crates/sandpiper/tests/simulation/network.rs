@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::future::pending;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 
 use futures::future::BoxFuture;
 use host_agent::net::{
-    AdoptError, ClaimError, CreateError, Denials, Dial, FirewallError, GuestConnector, GuestNetwork, GuestStream,
-    Networks, RemoveError, Slot,
+    AdoptError, ClaimError, CreateError, Denials, Dial, EgressSocketError, EgressSockets, FirewallError,
+    GuestConnector, GuestNetwork, GuestStream, Networks, RemoveError, Slot, TAP_IP,
 };
 use model::{NetworkPolicy, SandboxId};
 use tokio_util::either::Either;
@@ -137,6 +137,16 @@ impl GuestNetwork for Wire {
 
     fn denials(&self) -> BoxFuture<'_, Result<Denials, FirewallError>> {
         Box::pin(async { Ok(Denials::default()) })
+    }
+
+    /// No history asks for names.
+    fn egress_sockets(&self) -> BoxFuture<'_, Result<EgressSockets, EgressSocketError>> {
+        let names = SocketAddrV4::new(TAP_IP, 53);
+        Box::pin(async move { Err(EgressSocketError::Listen(names, io::ErrorKind::Unsupported.into())) })
+    }
+
+    fn resolvers(&self) -> Vec<Ipv4Addr> {
+        Vec::new()
     }
 
     fn delete(&mut self) -> BoxFuture<'_, Result<(), RemoveError>> {

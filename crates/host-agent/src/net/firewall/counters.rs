@@ -17,6 +17,9 @@ pub struct Denials {
     pub connections: u64,
     /// More bytes than the bandwidth allows, in either direction.
     pub bandwidth: u64,
+    /// Names that are not allowed, and connections that asked for the wrong one: counted by the sandbox's resolver and proxy,
+    /// each from its own beginning.
+    pub names: u64,
 }
 
 /// `nft`'s listing, as far as it matters.

@@ -16,7 +16,7 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use model::{InstanceId, NetworkPolicy};
+use model::{InstanceId, NetworkPolicy, Range};
 
 use super::TrafficLimits;
 use crate::net::address::{AddressPlan, GUEST_IP, GUEST_MAC, SandboxAddresses, TAP_IP};
@@ -27,8 +27,19 @@ use crate::net::names::{self, PEER, TAP};
 const FENCED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, \
                       192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/4, 240.0.0.0/4";
 
+/// Questions for names.
+const NAMES: &str = "meta l4proto { tcp, udp } th dport 53";
+
+/// Where a sandbox's own proxy listens in its namespace.
+pub(in crate::net) const PROXY_PORT: u16 = 4080;
+
 /// The first address that means more than one machine, or none.
 const FIRST_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
+
+/// Whether an address is one of those that no guest ever reaches.
+pub(crate) fn is_fenced(address: Ipv4Addr) -> bool {
+    FENCED.split(", ").filter_map(|range| range.parse().ok()).any(|range: Range| range.contains(address))
+}
 
 /// The rules inside a sandbox's namespace, where there are none yet.
 pub(in crate::net) fn sandbox_rules(
@@ -40,7 +51,7 @@ pub(in crate::net) fn sandbox_rules(
     let SandboxAddresses { host_ip, veth, peer } = addresses;
     let mac = GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":");
     let TrafficLimits { megabytes_per_second, new_connections_per_second, connections } = limits;
-    let names = to_resolvers(resolvers);
+    let asked = asked_directly(resolvers);
     let rules = format!(
         r#"table netdev sandbox {{
     counter spoofed {{ }}
@@ -75,7 +86,9 @@ table ip sandbox {{
     chain destination {{
         type nat hook prerouting priority dstnat; policy accept;
         iifname "{PEER}" ip daddr {host_ip} dnat to {GUEST_IP}
-        {names}
+        iifname "{TAP}" jump names
+    }}
+    chain names {{
     }}
     chain translation {{
         type nat hook postrouting priority srcnat; policy accept;
@@ -83,8 +96,18 @@ table ip sandbox {{
     }}
     chain input {{
         type filter hook input priority filter; policy drop;
+        iifname "{PEER}" limit rate over {megabytes_per_second} mbytes/second burst {megabytes_per_second} mbytes counter name "bandwidth" drop
         ct state established,related accept
+        iifname "{TAP}" jump arrivals
         iifname "{TAP}" counter name "fenced" drop
+    }}
+    chain arrivals {{
+    }}
+    chain output {{
+        type filter hook output priority filter; policy accept;
+        {asked}
+        oifname "{PEER}" ip daddr @fenced counter name "fenced" drop
+        oifname "{PEER}" limit rate over {megabytes_per_second} mbytes/second burst {megabytes_per_second} mbytes counter name "bandwidth" drop
     }}
     chain forward {{
         type filter hook forward priority filter; policy drop;
@@ -110,12 +133,12 @@ table ip sandbox {{
 }}
 "#
     );
-    rules + &policy_rules(policy)
+    rules + &policy_rules(policy, resolvers)
 }
 
-/// Sends questions for names to the host's name servers, whose answers then seem to come from the guest's own.
+/// Sends a guest's questions to the host's name servers, whose answers then seem to come from the guest's own.
 fn to_resolvers(resolvers: &[Ipv4Addr]) -> String {
-    let question = format!(r#"iifname "{TAP}" ip daddr {TAP_IP} meta l4proto {{ tcp, udp }} th dport 53 dnat to"#);
+    let question = format!("ip daddr {TAP_IP} {NAMES} dnat to");
     match resolvers {
         [] => String::new(),
         [only] => format!("{question} {only}"),
@@ -126,13 +149,67 @@ fn to_resolvers(resolvers: &[Ipv4Addr]) -> String {
     }
 }
 
+/// Lets the sandbox's own resolver ask the host's name servers.
+fn asked_directly(resolvers: &[Ipv4Addr]) -> String {
+    match list(resolvers) {
+        None => String::new(),
+        Some(list) => format!(r#"oifname "{PEER}" ip daddr {{ {list} }} {NAMES} accept"#),
+    }
+}
+
+fn list(resolvers: &[Ipv4Addr]) -> Option<String> {
+    let texts: Vec<_> = resolvers.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(", "))
+}
+
+/// How a policy lets a guest find names.
+enum Names {
+    /// By the host's name servers.
+    OfHost,
+    /// By the sandbox's own resolver, and connections go through its proxy.
+    OfSandbox,
+    /// Not.
+    Nowhere,
+}
+
+impl Names {
+    fn of(policy: &NetworkPolicy) -> Self {
+        match (policy.domains().next().is_some(), policy.denies_by_default()) {
+            (true, _) => Self::OfSandbox,
+            (false, true) => Self::Nowhere,
+            (false, false) => Self::OfHost,
+        }
+    }
+
+    /// What is done with where packets go, and which then arrive in the namespace itself.
+    fn rules(&self, resolvers: &[Ipv4Addr]) -> (String, String) {
+        match self {
+            Self::OfHost => (to_resolvers(resolvers), String::new()),
+            Self::OfSandbox => (
+                format!(
+                    "ip daddr @allowed return\n        ip daddr @fenced return\n        \
+                     tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}"
+                ),
+                format!(
+                    "ct state new jump beginning\n        ip daddr {TAP_IP} {NAMES} accept\n        \
+                     ct status dnat tcp dport {PROXY_PORT} accept"
+                ),
+            ),
+            Self::Nowhere => (String::new(), String::new()),
+        }
+    }
+}
+
 /// What makes `policy` the one that holds, from one packet to the next.
-pub(in crate::net) fn policy_rules(policy: &NetworkPolicy) -> String {
-    let mut rules = "flush chain ip sandbox egress\n".to_owned();
+pub(in crate::net) fn policy_rules(policy: &NetworkPolicy, resolvers: &[Ipv4Addr]) -> String {
+    let mut rules = String::new();
+    for chain in ["egress", "names", "arrivals"] {
+        // Writing to a string never fails.
+        let _ = writeln!(rules, "flush chain ip sandbox {chain}");
+    }
     let allowed: Vec<_> = policy.allowed_ranges().map(|range| range.to_string()).collect();
     let denied: Vec<_> = policy.denied().iter().map(ToString::to_string).collect();
     for (set, elements) in [("allowed", allowed), ("denied", denied)] {
-        // Writing to a string never fails.
         let _ = writeln!(rules, "flush set ip sandbox {set}");
         if !elements.is_empty() {
             let _ = writeln!(rules, "add element ip sandbox {set} {{ {} }}", elements.join(", "));
@@ -145,9 +222,16 @@ pub(in crate::net) fn policy_rules(policy: &NetworkPolicy) -> String {
             "ct original ip daddr {TAP_IP} accept\n        ct original ip daddr @denied goto refuse\n        accept"
         )
     };
+    let (names, arrivals) = Names::of(policy).rules(resolvers);
     rules
         + &format!(
             r#"table ip sandbox {{
+    chain names {{
+        {names}
+    }}
+    chain arrivals {{
+        {arrivals}
+    }}
     chain egress {{
         ct original ip daddr @allowed accept
         {rest}
@@ -164,13 +248,8 @@ pub(in crate::net) fn host_rules(instance: &InstanceId, plan: &AddressPlan, reso
     let (table, veths) = (names::table(instance), format!("\"{}*\"", names::veth_prefix(instance)));
     let (host_base, veth_base) = (plan.host_base(), plan.veth_base());
     let first_peer = Ipv4Addr::from(veth_base.to_bits() + 1);
-    let names = match resolvers {
-        [] => String::new(),
-        some => {
-            let list: Vec<_> = some.iter().map(ToString::to_string).collect();
-            format!("iifname {veths} ip daddr {{ {} }} meta l4proto {{ tcp, udp }} th dport 53 accept", list.join(", "))
-        }
-    };
+    let names = list(resolvers);
+    let names = names.map(|list| format!("iifname {veths} ip daddr {{ {list} }} {NAMES} accept")).unwrap_or_default();
     format!(
         r#"{without}table ip {table} {{
     set fenced {{
@@ -212,33 +291,52 @@ mod tests {
     use super::*;
 
     fn rules_of(policy: &str) -> Vec<String> {
-        let rules = policy_rules(&serde_json::from_str(policy).unwrap());
+        let rules = policy_rules(&serde_json::from_str(policy).unwrap(), &[Ipv4Addr::new(10, 0, 0, 53)]);
         let lines = rules.lines().map(|line| line.trim().to_owned());
         lines.filter(|line| !line.is_empty() && !line.starts_with("table") && line != "}").collect()
     }
 
     #[test]
     fn what_is_allowed_comes_before_what_is_denied() {
-        assert_eq!(
-            rules_of(r#"{"allow_out":["1.2.3.4"],"deny_out":["1.2.3.0/24","5.6.7.8"]}"#),
-            [
-                "flush chain ip sandbox egress",
-                "flush set ip sandbox allowed",
-                "add element ip sandbox allowed { 1.2.3.4 }",
-                "flush set ip sandbox denied",
-                "add element ip sandbox denied { 1.2.3.0/24, 5.6.7.8 }",
-                "chain egress {",
-                "ct original ip daddr @allowed accept",
-                "ct original ip daddr 169.254.0.22 accept",
-                "ct original ip daddr @denied goto refuse",
-                "accept",
-            ]
-        );
+        let rules = rules_of(r#"{"allow_out":["1.2.3.4"],"deny_out":["1.2.3.0/24","5.6.7.8"]}"#);
+        let expected = [
+            "flush set ip sandbox allowed",
+            "add element ip sandbox allowed { 1.2.3.4 }",
+            "flush set ip sandbox denied",
+            "add element ip sandbox denied { 1.2.3.0/24, 5.6.7.8 }",
+            "chain names {",
+            "ip daddr 169.254.0.22 meta l4proto { tcp, udp } th dport 53 dnat to 10.0.0.53",
+            "chain arrivals {",
+            "chain egress {",
+            "ct original ip daddr @allowed accept",
+            "ct original ip daddr 169.254.0.22 accept",
+            "ct original ip daddr @denied goto refuse",
+            "accept",
+        ];
+        assert_eq!(rules[3..], expected);
     }
 
     #[test]
     fn without_the_internet_there_are_no_names_either() {
         let rules = rules_of(r#"{"allow_internet_access":false}"#);
         assert_eq!(rules[rules.len() - 2..], ["ct original ip daddr @allowed accept", "goto refuse"]);
+        assert!(rules.iter().all(|rule| !rule.contains("53")), "{rules:?}");
+    }
+
+    #[test]
+    fn names_of_a_policy_are_asked_of_the_sandbox_s_own_resolver() {
+        let rules = rules_of(r#"{"allow_internet_access":false,"allow_out":["example.com"]}"#);
+        assert!(rules.contains(&"tcp dport { 80, 443 } redirect to :4080".to_owned()), "{rules:?}");
+        assert!(rules.iter().all(|rule| !rule.contains("dnat to")), "{rules:?}");
+    }
+
+    #[test]
+    fn private_addresses_are_known_and_public_ones_too() {
+        for address in ["10.1.2.3", "169.254.169.254", "192.168.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
+            assert!(is_fenced(address.parse().unwrap()), "{address}");
+        }
+        for address in ["1.1.1.1", "172.32.0.1", "203.0.113.2", "100.128.0.1"] {
+            assert!(!is_fenced(address.parse().unwrap()), "{address}");
+        }
     }
 }

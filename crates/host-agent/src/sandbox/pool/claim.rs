@@ -88,7 +88,7 @@ impl Parts {
         network.give_to(&spec.id).map_err(net::CreateError::from)?;
         // The default one is what it was made with.
         if spec.network != NetworkPolicy::default() {
-            network.apply(&spec.network).await.map_err(net::CreateError::from)?;
+            self.enforce(host, &spec.network).await.map_err(CreateError::Policy)?;
         }
         let guest = self.guest.as_ref().expect("what is in the pool has a guest").renewed();
         let restored = async {

@@ -1,0 +1,149 @@
+//! Starting and ending the process, from the host agent's side.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use model::NetworkPolicy;
+use vmm::{LaunchError, VmmProcess};
+
+use super::Task;
+use crate::cgroup::{Cgroup, CgroupLimits};
+use crate::host::Host;
+use crate::jail::{self, Jail, ResourceLimits};
+use crate::net::{EgressSocketError, EgressSockets, GuestNetwork};
+
+/// The file in a sandbox's directory that says which process it is.
+const IDENTITY_FILE: &str = "egress.json";
+
+/// The file in a sandbox's directory that says what that process was told.
+const TASK_FILE: &str = "egress.task.json";
+
+/// The file in a sandbox's directory in which it counts what it refused.
+const REFUSED_FILE: &str = "egress.refused";
+
+/// What it may take: a processor, and 256 MiB.
+const LIMITS: CgroupLimits = CgroupLimits { vcpus: 1, memory_mb: 0 };
+
+/// Why a sandbox has no way to names. It reaches nothing by name then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EgressError {
+    /// Its sockets.
+    #[error(transparent)]
+    Sockets(#[from] EgressSocketError),
+    /// A file or directory of it.
+    #[error("make {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Its process.
+    #[error("start the resolver and proxy")]
+    Launch(#[from] LaunchError),
+}
+
+/// The process of one sandbox.
+#[derive(Debug)]
+pub struct Egress {
+    process: VmmProcess,
+    cgroup: Cgroup,
+    refused: PathBuf,
+}
+
+impl Egress {
+    /// Starts it in a sandbox's namespace, for the names of `policy`.
+    pub async fn start(
+        host: &Host,
+        network: &dyn GuestNetwork,
+        policy: &NetworkPolicy,
+        directory: &Path,
+    ) -> Result<Self, EgressError> {
+        let task = Task::new(network, policy);
+        task.write(directory)?;
+        let EgressSockets { namespace, questions, question_streams, connections } = network.egress_sockets().await?;
+        let root = empty_root(&host.data_dir)?;
+        let refused = directory.join(REFUSED_FILE);
+        let counter = make_counter(&refused)?;
+        let cgroup = host.cgroups.of_egress(network.slot(), LIMITS);
+        let jail = Jail {
+            uid: host.egress_uid_of(network.slot()),
+            identity_file: directory.join(IDENTITY_FILE),
+            cgroup: cgroup.clone(),
+            limits: ResourceLimits { threads: LIMITS.threads(), file_bytes: 4096 },
+            landlock: host.landlock(),
+        };
+        let descriptors = vec![questions, question_streams, connections, OwnedFd::from(counter)];
+        let process = jail.launch_egress(task, root, namespace, descriptors).await?;
+        Ok(Self { process, cgroup, refused })
+    }
+
+    /// Takes hold of the one that an earlier host agent started, if it still runs and was told what `policy` says.
+    pub fn find(host: &Host, network: &dyn GuestNetwork, policy: &NetworkPolicy, directory: &Path) -> Option<Self> {
+        let process = recorded(directory)?;
+        let is_as_told = Task::read(directory) == Some(Task::new(network, policy));
+        let cgroup = host.cgroups.of_egress(network.slot(), LIMITS);
+        is_as_told.then(|| Self { process, cgroup, refused: directory.join(REFUSED_FILE) })
+    }
+
+    /// How often it refused a name, or a connection that asked for the wrong one.
+    pub fn refused(&self) -> u64 {
+        let count = fs::read(&self.refused).ok().and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+        count.map_or(0, u64::from_le_bytes)
+    }
+
+    /// Ends it, with the connections that go through it. May be repeated.
+    pub async fn end(&self) -> io::Result<()> {
+        self.process.kill().await;
+        self.cgroup.remove().await
+    }
+}
+
+/// The process that a sandbox's directory names, if it still runs.
+pub(crate) fn recorded(directory: &Path) -> Option<VmmProcess> {
+    VmmProcess::open(jail::recorded(&directory.join(IDENTITY_FILE))?).ok()
+}
+
+impl Task {
+    fn new(network: &dyn GuestNetwork, policy: &NetworkPolicy) -> Self {
+        Self { domains: policy.domains().map(ToString::to_string).collect(), resolvers: network.resolvers() }
+    }
+
+    /// Before the process is started: one that was told something else is never taken for this one, because it is ended
+    /// before that.
+    fn write(&self, directory: &Path) -> Result<(), EgressError> {
+        let path = directory.join(TASK_FILE);
+        let text = serde_json::to_vec(self).map_err(io::Error::other);
+        text.and_then(|text| fs::write(&path, text)).map_err(file_error(&path))
+    }
+
+    fn read(directory: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(directory.join(TASK_FILE)).ok()?).ok()
+    }
+}
+
+/// A file system with nothing in it but a place for devices.
+fn empty_root(data_dir: &Path) -> Result<PathBuf, EgressError> {
+    let root = data_dir.join("egress");
+    let devices = root.join("dev");
+    fs::create_dir_all(&devices).map_err(file_error(&devices))?;
+    Ok(root)
+}
+
+/// Each process begins to count anew.
+fn make_counter(path: &Path) -> Result<fs::File, EgressError> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = file.map_err(file_error(path))?;
+    file.write_all_at(&0_u64.to_le_bytes(), 0).map_err(file_error(path))?;
+    Ok(file)
+}
+
+fn file_error(path: &Path) -> impl FnOnce(io::Error) -> EgressError {
+    let path = path.to_owned();
+    move |source| EgressError::File { path, source }
+}
