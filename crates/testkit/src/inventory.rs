@@ -39,21 +39,21 @@ impl Inventory {
     }
 }
 
-/// What a host agent reads of each monitor.
-const LOG: &str = "log.pipe";
-
-/// Process ids that have a file of a sandbox in this data directory open: its monitors.
+/// Processes that are jailed and have a file of a sandbox in this data directory open: its monitors, and what finds names.
 fn monitors(data_dir: &Path) -> Vec<String> {
     let sandboxes = data_dir.join("sandboxes");
-    let is_monitor = |pid: &str| {
+    let is_jailed = |pid: &str| {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        namespace(pid).is_some_and(|theirs| Some(theirs) != namespace("self"))
+    };
+    let has_one_open = |pid: &str| {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        let targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
-        targets.filter(|target| !target.ends_with(LOG)).any(|target| target.starts_with(&sandboxes))
+        let mut targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.any(|target| target.starts_with(&sandboxes))
     };
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
-    let own = std::process::id().to_string();
     processes
-        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != own && is_monitor(name))
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && is_jailed(name) && has_one_open(name))
         .map(|pid| format!("monitor {pid}"))
         .collect()
 }

@@ -44,6 +44,7 @@ impl Role {
             .arg(data_dir.path())
             .env_remove("DATABASE_URL")
             .env("SANDPIPER_POOL", "off")
+            .env("SANDPIPER_ON_EXIT", "destroy")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -73,6 +74,7 @@ impl Drop for Role {
             self.terminate();
             let _ = self.child.wait();
         }
+        testkit::end_monitors(self.data_dir.path());
     }
 }
 
