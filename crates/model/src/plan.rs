@@ -137,6 +137,9 @@ fn settle(record: &Desired, on_host: Option<Status>, now: Timestamp, patience: &
         (_, Some(Status::Stopped)) => Some(Step::KeepDisk { id: record.id.clone() }),
         (_, None) => Some(to(record, Status::Stopped, &farewell(record, now))),
         (_, Some(Status::Error)) => Some(to(record, Status::Error, "its virtual machine failed")),
+        (Status::Running, Some(Status::Paused)) => {
+            Some(to(record, Status::Paused, &expiry(record, now).unwrap_or_default()))
+        }
         (was, Some(is @ (Status::Running | Status::Paused))) if was != is => Some(to(record, is, "")),
         _ => None,
     }
@@ -148,11 +151,24 @@ fn to(record: &Desired, status: Status, reason: &str) -> Step {
 
 /// Why a sandbox is gone, as far as its record tells.
 fn farewell(record: &Desired, now: Timestamp) -> String {
+    expiry(record, now).unwrap_or_else(|| "it is no longer on its host".to_owned())
+}
+
+/// How the reason begins why a sandbox whose time is over does not run.
+const EXPIRED: &str = "it expired";
+
+/// Whether a sandbox does not run because its time is over.
+pub fn is_expiry(reason: &str) -> bool {
+    reason.starts_with(EXPIRED)
+}
+
+/// The reason, if its time is over.
+fn expiry(record: &Desired, now: Timestamp) -> Option<String> {
     match (record.lifetime, record.last_active) {
         (Lifetime::Idle(idle), Some(last)) if is_older(last, idle, now) => {
-            format!("it expired after {} s without activity", idle.as_secs())
+            Some(format!("{EXPIRED} after {} s without activity", idle.as_secs()))
         }
-        _ => "it is no longer on its host".to_owned(),
+        _ => None,
     }
 }
 
@@ -267,6 +283,15 @@ mod tests {
         for (now, reason) in [(299, "it is no longer on its host"), (300, "it expired after 300 s without activity")] {
             let steps = plan(&[record(Status::Running, 0)], &on_host(None), at(now), &PATIENCE);
             assert_eq!(steps, [to(&record(Status::Running, 0), Status::Stopped, reason)]);
+            assert_eq!(is_expiry(reason), now == 300);
+        }
+    }
+
+    #[test]
+    fn a_sandbox_that_its_host_has_paused_because_its_time_was_over_says_so() {
+        for (now, reason) in [(299, ""), (300, "it expired after 300 s without activity")] {
+            let steps = plan(&[record(Status::Running, 0)], &on_host(Some(Status::Paused)), at(now), &PATIENCE);
+            assert_eq!(steps, [to(&record(Status::Running, 0), Status::Paused, reason)]);
         }
     }
 

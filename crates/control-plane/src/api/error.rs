@@ -26,6 +26,23 @@ pub struct ErrorDetail<'a> {
     /// For people.
     #[schema(example = "sandbox not found")]
     message: &'a str,
+    /// Which limit of time was reached; absent where none was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<TimeLimit>,
+}
+
+/// A limit of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeLimit {
+    /// For a connection to the host; or it broke.
+    Connect,
+    /// For more to come from someone who is connected.
+    Idle,
+    /// A command's own, which it was started with.
+    Exec,
+    /// The sandbox's own: it was not used for so long.
+    Lifetime,
 }
 
 /// The body of every error.
@@ -64,6 +81,7 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
+    timeout: Option<TimeLimit>,
     /// Boxed: few errors have it.
     partial: Option<Box<Partial>>,
 }
@@ -71,7 +89,7 @@ pub struct ApiError {
 impl ApiError {
     /// An error of any kind.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), partial: None }
+        Self { status, code, message: message.into(), timeout: None, partial: None }
     }
 
     /// The request makes no sense.
@@ -109,6 +127,17 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
+    /// Something took too long: 408 where it was the client's, 504 where not.
+    pub fn timeout(status: StatusCode, limit: TimeLimit, message: impl Into<String>) -> Self {
+        Self { timeout: Some(limit), ..Self::new(status, "timeout", message) }
+    }
+
+    /// A command was killed because it took too long.
+    pub fn exec_timeout(message: impl Into<String>, partial: Partial) -> Self {
+        let error = Self::timeout(StatusCode::GATEWAY_TIMEOUT, TimeLimit::Exec, message);
+        Self { partial: Some(Box::new(partial)), ..error }
+    }
+
     /// A fault of ours; `error` goes to the log only.
     fn internal(code: &'static str, message: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, code, "request failed");
@@ -122,15 +151,10 @@ impl ApiError {
 
     /// The body that a client sees.
     pub fn body(&self, request_id: &str) -> String {
-        let error = ErrorDetail { code: self.code, message: &self.message };
+        let error = ErrorDetail { code: self.code, message: &self.message, timeout: self.timeout };
         serde_json::to_string(&ErrorAnswer { error, partial: self.partial.as_deref(), request_id })
             .expect("texts are JSON")
             + "\n"
-    }
-
-    /// The same with what a command had printed.
-    pub fn with_partial(self, partial: Partial) -> Self {
-        Self { partial: Some(Box::new(partial)), ..self }
     }
 
     /// Another code for the same error, where clients know it by another name.
@@ -181,7 +205,8 @@ impl From<HostError> for ApiError {
         let message = error.to_string();
         let Some(code) = error.code() else {
             tracing::warn!(error = &error as &dyn std::error::Error, "host agent unreachable");
-            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "host_unavailable", message);
+            let unavailable = Self::new(StatusCode::SERVICE_UNAVAILABLE, "host_unavailable", message);
+            return Self { timeout: Some(TimeLimit::Connect), ..unavailable };
         };
         if error.is_building() {
             return Self::starting(message);
@@ -195,7 +220,9 @@ impl From<HostError> for ApiError {
             ErrorCode::PermissionDenied => (StatusCode::FORBIDDEN, "forbidden"),
             ErrorCode::ResourceExhausted => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
             ErrorCode::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-            ErrorCode::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            ErrorCode::DeadlineExceeded => {
+                return Self::timeout(StatusCode::GATEWAY_TIMEOUT, TimeLimit::Idle, message);
+            }
             ErrorCode::Unimplemented => (StatusCode::NOT_IMPLEMENTED, "unimplemented"),
             _ => (StatusCode::BAD_GATEWAY, "agent_error"),
         };
@@ -233,7 +260,10 @@ impl From<LifecycleError> for ApiError {
     fn from(error: LifecycleError) -> Self {
         match error {
             LifecycleError::NotFound => Self::no_sandbox(),
-            LifecycleError::NotRunning(_) => Self::invalid_state(error.to_string()),
+            LifecycleError::NotRunning { ref reason, .. } => {
+                let timeout = model::is_expiry(reason).then_some(TimeLimit::Lifetime);
+                Self { timeout, ..Self::invalid_state(error.to_string()) }
+            }
             LifecycleError::Snapshot(source) => source.into(),
             LifecycleError::Race(_) | LifecycleError::Deleted | LifecycleError::KeyReused => {
                 Self::conflict(error.to_string())

@@ -197,22 +197,21 @@ fn written(answer: &impl Serialize) -> Result<String, ApiError> {
     serde_json::to_string(answer).map_err(failed)
 }
 
-/// Records that a command was run, when it has been answered: nobody waits for that.
-fn audit(api: &Arc<Api>, sandbox: &Sandbox, cmd: &str, end: Result<ExecEnd, &HostError>) {
+/// Records that a command was run, or that one was started whose end nobody waits for here. Nobody waits for the record.
+pub(super) fn audit(api: &Api, sandbox: &Sandbox, cmd: &str, end: Result<ExecEnd, &HostError>) {
     let action = match end {
         Ok(ExecEnd::Ok | ExecEnd::Failed) => Action::done(EventKind::Exec),
         Ok(_) => Action::failed(EventKind::Exec, "it took too long and was killed".to_owned()),
         Err(error) => Action::failed(EventKind::Exec, error.to_string()),
     };
     let action = action.with("cmd", cmd.chars().take(MAX_AUDITED).collect::<String>());
-    let (api, sandbox) = (api.clone(), sandbox.clone());
-    let tasks = api.tasks.clone();
+    let (store, sandbox) = (api.store.clone(), sandbox.clone());
     let record = async move {
-        if let Err(error) = api.store.record_action(&sandbox, action).await {
+        if let Err(error) = store.record_action(&sandbox, action).await {
             tracing::warn!(sandbox = %sandbox.id, error = &error as &dyn std::error::Error, "a command is not recorded");
         }
     };
-    tasks.spawn(record.in_current_span());
+    api.tasks.spawn(record.in_current_span());
 }
 
 /// Starts a program that needs nobody to follow it.
@@ -319,7 +318,7 @@ fn took_too_long(output: &Collected, limit: RunLimit) -> ApiError {
     let some = |omitted: u64| Some(omitted).filter(|omitted| *omitted > 0);
     let (stdout_omitted, stderr_omitted) = (some(output.stdout_omitted), some(output.stderr_omitted));
     let partial = Partial { stdout, stderr, encoding: encoding.to_owned(), stdout_omitted, stderr_omitted };
-    ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).with_partial(partial)
+    ApiError::exec_timeout(message, partial)
 }
 
 /// Both streams, and how they are put into JSON.

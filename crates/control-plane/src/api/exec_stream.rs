@@ -24,7 +24,7 @@ use tracing::Instrument;
 
 use super::Api;
 use super::error::ApiError;
-use super::exec::ExecRequest;
+use super::exec::{ExecRequest, audit};
 use super::openapi::{SandboxIdParam, SocketErrors};
 use super::process_output::{FromParam, place};
 use super::processes::{ProcessInPath, ProcessParam};
@@ -32,6 +32,7 @@ use super::request::{Caller, InPath, parse_json};
 use super::surface::Surface;
 use super::utf8::TextStream;
 use crate::host::{GuestProcess, ProcessEvent, Replay, Selector};
+use crate::metrics::ExecEnd;
 use crate::store::Sandbox;
 
 /// How long a client may take to say what it wants.
@@ -203,10 +204,12 @@ async fn session(
         Err(error) => return error_frame(error),
     };
     api.touch(sandbox).await;
+    let cmd = spec.cmd.clone();
     let started = match keep {
         true => api.host.start_detached(&sandbox.id, spec).await,
         false => api.host.start(&sandbox.id, spec, &api.tasks).await,
     };
+    audit(api, sandbox, &cmd, started.as_ref().map(|_| ExecEnd::Ok));
     match started {
         Ok(mut process) => follow(api, &mut process, output, incoming, MayStop::Yes).await,
         Err(error) => error_frame(error),

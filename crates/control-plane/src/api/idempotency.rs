@@ -153,9 +153,7 @@ fn again(text: &str) -> Result<Response, ApiError> {
     let came = serde_json::from_str(text).unwrap_or_else(|_| Came::Unknown("its answer cannot be read".to_owned()));
     match came {
         Came::Answer(status, text) => Ok(json_text(StatusCode::from_u16(status).unwrap_or_default(), text)),
-        Came::TooLong(message, partial) => {
-            Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).with_partial(partial))
-        }
+        Came::TooLong(message, partial) => Err(ApiError::exec_timeout(message, partial)),
         Came::Unknown(why) => {
             Err(ApiError::conflict(format!("the command was begun, but what came of it is not known: {why}")))
         }

@@ -143,7 +143,7 @@ fn view(network: HostNetwork) -> Response {
 pub async fn get(State(api): State<Arc<Api>>, Caller(owner): Caller, InPath(id): InPath) -> Result<Response, ApiError> {
     let sandbox = api.sandbox(&owner, &id).await?;
     if !matches!(sandbox.status, Status::Running | Status::Paused) {
-        return Err(LifecycleError::NotRunning(sandbox.status).into());
+        return Err(LifecycleError::not_running(&sandbox).into());
     }
     Ok(view(api.host.network(&id).await?))
 }

@@ -20,7 +20,7 @@ use serde_json::{Map, Number, Value};
 use tracing::Instrument;
 
 use super::Api;
-use super::error::ApiError;
+use super::error::{ApiError, TimeLimit};
 use super::surface::Surface;
 use crate::listen::body::{Arriving, StallSign};
 
@@ -95,7 +95,7 @@ pub async fn refuse_stalled(State(patience): State<Duration>, request: Request, 
 }
 
 fn too_slow() -> ApiError {
-    ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request's body did not arrive")
+    ApiError::timeout(StatusCode::REQUEST_TIMEOUT, TimeLimit::Idle, "the request's body did not arrive")
 }
 
 fn is_usable(id: &str) -> bool {

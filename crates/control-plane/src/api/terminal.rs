@@ -22,13 +22,14 @@ use tokio::time::{Interval, timeout};
 
 use super::Api;
 use super::error::ApiError;
-use super::exec::{check, random_tag};
+use super::exec::{audit, check, random_tag};
 use super::exec_stream::{FIRST_FRAME, Incoming, close, pings, upgraded};
 use super::openapi::{SandboxIdParam, SocketErrors};
 use super::request::{Caller, InPath, parse_json};
 use crate::host::{
     GuestProcess, HostError, ProcessEvent, ProcessSpec, RunLimit, Selector, TerminalInput, TerminalSize,
 };
+use crate::metrics::ExecEnd;
 use crate::store::Sandbox;
 
 const DEFAULT_SHELL: &str = "/bin/bash";
@@ -151,7 +152,10 @@ async fn session(
         start => {
             let spec = spec(start)?;
             let tag = spec.tag.clone().unwrap_or_default();
-            (api.host.start_detached(&sandbox.id, spec).await?, tag)
+            let cmd = spec.cmd.clone();
+            let started = api.host.start_detached(&sandbox.id, spec).await;
+            audit(api, sandbox, &cmd, started.as_ref().map(|_| ExecEnd::Ok));
+            (started?, tag)
         }
     };
     let pid = process.started().await?;

@@ -4,7 +4,7 @@ use model::{IllegalTransition, Status};
 
 use super::{Interrupted, SnapshotError};
 use crate::host::HostError;
-use crate::store::StoreError;
+use crate::store::{Sandbox, StoreError};
 
 /// A create, pause, resume, snapshot, fork or delete that did not happen, or not completely.
 #[derive(Debug, thiserror::Error)]
@@ -16,8 +16,13 @@ pub enum LifecycleError {
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
     /// Its guest cannot be reached in this state.
-    #[error("sandbox is not running (status: {0})")]
-    NotRunning(Status),
+    #[error("sandbox is not running (status: {status}){}", because(reason))]
+    NotRunning {
+        /// What it is in.
+        status: Status,
+        /// Why, where its record says so.
+        reason: String,
+    },
     /// It is the snapshot that stands in the way.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
@@ -44,11 +49,18 @@ pub enum LifecycleError {
 }
 
 impl LifecycleError {
+    /// Of a sandbox that would have to run.
+    pub fn not_running(sandbox: &Sandbox) -> Self {
+        Self::NotRunning { status: sandbox.status, reason: sandbox.status_reason.clone() }
+    }
+
     /// One word for figures, out of a small set.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotFound | Self::Snapshot(SnapshotError::NotFound) => "not_found",
-            Self::Illegal(_) | Self::NotRunning(_) | Self::Snapshot(SnapshotError::NotReady { .. }) => "invalid_state",
+            Self::Illegal(_) | Self::NotRunning { .. } | Self::Snapshot(SnapshotError::NotReady { .. }) => {
+                "invalid_state"
+            }
             Self::Race(_) | Self::Deleted | Self::KeyReused | Self::Snapshot(_) => "conflict",
             Self::Host(error) => error.reason(),
             Self::Store(_) => "database",
@@ -59,4 +71,8 @@ impl LifecycleError {
 
 fn now(status: &Option<Status>) -> String {
     status.map(|status| format!(" and is {status}")).unwrap_or_default()
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }

@@ -26,7 +26,7 @@ impl Lifecycle {
     ) -> Result<HostNetwork, LifecycleError> {
         let sandbox = self.store.get(&owner, &id).await?.ok_or(LifecycleError::NotFound)?;
         if !matches!(sandbox.status, Status::Running | Status::Paused) {
-            return Err(LifecycleError::NotRunning(sandbox.status));
+            return Err(LifecycleError::not_running(&sandbox));
         }
         self.host.set_network(&id, &policy).await.map_err(LifecycleError::Host)?;
         if !self.store.set_network(&sandbox, &policy).await? {

@@ -38,10 +38,10 @@ impl Lifecycle {
                 },
                 Status::Running | Status::Snapshotting => {}
                 Status::Pausing | Status::Resuming if wakes => {}
-                other => return Err(LifecycleError::NotRunning(other)),
+                _ => return Err(LifecycleError::not_running(&sandbox)),
             }
             if Instant::now() >= end {
-                return Err(LifecycleError::NotRunning(sandbox.status));
+                return Err(LifecycleError::not_running(&sandbox));
             }
             // Neither the end of the time nor that of the sender matters: there is another look.
             let _ = timeout(LOOK_AGAIN, news.changed()).await;
@@ -56,7 +56,7 @@ impl Lifecycle {
         loop {
             news.mark_unchanged();
             let sandbox = self.store.get_of_anyone(id).await?.ok_or(LifecycleError::NotFound)?;
-            let late = LifecycleError::NotRunning(sandbox.status);
+            let late = LifecycleError::not_running(&sandbox);
             match sandbox.status {
                 Status::Running | Status::Snapshotting | Status::Paused => {
                     return timeout_at(end, self.awake(&sandbox.owner, id)).await.unwrap_or(Err(late));

@@ -154,11 +154,13 @@ impl From<LifecycleError> for Refusal {
     fn from(error: LifecycleError) -> Self {
         match error {
             LifecycleError::NotFound => Self::NotFound,
-            LifecycleError::NotRunning(
-                Status::Pending | Status::Running | Status::Pausing | Status::Resuming | Status::Snapshotting,
-            )
-            | LifecycleError::Race(_) => Self::Transitioning,
-            LifecycleError::NotRunning(status) => Self::NotRunning(status),
+            LifecycleError::NotRunning { status, .. } => match status {
+                Status::Pending | Status::Running | Status::Pausing | Status::Resuming | Status::Snapshotting => {
+                    Self::Transitioning
+                }
+                _ => Self::NotRunning(status),
+            },
+            LifecycleError::Race(_) => Self::Transitioning,
             error => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a sandbox was not woken for its traffic");
                 Self::Unavailable

@@ -128,7 +128,7 @@ impl EventKind {
 
     /// Whether only who asks for everything is told of it: the published clients know no such kind.
     pub fn is_for_auditors(self) -> bool {
-        matches!(self, Self::Exec | Self::KeyCreate | Self::KeyRevoke | Self::KeyUse)
+        matches!(self, Self::Exec | Self::KeyCreate | Self::KeyRevoke | Self::KeyUse | Self::NetworkChanged)
     }
 
     /// Its name.

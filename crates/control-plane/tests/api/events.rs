@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use connectrpc::ErrorCode;
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::fixture::{Fixture, code};
 
@@ -247,4 +248,33 @@ async fn everything_that_happened_is_read_in_its_order_commands_too() {
         heard.map(|(id, event)| (json!(id), event["event"].clone())),
         [(events[1]["id"].clone(), json!("capsule.create")), (events[2]["id"].clone(), json!("capsule.exec")),]
     );
+}
+
+#[tokio::test]
+async fn what_is_started_over_a_socket_is_recorded_too() {
+    let server = Fixture::start().await;
+    let id = server.create().await;
+    let first = |cmd: &str| Message::text(json!({"type": "start", "cmd": cmd}).to_string());
+    for (route, cmd) in [("exec/stream", "echo"), ("pty", "/bin/sh")] {
+        let url = format!("ws://{}/v1/sandboxes/{id}/{route}", server.address);
+        let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        socket.send(first(cmd)).await.unwrap();
+        socket.next().await.unwrap().unwrap();
+        let (_, log) = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                let log = server.get("/v1/events").await;
+                if log.1.to_string().contains(&format!("\"cmd\":\"{cmd}\"")) {
+                    return log;
+                }
+            }
+        })
+        .await
+        .expect("it is recorded");
+        let events = log["events"].as_array().unwrap();
+        let ran = events.last().unwrap();
+        assert_eq!(
+            (&ran["event"], &ran["outcome"], &ran["metadata"]["cmd"]),
+            (&json!("capsule.exec"), &json!("success"), &json!(cmd))
+        );
+    }
 }

@@ -95,7 +95,7 @@ async fn what_a_command_printed_that_took_too_long_is_told_beside_the_error() {
     let id = server.create().await;
     let (status, body) =
         server.post(&format!("/v1/sandboxes/{id}/exec"), json!({"cmd": "slow", "timeout_sec": 2})).await;
-    assert_eq!((status.as_u16(), code(&body)), (504, "timeout"));
+    assert_eq!((status.as_u16(), code(&body), &body["error"]["timeout"]), (504, "timeout", &json!("exec")));
     assert_eq!(body["error"]["message"], "the command did not end within 2 seconds and was killed");
     // The last character was on its way.
     assert_eq!(body["partial"], json!({"stdout": "so f", "stderr": "", "encoding": "utf-8"}));

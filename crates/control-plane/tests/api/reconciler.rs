@@ -99,6 +99,13 @@ async fn a_sandbox_whose_time_is_over_has_expired() {
     server.until_status(id, "stopped").await;
     let (_, record) = server.get(&format!("/v1/sandboxes/{id}")).await;
     assert_eq!(record["status_reason"], "it expired after 1 s without activity");
+    let (status, refused) = server.post(&format!("/v1/sandboxes/{id}/exec"), json!({"cmd": "true"})).await;
+    assert_eq!(
+        (status.as_u16(), code(&refused), &refused["error"]["timeout"]),
+        (409, "invalid_state", &json!("lifetime"))
+    );
+    let message = "sandbox is not running (status: stopped): it expired after 1 s without activity";
+    assert_eq!(refused["error"]["message"], message);
 }
 
 #[tokio::test]

@@ -101,6 +101,7 @@ async fn a_call_that_does_something_each_time_is_not_made_again() {
         };
         let ((status, body), ()) = tokio::join!(request, cut);
         assert_eq!((status.as_u16(), code(&body)), (503, "host_unavailable"), "{method}");
+        assert_eq!(body["error"]["timeout"], "connect", "{method}");
         assert_eq!(server.host.calls(method), 1, "{method}");
     }
 }

@@ -98,6 +98,7 @@ async fn a_body_that_stops_arriving_is_408() {
         stream.write_all(head.as_bytes()).await.unwrap();
         let answer = hear(&mut stream).await;
         assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("\"code\":\"timeout\""), "{path}: {answer}");
+        assert!(answer.contains("\"timeout\":\"idle\""), "{path}: {answer}");
     }
     server.host.until(|state| state.broken_uploads == ["/half"]).await;
 }

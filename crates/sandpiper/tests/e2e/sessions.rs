@@ -1,10 +1,12 @@
-//! What a process printed and how it ended are there for whoever comes again: after its connection is lost, and after a
-//! pause and a resume.
+//! What a process printed and how it ended are there for whoever comes again: after its connection is lost, after a pause and
+//! a resume, and after the server was killed.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use testkit::Server;
+use testkit::{Server, wait_for};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::server;
 
@@ -63,8 +65,12 @@ async fn what_is_lost_is_counted_and_an_end_that_nobody_knows_is_not_a_success()
     let id = server.create(json!({})).await;
     let body = json!({"cmd": "sh", "args": ["-c", "head -c 3000000 /dev/zero; kill -TERM $$"], "background": true, "tag": "job"});
     assert_eq!(server.call("POST", &format!("/v1/sandboxes/{id}/exec"), body).await.status, 202);
-    let gone = "while [ -n \"$(ps -eo args | grep '[h]ead -c 3000000')\" ]; do sleep 0.1; done; sleep 0.3";
-    assert_eq!(server.shell(&id, gone).await.0, 0);
+    // Whoever listened to it while it runs would hold it up instead of losing anything.
+    wait_for("the process to end", async || {
+        let processes = server.call("GET", &format!("/v1/sandboxes/{id}/processes"), Value::Null).await;
+        (processes.status == 200 && !processes.body.to_string().contains("\"job\"")).then_some(())
+    })
+    .await;
     let told = told(&server, &id, "job", 5, true).await;
     assert_eq!((told.lost, told.output.len(), told.next), (3_000_000 - (1 << 20) - 5, 1 << 20, 3_000_000));
     assert_eq!((&told.last["exit_code"], &told.last["status"]), (&json!(-1), &json!("signal: terminated")));
@@ -87,4 +93,43 @@ async fn the_command_line_attaches_to_a_process_and_ends_as_it_ended() {
     };
     assert_eq!(attach("0").await, (9, "out\n".to_owned(), "err\n".to_owned()));
     assert_eq!(attach("4").await, (9, String::new(), "err\n".to_owned()));
+}
+
+/// An address that stays while the server behind it gets another one with each start. `{url}` and what says where it is.
+async fn relay(server: &Server) -> (String, watch::Sender<String>) {
+    let address = |url: &str| url.trim_start_matches("http://").to_owned();
+    let (says, behind) = watch::channel(address(server.url()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let to = behind.borrow().clone();
+            tokio::spawn(async move {
+                let mut to = TcpStream::connect(to).await?;
+                tokio::io::copy_bidirectional(&mut from, &mut to).await
+            });
+        }
+    });
+    (url, says)
+}
+
+#[tokio::test]
+async fn a_command_that_is_followed_goes_on_while_the_server_is_killed_and_nothing_of_it_is_lost() {
+    let mut server = server(&[]).await;
+    let id = server.create(json!({})).await;
+    let (url, says) = relay(&server).await;
+    let script = "seq 1 1000; : > /tmp/there; until [ -e /tmp/go ]; do sleep 0.05; done; seq 1001 2000; exit 7";
+    let mut command = tokio::process::Command::new(super::binary());
+    command.args(["sandbox", "exec", &id, "--url", &url, "--", "sh", "-c", script]);
+    let followed = tokio::spawn(async move { command.output().await.unwrap() });
+    assert_eq!(server.shell(&id, "until [ -e /tmp/there ]; do sleep 0.05; done").await.0, 0);
+    server.signal("KILL");
+    server.ended().await;
+    server.start_again().await;
+    says.send(server.url().trim_start_matches("http://").to_owned()).unwrap();
+    assert_eq!(server.shell(&id, ": > /tmp/go").await.0, 0);
+    let output = followed.await.unwrap();
+    let expected: String = (1..=2000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(7));
 }
