@@ -80,15 +80,13 @@ pub struct Limits {
     pub json_body: usize,
     /// Bytes of one uploaded file; the multipart framing around it does not count.
     pub upload: u64,
-    /// Bytes that are kept of each of stdout and stderr of a collected command.
-    pub exec_output: usize,
     /// How long the work on a capsule may take before its client is told how far it is.
     pub capsule_answer: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { json_body: 2 << 20, upload: 100 << 20, exec_output: 16 << 20, capsule_answer: Duration::from_secs(20) }
+        Self { json_body: 2 << 20, upload: 100 << 20, capsule_answer: Duration::from_secs(20) }
     }
 }
 

@@ -21,7 +21,7 @@ use super::idempotency::KeyParam;
 use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
 use super::request::{Caller, InPath, json_text, parse_json, read_body, whole, without_nul};
 use super::{Api, idempotency};
-use crate::host::{Collected, Command, HostError, ProcessSpec, RunLimit};
+use crate::host::{Collected, HostError, ProcessSpec, RunLimit};
 use crate::metrics::ExecEnd;
 use crate::store::{Action, EventKind, Sandbox};
 
@@ -98,8 +98,11 @@ struct ExecAnswer<'a> {
     cmd: &'a str,
     stdout: String,
     stderr: String,
-    /// 127: no such program; 126: it cannot be executed; -1: a signal ended it.
+    /// 127: no such program; 126: it cannot be executed; 128 and the signal's number: that ended it.
     exit_code: i32,
+    /// The signal that ended it; absent where none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<i32>,
     duration_ms: u64,
     #[schema(schema_with = encoding)]
     encoding: &'static str,
@@ -179,7 +182,7 @@ pub async fn run_to_answer(
     let (cmd, limit) = (spec.cmd.clone(), spec.limit);
     let began = Instant::now();
     // Nobody waits for the record of a short command: it is written while that runs.
-    let (collected, ()) = tokio::join!(run(api, sandbox, spec), api.touch(sandbox));
+    let (collected, ()) = tokio::join!(api.host.exec(&sandbox.id, spec), api.touch(sandbox));
     audit(api, sandbox, &cmd, collected.as_ref().map(Collected::end));
     let (collected, took) = (collected?, began.elapsed());
     if took > LONG {
@@ -249,14 +252,6 @@ fn usable_tag(tag: String) -> Result<String, ApiError> {
 }
 
 /// A plain command is one call. One that says as whom, where or in which environment needs the guest's own protocol.
-async fn run(api: &Api, sandbox: &Sandbox, spec: ProcessSpec) -> Result<Collected, HostError> {
-    if spec.envs.is_empty() && spec.cwd.is_none() && spec.user.is_none() {
-        let command = Command { cmd: spec.cmd, args: spec.args, limit: spec.limit };
-        return api.host.exec(&sandbox.id, command).await;
-    }
-    api.host.start(&sandbox.id, spec, &api.tasks).await?.collect(api.limits.exec_output).await
-}
-
 impl ExecRequest {
     /// Checks the request and fills in its defaults; `limit` is for one that names none.
     pub fn into_spec(self, limit: RunLimit) -> Result<ProcessSpec, ApiError> {
@@ -338,6 +333,7 @@ fn answer<'a>(sandbox: &'a Sandbox, cmd: &'a str, output: &Collected, duration_m
         stdout,
         stderr,
         exit_code: output.exit_code,
+        signal: output.signal,
         duration_ms,
         encoding,
         stdout_omitted: output.stdout_omitted,

@@ -8,7 +8,7 @@ use connectrpc::{ConnectError, ErrorCode};
 use model::{OnExpiry, SandboxId, StartMode, Status};
 use proto::hostagent::v1 as pb;
 
-use super::{HostAgent, HostError};
+use super::{HostAgent, HostError, ProcessSpec};
 use crate::metrics::ExecEnd;
 use crate::store::{HostFacts, Sandbox, Series, Use};
 
@@ -42,17 +42,6 @@ impl RunLimit {
     }
 }
 
-/// A program and its arguments, run as the template's default user in its default directory.
-#[derive(Debug, Clone)]
-pub struct Command {
-    /// The program.
-    pub cmd: String,
-    /// Its arguments.
-    pub args: Vec<String>,
-    /// How long it may run.
-    pub limit: RunLimit,
-}
-
 /// What a command printed and how it ended.
 #[derive(Debug, Clone, Default)]
 pub struct Collected {
@@ -64,8 +53,10 @@ pub struct Collected {
     pub stdout_omitted: u64,
     /// Bytes of standard error that were not kept.
     pub stderr_omitted: u64,
-    /// Its exit code, where it ended by itself.
+    /// Its exit code; 128 and the signal's number where a signal ended it.
     pub exit_code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
     /// Whether it took too long and was killed.
     pub timed_out: bool,
 }
@@ -233,8 +224,8 @@ impl HostAgent {
         ])
     }
 
-    /// Runs a command and collects its output. Giving up on the call ends the command.
-    pub async fn exec(&self, id: &SandboxId, command: Command) -> Result<Collected, HostError> {
+    /// Runs a command, with neither tag nor terminal, and collects its output. Giving up on the call ends the command.
+    pub async fn exec(&self, id: &SandboxId, command: ProcessSpec) -> Result<Collected, HostError> {
         let mut following = self.metrics.follow_exec();
         let result = self.call_exec(id, command).await;
         following.ends(match &result {
@@ -244,7 +235,7 @@ impl HostAgent {
         result
     }
 
-    async fn call_exec(&self, id: &SandboxId, command: Command) -> Result<Collected, HostError> {
+    async fn call_exec(&self, id: &SandboxId, command: ProcessSpec) -> Result<Collected, HostError> {
         let (timeout_sec, options) = match command.limit {
             RunLimit::Seconds(seconds) => (int32(seconds), within(Duration::from_secs(seconds.into()) + EXEC_MARGIN)),
             RunLimit::None => (-1, CallOptions::default()),
@@ -253,6 +244,9 @@ impl HostAgent {
             sandbox_id: id.to_string(),
             cmd: command.cmd,
             args: command.args,
+            envs: command.envs.into_iter().collect(),
+            cwd: command.cwd.unwrap_or_default(),
+            user: command.user.unwrap_or_default(),
             timeout_sec,
             partial_on_timeout: true,
             ..Default::default()
@@ -264,6 +258,7 @@ impl HostAgent {
             stdout_omitted: reply.stdout_omitted,
             stderr_omitted: reply.stderr_omitted,
             exit_code: reply.exit_code,
+            signal: Some(reply.signal).filter(|signal| *signal != 0),
             timed_out: reply.timed_out,
         })
     }

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use carrier::Carrier;
 use connection::{Connector, Protocol};
 
-pub use calls::{Collected, Command, HostSandbox, RunLimit};
+pub use calls::{Collected, HostSandbox, RunLimit};
 pub use carrier::{InProcess, in_process};
 pub use directory::{Entry, EntryKind};
 pub use disk::{DiskUse, DryRun};

@@ -17,7 +17,7 @@ use proto::session;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::{Collected, HostAgent, HostError, RunLimit, StreamClient};
+use super::{HostAgent, HostError, RunLimit, StreamClient};
 use crate::metrics::{ExecEnd, FollowedExec};
 
 /// A guest's messages are its output in chunks of some KiB.
@@ -285,38 +285,6 @@ impl GuestProcess {
             None => Ok(()),
         }
     }
-
-    /// Waits for the end and keeps up to `limit` bytes of each stream.
-    pub async fn collect(mut self, limit: usize) -> Result<Collected, HostError> {
-        let (mut stdout, mut stderr) = (Kept::new(limit), Kept::new(limit));
-        let mut end = Collected::default();
-        loop {
-            let event = match self.next().await {
-                Err(error) if error.is_timeout() => {
-                    end.timed_out = true;
-                    break;
-                }
-                other => other?,
-            };
-            match event {
-                Some(ProcessEvent::Stdout(bytes)) => stdout.add(&bytes),
-                Some(ProcessEvent::Stderr(bytes)) => stderr.add(&bytes),
-                Some(ProcessEvent::Started { .. } | ProcessEvent::Lost(_)) => {}
-                Some(ProcessEvent::Exited { code, .. }) => {
-                    end.exit_code = code;
-                    break;
-                }
-                None => return Err(HostError::answered(ErrorCode::Internal, "the guest ended twice")),
-            }
-        }
-        Ok(Collected {
-            stdout: stdout.bytes.into(),
-            stderr: stderr.bytes.into(),
-            stdout_omitted: stdout.omitted,
-            stderr_omitted: stderr.omitted,
-            ..end
-        })
-    }
 }
 
 impl Drop for GuestProcess {
@@ -451,39 +419,5 @@ pub(super) fn from_guest(error: connectrpc::ConnectError) -> HostError {
             HostError::Answered { code: ErrorCode::InvalidArgument, message }
         }
         other => other,
-    }
-}
-
-/// The beginning of a stream of bytes, and how much did not fit.
-struct Kept {
-    bytes: Vec<u8>,
-    limit: usize,
-    omitted: u64,
-}
-
-impl Kept {
-    fn new(limit: usize) -> Self {
-        Self { bytes: Vec::new(), limit, omitted: 0 }
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        let room = self.limit - self.bytes.len();
-        let kept = bytes.len().min(room);
-        self.bytes.extend_from_slice(&bytes[..kept]);
-        self.omitted += (bytes.len() - kept) as u64;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_fit_is_counted() {
-        let mut kept = Kept::new(4);
-        for chunk in ["ab", "cdef", "g"] {
-            kept.add(chunk.as_bytes());
-        }
-        assert_eq!((kept.bytes.as_slice(), kept.omitted), (&b"abcd"[..], 3));
     }
 }

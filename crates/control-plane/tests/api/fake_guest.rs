@@ -201,13 +201,12 @@ impl Processes {
             }
             "split" => "a\u{20ac}b".bytes().map(|byte| stdout([byte])).chain([end(3, "exit status 3")]).collect(),
             "binary" => vec![stdout(b"a\xff\x00b".as_slice()), end(0, "exit status 0")],
-            "sleep" | "doze" => {
+            "sleep" => {
                 let killed = async move {
                     host.until(|state| state.killed.contains(&PID)).await;
                     end(-1, "signal: killed")
                 };
-                let said = (config.cmd == "doze").then(|| stdout("going to sleep"));
-                return stream::iter(said).chain(stream::once(killed)).boxed();
+                return stream::once(killed).boxed();
             }
             "flood" => {
                 let chunk = move || {

@@ -31,6 +31,8 @@ pub struct State {
     pub files: HashMap<String, Bytes>,
     /// Paths of uploads that broke off.
     pub broken_uploads: Vec<String>,
+    /// Collected commands that nobody waits for any more.
+    pub taken_back: usize,
     /// Pids that were killed.
     pub killed: Vec<u32>,
     /// Pids that were asked to end.
@@ -334,6 +336,15 @@ impl HostService for FakeHost {
     }
 }
 
+/// A command that nobody waits for any more when this is dropped.
+struct TakenBack<'a>(&'a FakeHost);
+
+impl Drop for TakenBack<'_> {
+    fn drop(&mut self) {
+        self.0.update(|state| state.taken_back += 1);
+    }
+}
+
 impl HostAgentService for FakeHost {
     async fn create_sandbox(
         &self,
@@ -410,8 +421,26 @@ impl HostAgentService for FakeHost {
     ) -> ServiceResult<pb::ExecResponse> {
         let request = request.to_owned_message();
         self.enter("exec", &request.sandbox_id).await?;
+        self.update(|state| state.calls.push(format!("run {}", request.cmd)));
+        if request.cwd == "/missing" {
+            return Err(ConnectError::invalid_argument("/missing: no such directory"));
+        }
         let answer = pb::ExecResponse::default();
         Response::ok(match request.cmd.as_str() {
+            "about" => {
+                let mut envs: Vec<_> = request.envs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                envs.sort();
+                pb::ExecResponse {
+                    stdout: format!("{} {} {}", request.user, request.cwd, envs.join(" ")).into(),
+                    ..answer
+                }
+            }
+            "sleep" => {
+                let _killed = TakenBack(self);
+                std::future::pending().await
+            }
+            "crash" => pb::ExecResponse { exit_code: 139, signal: 11, ..answer },
+            "vanish" => return Err(ConnectError::new(ErrorCode::Unknown, "the end of the command is unknown")),
             "echo" => pb::ExecResponse { stdout: format!("{}\n", request.args.join(" ")).into(), ..answer },
             "binary" => pb::ExecResponse { stdout: b"a\xff".into(), stderr: b"text".into(), ..answer },
             "false" => pb::ExecResponse { exit_code: 1, ..answer },

@@ -61,11 +61,11 @@ async fn what_was_not_begun_may_be_begun_again_and_what_is_not_known_is_no_succe
     for _ in 0..2 {
         assert_eq!(nowhere().await.0, 400);
     }
-    assert_eq!(count(&server, "start echo"), 2, "it was not begun");
-    let vanish = || keyed(&server, &path, "v", json!({"cmd": "vanish", "cwd": "/"}));
+    assert_eq!(count(&server, "run echo"), 2, "it was not begun");
+    let vanish = || keyed(&server, &path, "v", json!({"cmd": "vanish"}));
     assert_eq!(vanish().await.0, 502);
     let (status, body) = vanish().await;
-    assert_eq!((status, code(&body), count(&server, "start vanish")), (409, "conflict", 1));
+    assert_eq!((status, code(&body), count(&server, "run vanish")), (409, "conflict", 1));
     assert!(body["error"]["message"].as_str().unwrap().contains("not known"), "{body}");
     let slow = || keyed(&server, &path, "s", json!({"cmd": "slow", "timeout_sec": 2}));
     let (first, again) = (slow().await, slow().await);

@@ -51,6 +51,8 @@ pub struct ExecOutput {
     pub stderr_omitted: u64,
     /// As a shell counts: a signal's number plus 128 for a command that a signal ended.
     pub exit_code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
     /// Whether its time was over and it was killed; then it has no exit code.
     pub timed_out: bool,
 }
@@ -93,7 +95,9 @@ impl Guest {
         self.keep(running.finish());
         match ended {
             End::ExitCode(code) => output.exit_code = code,
-            End::Signal(signal) => output.exit_code = SIGNALLED.saturating_add(signal),
+            End::Signal(signal) => {
+                (output.exit_code, output.signal) = (SIGNALLED.saturating_add(signal), Some(signal));
+            }
             End::TimedOut(_) => output.timed_out = true,
         }
         Ok(output)

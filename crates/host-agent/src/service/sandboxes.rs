@@ -252,8 +252,10 @@ impl HostAgentService for SandboxService {
         let command = guest::ExecRequest {
             program: request.cmd,
             arguments: request.args,
+            envs: request.envs.into_iter().collect(),
+            cwd: Some(request.cwd).filter(|cwd| !cwd.is_empty()),
+            user: Some(request.user).filter(|user| !user.is_empty()),
             timeout: exec_timeout(request.timeout_sec)?,
-            ..Default::default()
         };
         let using = self.use_guest(&request.sandbox_id).await?;
         let output = using.guest.exec(command).await.map_err(IntoConnect::into_connect)?;
@@ -264,6 +266,7 @@ impl HostAgentService for SandboxService {
             stdout: output.stdout,
             stderr: output.stderr,
             exit_code: output.exit_code,
+            signal: output.signal.unwrap_or_default(),
             stdout_omitted: output.stdout_omitted,
             stderr_omitted: output.stderr_omitted,
             timed_out: output.timed_out,

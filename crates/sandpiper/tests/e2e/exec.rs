@@ -19,7 +19,6 @@ async fn a_command_that_takes_too_long_is_killed_with_all_that_it_started() {
     let server = server(&[]).await;
     let id = server.create(json!({})).await;
     let script = "echo before; echo oops >&2; sleep 600 & sleep 600; echo after";
-    // One is a call of the host agent's, the other a stream of the guest's.
     for more in [json!({}), json!({ "cwd": "/tmp" })] {
         let answer = exec(&server, &id, script, more).await;
         assert_eq!((answer.status, answer.body["error"]["code"].as_str()), (504, Some("timeout")), "{answer:?}");

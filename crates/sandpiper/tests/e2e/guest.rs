@@ -16,8 +16,12 @@ async fn commands_end_as_they_would_in_a_shell() {
     assert!(missing.body["stderr"].as_str().unwrap().contains("no-such-program"), "{missing:?}");
     let directory = exec(json!({ "cmd": "/etc" })).await;
     assert_eq!((directory.status, &directory.body["exit_code"]), (200, &json!(126)), "{directory:?}");
-    let killed = exec(json!({ "cmd": "sh", "args": ["-c", "kill -KILL $$"] })).await;
-    assert_eq!(killed.body["exit_code"], json!(137), "{killed:?}");
+    for place in [json!({}), json!({ "cwd": "/tmp", "user": "root", "envs": { "A": "1" } })] {
+        let mut body = json!({ "cmd": "sh", "args": ["-c", "kill -KILL $$"] });
+        body.as_object_mut().unwrap().extend(place.as_object().unwrap().clone());
+        let killed = exec(body).await;
+        assert_eq!((&killed.body["exit_code"], &killed.body["signal"]), (&json!(137), &json!(9)), "{killed:?}");
+    }
     let binary = exec(json!({ "cmd": "printf", "args": ["\\377\\000"] })).await;
     assert_eq!((&binary.body["encoding"], &binary.body["stdout"]), (&json!("base64"), &json!("/wA=")));
     let slow = exec(json!({ "cmd": "sleep", "args": ["1000"], "timeout_sec": 1 })).await;
@@ -39,8 +43,10 @@ async fn commands_run_as_a_named_user_in_a_directory_with_an_environment() {
     });
     let answer = server.call("POST", &format!("/v1/sandboxes/{id}/exec"), body).await;
     assert_eq!(answer.body["stdout"], "ada\n/usr\n/home/ada hello\n", "{answer:?}");
-    let nowhere = json!({ "cmd": "true", "cwd": "/nowhere" });
-    assert_eq!(server.call("POST", &format!("/v1/sandboxes/{id}/exec"), nowhere).await.status, 400);
+    for refused in [json!({ "cmd": "true", "cwd": "/nowhere" }), json!({ "cmd": "true", "user": "nobody-there" })] {
+        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/exec"), refused).await;
+        assert_eq!(answer.status, 400, "{answer:?}");
+    }
 }
 
 #[tokio::test]
