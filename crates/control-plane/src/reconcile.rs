@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{Desired, HostId, Observed, OnHost, Patience, SandboxId, SnapshotId, Status, Step, plan};
+use model::{Desired, HostId, Observed, OnHost, Patience, SandboxId, SnapshotId, Status, Step, Work, plan};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::host::{HostAgent, HostError, HostSandbox};
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::retention::Retainer;
-use crate::store::{Action, Change, EventKind, Sandbox, Seat, Store, StoreError};
+use crate::store::{Action, Change, EventKind, Sandbox, Seat, Store, StoreError, Workers};
 
 /// Why a sandbox is stopped whose machine went down under it.
 const HOST_RESTARTED: &str = "host_restarted";
@@ -203,15 +203,15 @@ impl Reconciler {
         }
         self.report.send_modify(|report| report.leads = leads);
         if leads {
-            self.pass().await;
+            self.pass(seat).await;
         }
     }
 
     /// One pass, reported and logged.
-    pub async fn pass(&mut self) {
+    pub async fn pass(&mut self, seat: &mut Seat) {
         let (began, clock) = (Timestamp::now(), Instant::now());
         let mut counts = Counts::default();
-        let result = self.compare(began, &mut counts).await;
+        let result = self.compare(began, seat, &mut counts).await;
         if let Err(error) = &result {
             tracing::warn!(error = error as &dyn std::error::Error, "records and host could not be brought to agree");
         }
@@ -237,9 +237,11 @@ impl Reconciler {
         });
     }
 
-    async fn compare(&mut self, began: Timestamp, counts: &mut Counts) -> Result<(), PassError> {
+    async fn compare(&mut self, began: Timestamp, seat: &mut Seat, counts: &mut Counts) -> Result<(), PassError> {
         let records = self.store.list_unfinished(&self.host_id).await?;
         counts.records = records.len();
+        // Asked after the records were read: whoever began what they say was there by then.
+        let workers = seat.workers().await;
         let mut addresses = HashMap::new();
         let (observed, mut result) = match self.ask().await {
             Ok(on_host) => {
@@ -251,7 +253,7 @@ impl Reconciler {
             Err(PassError::Host(error)) => (Observed::SilentSince(self.memory.heard), Err(PassError::Host(error))),
             Err(other) => return Err(other),
         };
-        let desired: Vec<_> = records.iter().map(desired).collect();
+        let desired: Vec<_> = records.iter().map(|record| desired(record, &workers)).collect();
         let records = records.into_iter().map(|record| (record.id.clone(), record)).collect();
         let seen = Seen { records, addresses };
         for step in plan(&desired, &observed, began, &self.patience) {
@@ -347,11 +349,12 @@ struct Seen {
     addresses: HashMap<SandboxId, String>,
 }
 
-fn desired(record: &Sandbox) -> Desired {
+fn desired(record: &Sandbox, workers: &Workers) -> Desired {
     Desired {
         id: record.id.clone(),
         status: record.status,
         last_updated: record.last_updated,
+        work: if workers.are_without(record.worker) { Work::Abandoned } else { Work::MayGoOn },
         last_active: record.last_active_at,
         lifetime: record.lifetime,
     }

@@ -67,7 +67,7 @@ impl ControlPlane {
         // Before anything else: what is younger than this is our own work.
         let since = Timestamp::now();
         let store = Store::open(&config.store).await?;
-        let seat = Seat::take(&config.store).await?;
+        let seat = Seat::take(&config.store, store.worker()).await?;
         let metrics = Metrics::new();
         let host = HostAgent::new(&config.host_agent, metrics.clone());
         Ok(Self::with(config, since, store, seat, host, metrics).await)
@@ -90,6 +90,8 @@ impl ControlPlane {
             // What others began, they may be working on.
             started: if others == Others::None { since } else { Timestamp::MIN },
             transient: config.given_up_after,
+            // A control plane that lost its place takes it again at its next turn.
+            abandoned: config.reconcile_interval * 2,
             orphan: config.orphan_grace,
             silence: config.missing_after,
         };

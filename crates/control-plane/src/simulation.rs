@@ -19,7 +19,7 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::reconcile::{Memory, Reconciler, Report};
 use crate::retention::Retainer;
-use crate::store::{OpenError, Store, StoreError};
+use crate::store::{OpenError, Seat, Store, StoreError};
 use crate::store_url::StoreUrl;
 
 pub use process::{Failure, Recorded, Records, SimulatedControlPlane, Wish};
@@ -116,6 +116,7 @@ impl Simulation {
                 patience: Patience {
                     started: now,
                     transient: config.missing_after,
+                    abandoned: config.missing_after,
                     orphan: config.orphan_grace,
                     silence: config.missing_after,
                 },
@@ -139,7 +140,7 @@ impl Passes {
     pub async fn run(&mut self) -> Result<usize, SimulationError> {
         let mut records = 0;
         for reconciler in &mut self.0 {
-            reconciler.pass().await;
+            reconciler.pass(&mut Seat::only()).await;
             let report = reconciler.report.borrow();
             let Some(pass) = report.last.as_ref() else { continue };
             let counts = pass.counts;

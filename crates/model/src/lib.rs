@@ -25,7 +25,7 @@ pub use metadata::{InvalidMetadata, Metadata};
 pub use network::{
     Destination, DomainPattern, InternetAccess, InvalidDestination, InvalidPolicy, NetworkPolicy, Range,
 };
-pub use plan::{Desired, Observed, OnHost, Patience, Step, is_expiry, plan};
+pub use plan::{Desired, Observed, OnHost, Patience, Step, Work, is_expiry, plan};
 pub use retention::{Kept, Retention, Surplus};
 pub use role::Role;
 pub use shape::{DiskMb, InvalidShape, MemoryMb, Shape, ShapeRequest, VcpuCount};

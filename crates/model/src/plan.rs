@@ -21,10 +21,21 @@ pub struct Desired {
     pub status: Status,
     /// When the record last changed.
     pub last_updated: Timestamp,
+    /// Whether somebody may work on what it says is under way.
+    pub work: Work,
     /// When the sandbox was last used, as far as it is recorded.
     pub last_active: Option<Timestamp>,
     /// How long its host lets it live.
     pub lifetime: Lifetime,
+}
+
+/// What is known of whoever changed a record last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// As far as anybody knows it goes on.
+    MayGoOn,
+    /// They are not there.
+    Abandoned,
 }
 
 /// A sandbox that a host has.
@@ -54,6 +65,8 @@ pub struct Patience {
     pub started: Timestamp,
     /// A transient record that has not changed for this long has been given up.
     pub transient: Duration,
+    /// The same where whoever changed it is not there: they may be about to come back.
+    pub abandoned: Duration,
     /// How long a host keeps a sandbox that no record wants.
     pub orphan: Duration,
     /// How long a host may be silent before its sandboxes are missing.
@@ -124,7 +137,8 @@ fn settle(record: &Desired, on_host: Option<Status>, now: Timestamp, patience: &
         // Nothing comes back from this.
         Status::Error => return None,
     };
-    let is_leftover = record.last_updated < patience.started;
+    let is_abandoned = record.work == Work::Abandoned && is_older(record.last_updated, patience.abandoned, now);
+    let is_leftover = record.last_updated < patience.started || is_abandoned;
     if is_transient && !is_leftover && !is_older(record.last_updated, patience.transient, now) {
         return None;
     }
@@ -185,6 +199,7 @@ mod tests {
     const PATIENCE: Patience = Patience {
         started: Timestamp::UNIX_EPOCH,
         transient: Duration::from_secs(300),
+        abandoned: Duration::from_secs(60),
         orphan: Duration::from_secs(60),
         silence: Duration::from_secs(90),
     };
@@ -196,7 +211,8 @@ mod tests {
     fn record(status: Status, last_updated: i64) -> Desired {
         let last_updated = at(last_updated);
         let lifetime = Lifetime::Idle(Duration::from_secs(300));
-        Desired { id: "sb1".parse().unwrap(), status, last_updated, last_active: Some(last_updated), lifetime }
+        let work = Work::MayGoOn;
+        Desired { id: "sb1".parse().unwrap(), status, last_updated, work, last_active: Some(last_updated), lifetime }
     }
 
     fn on_host(status: Option<Status>) -> Observed {
@@ -251,6 +267,17 @@ mod tests {
             }
             let given_up = plan(&[record(status, 0)], &on_host(None), at(300), &PATIENCE);
             assert_eq!(given_up.len(), 1, "{status}");
+        }
+    }
+
+    #[test]
+    fn work_that_nobody_is_there_to_do_is_left_alone_only_for_as_long_as_they_may_come_back() {
+        for status in [Status::Pending, Status::Pausing, Status::Resuming, Status::Stopping, Status::Snapshotting] {
+            let record = Desired { work: Work::Abandoned, ..record(status, 0) };
+            for (now, steps) in [(59, 0), (60, 1)] {
+                let planned = plan(std::slice::from_ref(&record), &on_host(None), at(now), &PATIENCE);
+                assert_eq!(planned.len(), steps, "{status} at {now}");
+            }
         }
     }
 

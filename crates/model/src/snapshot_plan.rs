@@ -94,6 +94,7 @@ mod tests {
     const PATIENCE: Patience = Patience {
         started: Timestamp::UNIX_EPOCH,
         transient: Duration::from_secs(300),
+        abandoned: Duration::from_secs(60),
         orphan: Duration::from_secs(60),
         silence: Duration::from_secs(90),
     };

@@ -57,7 +57,7 @@ impl Store {
     pub async fn insert_once(&self, new: &NewSandbox, once: &Once) -> Result<Inserted, StoreError> {
         let inserted = async {
             let mut transaction = self.pool.begin().await?;
-            let sandbox = super::sandboxes::insert(&mut transaction, new).await?;
+            let sandbox = super::sandboxes::insert(&mut transaction, new, self.worker).await?;
             if take(&mut transaction, &new.owner, CREATE, once, &new.id).await? {
                 transaction.commit().await?;
                 return Ok(Some(Inserted::New(Box::new(sandbox))));

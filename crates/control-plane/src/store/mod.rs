@@ -45,7 +45,7 @@ pub use metrics::{Series, Use};
 pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
-pub use seat::{Others, Seat};
+pub use seat::{Others, Seat, Worker, Workers};
 pub use snapshots::{Completed, Naming, Needed, NewSnapshot, Snapshot, SnapshotFilter};
 pub use traffic_token::{TrafficToken, TrafficTokenHash};
 pub use usage::{Running, step};
@@ -58,6 +58,8 @@ pub struct Store {
     news: Arc<watch::Sender<i64>>,
     /// When the use of each key was last recorded by this process.
     used: Arc<Mutex<HashMap<String, Instant>>>,
+    /// Whose work it records.
+    worker: Worker,
 }
 
 /// A query that the database did not answer.
@@ -94,6 +96,11 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("select 1").execute(&self.pool).await.map_err(failed("reach the database"))?;
         Ok(())
+    }
+
+    /// Whose work this records.
+    pub fn worker(&self) -> Worker {
+        self.worker
     }
 
     /// Closes the connections; nothing may use the store afterwards.

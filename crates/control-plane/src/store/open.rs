@@ -8,7 +8,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use tokio::sync::watch;
 
 use super::connections::Connections;
-use super::{Store, postgres, sqlite};
+use super::{Store, Worker, postgres, sqlite};
 use crate::store_url::StoreUrl;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -55,7 +55,7 @@ impl Store {
             StoreUrl::Postgres(url) => postgres::open(url).await?,
         };
         let pool = Connections::Pool(pool);
-        Ok(Self { pool, news: Arc::new(watch::Sender::new(0)), used: Arc::default() })
+        Ok(Self { pool, news: Arc::new(watch::Sender::new(0)), used: Arc::default(), worker: Worker::random() })
     }
 }
 

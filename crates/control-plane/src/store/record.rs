@@ -13,7 +13,7 @@ use model::{
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::TrafficTokenHash;
+use super::{TrafficTokenHash, Worker};
 
 /// A sandbox that is about to be made.
 #[derive(Debug, Clone)]
@@ -91,6 +91,8 @@ pub struct Sandbox {
     pub last_active_at: Option<Timestamp>,
     /// When the record last changed.
     pub last_updated: Timestamp,
+    /// Which control plane changed its status last; none where that is not known.
+    pub worker: Option<Worker>,
 }
 
 impl Sandbox {
@@ -129,6 +131,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             started_at: time(row, "started_at")?,
             last_active_at: time(row, "last_active_at")?,
             last_updated: time(row, "last_updated")?.unwrap_or_default(),
+            worker: Worker::recorded(row.try_get("worker")?),
         })
     }
 }

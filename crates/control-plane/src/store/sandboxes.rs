@@ -5,7 +5,7 @@ use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status
 
 use super::connections::Connection;
 use super::events::{append_action, append_change};
-use super::{Action, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, failed};
+use super::{Action, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, Worker, failed};
 
 /// A new status and what changes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Store {
     pub async fn insert(&self, new: &NewSandbox) -> Result<Sandbox, StoreError> {
         let inserted = async {
             let mut transaction = self.pool.begin().await?;
-            let sandbox = insert(&mut transaction, new).await?;
+            let sandbox = insert(&mut transaction, new, self.worker).await?;
             transaction.commit().await?;
             Ok(sandbox)
         };
@@ -125,8 +125,8 @@ impl Store {
             let updated: Option<Sandbox> = sqlx::query_as(
                 "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
                  started_at = coalesce(started_at, $4), last_active_at = coalesce($5, last_active_at), \
-                 last_updated = $6, keeps_disk = coalesce($7, keeps_disk), generation = generation + 1 \
-                 where id = $8 and owner_id = $9 and status = $10 and generation = $11 returning *",
+                 last_updated = $6, keeps_disk = coalesce($7, keeps_disk), worker = $8, generation = generation + 1 \
+                 where id = $9 and owner_id = $10 and status = $11 and generation = $12 returning *",
             )
             .bind(change.status.as_str())
             .bind(change.reason)
@@ -135,6 +135,7 @@ impl Store {
             .bind(active)
             .bind(now)
             .bind(change.keeps_disk.map(i64::from))
+            .bind(self.worker.number())
             .bind(seen.id.as_str())
             .bind(seen.owner.as_str())
             .bind(seen.status.as_str())
@@ -215,7 +216,11 @@ impl Store {
 }
 
 /// Records a sandbox as pending, with whatever else the transaction does.
-pub(super) async fn insert(connection: &mut Connection, new: &NewSandbox) -> Result<Sandbox, sqlx::Error> {
+pub(super) async fn insert(
+    connection: &mut Connection,
+    new: &NewSandbox,
+    worker: Worker,
+) -> Result<Sandbox, sqlx::Error> {
     let now = Timestamp::now().as_millisecond();
     let lifetime = match new.lifetime {
         Lifetime::Never => "never",
@@ -225,8 +230,8 @@ pub(super) async fn insert(connection: &mut Connection, new: &NewSandbox) -> Res
     let sandbox = sqlx::query_as(
         "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
          timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
-         traffic_token_hash, network) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-         $17, $18) returning *",
+         traffic_token_hash, network, worker) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+         $17, $18, $19) returning *",
     )
     .bind(new.id.as_str())
     .bind(new.owner.as_str())
@@ -246,6 +251,7 @@ pub(super) async fn insert(connection: &mut Connection, new: &NewSandbox) -> Res
     .bind(i64::from(new.auto_resume == AutoResume::On))
     .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
     .bind(serde_json::to_string(&new.network).expect("a policy is plain data"))
+    .bind(worker.number())
     .fetch_one(&mut *connection)
     .await?;
     for (name, value) in metadata {

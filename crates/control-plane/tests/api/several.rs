@@ -13,6 +13,7 @@ async fn control_plane(url: &str, beside: Option<&Fixture>) -> Fixture {
     Fixture::with(|config: &mut Config| {
         config.store = url.parse().unwrap();
         config.reconcile_interval = Duration::from_millis(50);
+        config.drain = Duration::from_millis(100);
         if let Some(other) = beside {
             config.host_agent = other.config.host_agent.clone();
         }
@@ -61,4 +62,25 @@ async fn what_another_control_plane_is_working_on_is_not_taken_for_abandoned() {
     first.stop().await;
     first.host.update(|state| state.sandboxes.clear());
     second.until_status(&id, "stopped").await;
+}
+
+#[tokio::test]
+async fn what_a_control_plane_that_is_gone_was_working_on_is_settled_and_the_work_of_others_is_not() {
+    let url = Postgres::shared().database();
+    let mut first = control_plane(&url, None).await;
+    let second = control_plane(&url, Some(&first)).await;
+    let _gate = first.host.hold("create");
+    let create = |server: &Fixture| tokio::spawn(server.http.post(server.url("/v1/sandboxes")).body("{}").send());
+    let _begun = create(&first);
+    let abandoned = first.until_listed().await;
+    let _goes_on = create(&second);
+    first.host.until(|state| state.calls.iter().filter(|call| call.starts_with("create ")).count() == 2).await;
+    // It does not wait for its work, and closes its way to the records: as if it had been killed.
+    first.stop().await;
+    second.until_status(&abandoned, "error").await;
+    let (_, list) = second.get("/v1/sandboxes").await;
+    let mut statuses: Vec<_> =
+        list.as_array().unwrap().iter().map(|sandbox| sandbox["status"].as_str().unwrap()).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, ["error", "pending"]);
 }
