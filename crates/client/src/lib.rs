@@ -9,6 +9,7 @@ mod exec;
 mod exit;
 mod files;
 mod http;
+mod network;
 mod sandbox_id;
 mod snapshots;
 mod types;
@@ -17,6 +18,7 @@ pub use client::Client;
 pub use error::{ApiError, BadKey, BadUrl, Error};
 pub use exec::{ExecEvent, ExecStart, ExecStream};
 pub use exit::Exit;
+pub use network::{Network, NetworkPolicy};
 pub use sandbox_id::{InvalidSandboxId, SandboxId};
 pub use types::{
     CreateSandbox, DiskUsage, DiskUse, ExecOutput, ExecRequest, Footprint, Health, ListFilter, OnTimeout, Pruned,

@@ -91,6 +91,11 @@ impl Egress {
         is_as_told.then(|| Self { process, cgroup, refused: directory.join(REFUSED_FILE) })
     }
 
+    /// Which process it is.
+    pub fn process(&self) -> VmmProcess {
+        self.process.clone()
+    }
+
     /// How often it refused a name, or a connection that asked for the wrong one.
     pub fn refused(&self) -> u64 {
         let count = fs::read(&self.refused).ok().and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());

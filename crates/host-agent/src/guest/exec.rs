@@ -10,7 +10,7 @@ use proto::direct::word::Word as Said;
 use proto::direct::{Answer, Run};
 
 use super::direct::{Conversation, DirectError};
-use super::{Guest, error};
+use super::{ANSWER_DEADLINE, Guest, error};
 
 /// What is kept of each of standard output and error; the rest is counted.
 pub const OUTPUT_LIMIT: usize = 16 * 1024 * 1024;
@@ -80,7 +80,10 @@ impl Guest {
     pub async fn exec(&self, request: ExecRequest) -> Result<ExecOutput, ExecError> {
         let timeout = request.timeout;
         let mut conversation = self.conversation().await.map_err(ExecError::NotBegun)?;
-        conversation.say(Said::Run(Box::new(self.run(request)))).await.map_err(ExecError::Lost)?;
+        let word = Said::Run(Box::new(self.run(request)));
+        // A guest that does not read would be spoken to for ever.
+        let said = tokio::time::timeout(ANSWER_DEADLINE, conversation.say(word)).await;
+        said.unwrap_or_else(|_| Err(DirectError::Broken(io::ErrorKind::TimedOut.into()))).map_err(ExecError::Lost)?;
         let mut running = Running(Some(conversation));
         let mut output = ExecOutput::default();
         let collected = running.collect(&mut output);

@@ -11,6 +11,8 @@ mod exec;
 mod files;
 mod ports;
 mod start;
+#[cfg(test)]
+mod tests;
 mod transport;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@ use std::io;
 
 use model::{NetworkPolicy, SandboxId, Status};
 use tokio::sync::oneshot;
+use vmm::VmmProcess;
 
 use super::parts::Parts;
 use super::record::Record;
@@ -138,6 +139,28 @@ impl Parts {
             other.kill().await;
         }
         self.begin_egress(host, policy).await
+    }
+
+    /// The process of the resolver and proxy, if the policy needs one.
+    pub(super) fn egress_process(&self) -> Option<VmmProcess> {
+        self.egress.as_ref().map(Egress::process)
+    }
+
+    /// Starts the resolver and proxy again that ended by itself. Where that fails it is as if the new one had ended at once.
+    pub(super) async fn renew_egress(&mut self, host: &Host) {
+        let spec = self.record().spec.clone();
+        tracing::warn!(sandbox = %spec.id, "its resolver and proxy ended; another one is started");
+        let renewed = match &self.egress {
+            Some(egress) => egress.end().await.map_err(NetworkError::End),
+            None => Ok(()),
+        };
+        let renewed = match renewed {
+            Ok(()) => self.begin_egress(host, &spec.network).await.map_err(NetworkError::Egress),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = renewed {
+            tracing::error!(sandbox = %spec.id, error = &error as &dyn std::error::Error, "it finds no names for now");
+        }
     }
 
     pub(super) async fn end_egress(&mut self) -> io::Result<()> {

@@ -9,16 +9,15 @@ mod figures;
 mod measure;
 mod promises;
 mod report;
-mod session;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use self::report::Report;
-use self::session::Session;
 use super::output;
 use super::server::ServerArgs;
+use super::session::Session;
 use super::signals::{Ended, Signals};
 
 /// Flags of `bench`.
@@ -68,7 +67,7 @@ pub async fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
     let client = args.server.client()?;
     let mut signals = Signals::listen()?;
     let environment = environment::read(&client.health().await?);
-    let session = Session::new(client, &args.template);
+    let session = Session::new(client, &args.template, "benchmark");
     let measured = tokio::select! {
         rows = measure::everything(&session, args.runs, args.burst) => rows.map(Ended::Done),
         interrupt = signals.next() => Ok(Ended::Interrupted(interrupt)),

@@ -13,7 +13,9 @@ mod exec;
 mod key;
 mod run;
 mod sandbox;
+mod security_test;
 mod server;
+mod session;
 mod snapshot;
 mod template;
 mod temporary;
@@ -69,6 +71,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Measure a server: create to ready, and commands through the API against the same inside the guest
     Bench(bench::BenchArgs),
+    /// Attack a server from inside its sandboxes and look at their jails, and tell which claims of security hold
+    SecurityTest(security_test::SecurityTestArgs),
 }
 
 impl Cli {
@@ -105,6 +109,7 @@ impl Cli {
             Command::Ca(command) => ca::run(command),
             Command::Doctor(args) => doctor::run(&args).await,
             Command::Bench(args) => bench::run(&args).await,
+            Command::SecurityTest(args) => security_test::run(&args).await,
         }
     }
 }

@@ -112,7 +112,7 @@ tell("another port", lambda: socket.create_connection(("203.0.113.2", 8080), 3).
 "#;
 
 /// Runs the test of this name again in a namespace of its own, and is true there.
-fn is_inside(name: &str) -> bool {
+pub(super) fn is_inside(name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         run("ip", &["link", "set", "lo", "up"]);
         return true;
@@ -125,7 +125,7 @@ fn is_inside(name: &str) -> bool {
     false
 }
 
-fn run(program: &str, arguments: &[&str]) {
+pub(super) fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
@@ -315,11 +315,58 @@ async fn a_guest_that_may_reach_names_reaches_exactly_those() {
     assert_eq!(server.inventory().of_kind("monitor"), Vec::<&str>::new());
 }
 
+/// The process that resolves and forwards for a sandbox, as its files name it.
+fn egress_pid(server: &Server, id: &str) -> i64 {
+    let identity = fs::read(server.data_dir().join("sandboxes").join(id).join("egress.json")).unwrap();
+    serde_json::from_slice::<Value>(&identity).unwrap()["pid"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn a_resolver_outlives_its_server_and_is_started_again_where_it_ends() {
+    if !is_inside("fence::a_resolver_outlives_its_server_and_is_started_again_where_it_ends") {
+        return;
+    }
+    let resolv = tempfile::NamedTempFile::new().unwrap();
+    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
+    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let world = World::start().await;
+    let mut server = server(&[]).await;
+    let policy = json!({ "allow_internet_access": false, "allow_out": ["good.test"] });
+    let id = server.create(json!({ "network": policy })).await;
+    // Whoever resolves it is the sandbox's own; that it gets no further is the proxy's doing.
+    let finds = async |server: &Server, name: &str| {
+        server.shell(&id, &format!("timeout 5 getent ahostsv4 {name} > /dev/null")).await.0 == 0
+    };
+    let fetches = async |server: &Server| {
+        let request = "exec 3<>/dev/tcp/good.test/80 && printf 'GET / HTTP/1.1\\r\\nHost: good.test\\r\\n\\r\\n' >&3 && head -1 <&3";
+        server.shell(&id, &format!("timeout 5 bash -c \"{request}\"")).await.1.contains("200 OK")
+    };
+    assert!(finds(&server, "good.test").await && fetches(&server).await && !finds(&server, "other.test").await);
+    let first = egress_pid(&server, &id);
+
+    server.signal("KILL");
+    server.ended().await;
+    server.start_again().await;
+    assert_eq!(egress_pid(&server, &id), first, "the very same process");
+    assert!(finds(&server, "good.test").await && fetches(&server).await && !finds(&server, "other.test").await);
+    // The proxy answers, and goes no further.
+    reaches(&server, &id, "203.0.113.3").await;
+
+    run("kill", &["-KILL", &first.to_string()]);
+    wait_for("another process", async || (egress_pid(&server, &id) != first).then_some(())).await;
+    wait_for("names to be found", async || finds(&server, "good.test").await.then_some(())).await;
+    assert!(fetches(&server).await && !finds(&server, "other.test").await);
+    reaches(&server, &id, "203.0.113.3").await;
+    let hits = world.hits();
+    assert!(!hits.contains("other.test") && !hits.contains("203.0.113.3"), "{hits}");
+    inspect_egress(&server, &id);
+    server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await;
+    assert_eq!(server.inventory().of_kind("monitor"), Vec::<&str>::new());
+}
+
 /// Looks at the resolver and proxy of a sandbox from outside.
 fn inspect_egress(server: &Server, id: &str) {
-    let identity = fs::read(server.data_dir().join("sandboxes").join(id).join("egress.json")).unwrap();
-    let identity: Value = serde_json::from_slice(&identity).unwrap();
-    let proc = PathBuf::from(format!("/proc/{}", identity["pid"]));
+    let proc = PathBuf::from(format!("/proc/{}", egress_pid(server, id)));
     let status = fs::read_to_string(proc.join("status")).unwrap();
     let has = |line: &str| status.lines().any(|found| found == line);
     for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"] {

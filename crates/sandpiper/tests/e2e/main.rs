@@ -30,6 +30,8 @@ mod refusals;
 mod restart;
 mod rpc;
 mod schemathesis;
+mod secrets;
+mod security;
 mod service;
 mod sessions;
 mod site;

@@ -23,8 +23,9 @@ use crate::net::address::{AddressPlan, GUEST_IP, GUEST_MAC, SandboxAddresses, TA
 use crate::net::names::{self, PEER, TAP};
 
 /// What no guest ever reaches: this network and machine, private and shared ranges, link-local addresses with the metadata
-/// services of clouds, benchmark networks, groups of machines, and what is reserved, broadcast among it.
-const FENCED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, \
+/// services of clouds, the one of them whose address looks public (Azure's), benchmark networks, groups of machines, and
+/// what is reserved, broadcast among it.
+const FENCED: &str = "0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 168.63.129.16, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, \
                       192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/4, 240.0.0.0/4";
 
 /// Questions for names.
@@ -332,10 +333,12 @@ mod tests {
 
     #[test]
     fn private_addresses_are_known_and_public_ones_too() {
-        for address in ["10.1.2.3", "169.254.169.254", "192.168.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
+        for address in
+            ["10.1.2.3", "168.63.129.16", "169.254.169.254", "192.168.0.1", "127.0.0.1", "224.0.0.1", "255.255.255.255"]
+        {
             assert!(is_fenced(address.parse().unwrap()), "{address}");
         }
-        for address in ["1.1.1.1", "172.32.0.1", "203.0.113.2", "100.128.0.1"] {
+        for address in ["1.1.1.1", "168.63.129.17", "172.32.0.1", "203.0.113.2", "100.128.0.1"] {
             assert!(!is_fenced(address.parse().unwrap()), "{address}");
         }
     }

@@ -12,8 +12,9 @@ use super::*;
 const WORLD: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
 /// One of each kind of address that no guest may reach.
-const PRIVATE: [Ipv4Addr; 8] = [
+const PRIVATE: [Ipv4Addr; 9] = [
     Ipv4Addr::new(10, 66, 0, 1),
+    Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(100, 64, 0, 9),
     Ipv4Addr::new(169, 254, 169, 254),
     Ipv4Addr::new(172, 16, 9, 9),
@@ -70,7 +71,7 @@ fn no_private_range_is_reached_unless_the_fence_is_taken_away() {
         // The test would see a hole: without the fence, inside and on the host, the same attempts arrive.
         lines("ip", &["netns", "exec", &network.namespace(), "nft", "flush", "set", "ip", "sandbox", "fenced"]);
         lines("nft", &["flush", "set", "ip", &names::table(&server.config.instance), "fenced"]);
-        for address in &PRIVATE[..7] {
+        for address in &PRIVATE[..8] {
             let (connected, _) = tokio::join!(guest.connect(*address, outside.port()), outside.next_peer());
             connected.unwrap_or_else(|error| panic!("{address} without a fence: {error}"));
         }

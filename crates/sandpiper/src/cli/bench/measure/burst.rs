@@ -9,7 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::row;
 use crate::cli::bench::figures::{Figures, Unit};
 use crate::cli::bench::report::{Key, Row};
-use crate::cli::bench::session::Session;
+use crate::cli::session::Session;
 use crate::console::output::note;
 
 /// How many sandboxes a second come to be, by how many are asked for at a time.

@@ -6,7 +6,7 @@ use client::{Sandbox, Start};
 
 use super::row;
 use crate::cli::bench::report::{Key, Row};
-use crate::cli::bench::session::Session;
+use crate::cli::session::Session;
 use crate::console::output::note;
 
 /// Until a pool has had time to fill itself again.

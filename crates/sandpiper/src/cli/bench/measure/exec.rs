@@ -7,7 +7,7 @@ use client::{SandboxId, Start};
 use super::row;
 use crate::cli::bench::figures::Figures;
 use crate::cli::bench::report::{Key, Row};
-use crate::cli::bench::session::Session;
+use crate::cli::session::Session;
 
 /// The smallest program there is: what it costs is the way to it.
 const PROGRAM: &str = "/bin/true";

@@ -6,7 +6,7 @@ use client::{SandboxId, Start};
 
 use super::row;
 use crate::cli::bench::report::{Key, Row};
-use crate::cli::bench::session::Session;
+use crate::cli::session::Session;
 
 /// Captures, each removed again.
 pub async fn snapshots(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>> {

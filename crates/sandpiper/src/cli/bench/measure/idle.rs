@@ -6,7 +6,7 @@ use client::{SandboxId, Start};
 
 use crate::cli::bench::figures::{Figures, Unit};
 use crate::cli::bench::report::{Key, Row};
-use crate::cli::bench::session::Session;
+use crate::cli::session::Session;
 
 /// Until what their start has stirred up is over.
 const SETTLE: Duration = Duration::from_secs(5);

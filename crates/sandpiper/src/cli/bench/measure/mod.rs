@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::figures::Figures;
 use super::report::{Key, Row};
-use super::session::Session;
+use crate::cli::session::Session;
 use crate::console::output::note;
 
 /// Measures everything. `runs` is for what takes milliseconds.

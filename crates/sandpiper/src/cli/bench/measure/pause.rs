@@ -6,7 +6,7 @@ use client::{SandboxId, Start};
 
 use super::row;
 use crate::cli::bench::report::{Key, Row};
-use crate::cli::bench::session::Session;
+use crate::cli::session::Session;
 
 /// Leaves 40 MB in memory that no earlier pause has written.
 const DIRTY: &str = "head -c 40000000 /dev/urandom > /dev/shm/dirty";

@@ -1,4 +1,4 @@
-//! What a benchmark makes on a server, so that all of it is removed on every way out.
+//! What a command makes on a server for itself, so that all of it is removed on every way out.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,18 +9,18 @@ use client::{Client, CreateSandbox, ExecRequest, ListFilter, Sandbox, SandboxId,
 use futures::StreamExt as _;
 use futures::stream;
 
-/// The name under which the benchmark's sandboxes are found again.
-const LABEL: &str = "benchmark";
+/// Longer than any of them is idle: what a killed command leaves goes by itself.
+const TIMEOUT_SEC: u32 = 3600;
 
 /// Removals at once.
 const REMOVALS: usize = 8;
 
-/// One benchmark's sandboxes and snapshots on one server.
+/// One command's sandboxes and snapshots on one server.
 pub struct Session {
     pub client: Client,
     template: String,
-    /// No other benchmark has it.
-    label: String,
+    /// The name in the metadata by which its sandboxes are found again, and a value that no other run has.
+    label: (&'static str, String),
     made: Mutex<Made>,
 }
 
@@ -33,8 +33,8 @@ struct Made {
 
 impl Session {
     /// Nothing is made yet.
-    pub fn new(client: Client, template: &str) -> Self {
-        let label = model::SandboxId::random().to_string();
+    pub fn new(client: Client, template: &str, label: &'static str) -> Self {
+        let label = (label, model::SandboxId::random().to_string());
         Self { client, template: template.to_owned(), label, made: Mutex::default() }
     }
 
@@ -43,8 +43,8 @@ impl Session {
         let wish = CreateSandbox {
             template: self.template.clone(),
             start: Some(start),
-            timeout_sec: Some(0),
-            metadata: BTreeMap::from([(LABEL.to_owned(), self.label.clone())]),
+            timeout_sec: Some(TIMEOUT_SEC),
+            metadata: self.metadata(),
             ..CreateSandbox::default()
         };
         let begun = Instant::now();
@@ -102,12 +102,11 @@ impl Session {
         results.into_iter().collect()
     }
 
-    /// Removes everything that is left: also what was being made when the benchmark ended.
+    /// Removes everything that is left: also what was being made when the command ended.
     pub async fn remove_everything(&self) -> anyhow::Result<()> {
         let forks: Vec<_> = self.made().sandboxes.iter().cloned().collect();
         self.remove(forks).await?;
-        let mine =
-            ListFilter { metadata: BTreeMap::from([(LABEL.to_owned(), self.label.clone())]), ..ListFilter::default() };
+        let mine = ListFilter { metadata: self.metadata(), ..ListFilter::default() };
         loop {
             let left = self.client.list_matching(&mine).await?;
             let live: Vec<_> = left.into_iter().filter(Sandbox::is_live).map(|sandbox| sandbox.id).collect();
@@ -121,6 +120,10 @@ impl Session {
             self.remove_snapshot(&name).await?;
         }
         Ok(())
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(self.label.0.to_owned(), self.label.1.clone())])
     }
 
     fn made(&self) -> MutexGuard<'_, Made> {
