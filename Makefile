@@ -59,9 +59,9 @@ openapi: ## Write openapi/sandpiper.yaml from the handlers
 	$(CARGO_TARGET_DIR)/release/examples/openapi >openapi/sandpiper.yaml.new
 	mv openapi/sandpiper.yaml.new openapi/sandpiper.yaml
 
-compatibility: build ## Write docs/compatibility.md from a run of the published SDKs
+compatibility: build ## Write docs/compatibility.md and compatibility-e2b.md from a run of the published SDKs
 	@SANDPIPER_WRITE_DOCS=1 SANDPIPER_TEST_TEMPLATES=$${SANDPIPER_TEST_TEMPLATES:-/var/cache/sandpiper/templates} \
-		cargo nextest run --release --locked --workspace -E 'binary(e2e) & test(wrenn::)'
+		cargo nextest run --release --locked --workspace -E 'binary(e2e) & (test(wrenn::) | test(e2b::))'
 
 bench: setup build ## Measure this machine: creates, commands, pauses, forks, against its own limits
 	@scripts/bench.sh $(SANDPIPER)

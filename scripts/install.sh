@@ -26,7 +26,7 @@ install_all() {
             "$root/systemd/$unit.service.in" >"${DESTDIR:-}$unitdir/$unit.service"
         chmod 0644 "${DESTDIR:-}$unitdir/$unit.service"
     done
-    install -D -m 0644 -t "${DESTDIR:-}$docdir" "$root"/docs/{api,operate,compatibility}.md "$root/README.md"
+    install -D -m 0644 -t "${DESTDIR:-}$docdir" "$root"/docs/{api,operate,compatibility,compatibility-e2b,e2b}.md "$root/README.md"
     reload
     say "installed; 'systemctl enable --now sandpiper' starts it, 'systemctl restart sandpiper' upgrades one that runs"
 }

@@ -31,7 +31,7 @@ style() {
 }
 
 templates() { "$sandpiper" template build --data-dir "$SANDPIPER_TEST_TEMPLATES" minimal minimal-ubuntu python311 \
-    code-runner-beta; }
+    code-runner-beta base; }
 
 group 'packages' scripts/setup.sh test
 group 'test runner' install_nextest

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{Api, Drain, KnownHosts, service};
 use crate::config::Config;
 use crate::host::{HostAgent, HostError};
-use crate::lifecycle::Lifecycle;
+use crate::lifecycle::{Lifecycle, keep_deadlines};
 use crate::listen;
 use crate::metrics::Metrics;
 use crate::proxy::{Connections, Front, Proxy};
@@ -122,6 +122,7 @@ impl ControlPlane {
     /// the configured time to end.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
         let address = listener.local_addr().map_err(RunError::Address)?;
+        let deadlines = self.lifecycle.clone();
         let drain = Drain { asked: shutdown.clone(), over: CancellationToken::new(), tasks: self.tasks.clone() };
         let api = Api {
             store: self.store.clone(),
@@ -155,6 +156,7 @@ impl ControlPlane {
             tokio::spawn(listen_for_changes(self.host, self.nudge)),
             tokio::spawn(self.metrics.keep_up()),
             tokio::spawn(sample(self.store.clone())),
+            tokio::spawn(keep_deadlines(deadlines)),
         ];
         shutdown.cancelled().await;
         // Refused requests come and go meanwhile, also on new connections.

@@ -29,6 +29,12 @@ pub enum InvalidMetadata {
         max = Metadata::MAX_VALUE
     )]
     Value(String),
+    /// A name or value that is too long or cannot be kept, where both may be any text.
+    #[error(
+        "metadata of {0:?} is not valid: name and value have at most {max} bytes, none of them NUL, the name at least one",
+        max = Metadata::MAX_TEXT
+    )]
+    Text(String),
 }
 
 impl Metadata {
@@ -36,6 +42,25 @@ impl Metadata {
     pub const MAX_PAIRS: usize = 20;
     /// Characters of a value.
     pub const MAX_VALUE: usize = 64;
+    /// Bytes of a name and of a value, where both may be any text.
+    pub const MAX_TEXT: usize = 4096;
+
+    /// Metadata of a client that may choose any text for names and values, within bounds.
+    pub fn of_any_text(pairs: BTreeMap<String, String>) -> Result<Self, InvalidMetadata> {
+        if pairs.len() > Self::MAX_PAIRS {
+            return Err(InvalidMetadata::TooMany(pairs.len()));
+        }
+        let is_text = |text: &str| text.len() <= Self::MAX_TEXT && !text.contains('\0');
+        match pairs.iter().find(|(name, value)| name.is_empty() || !is_text(name) || !is_text(value)) {
+            Some((name, _)) => Err(InvalidMetadata::Text(name.chars().take(80).collect())),
+            None => Ok(Self(pairs)),
+        }
+    }
+
+    /// Metadata that was checked when it was recorded.
+    pub fn recorded(pairs: BTreeMap<String, String>) -> Self {
+        Self(pairs)
+    }
 
     /// The pairs, in the order of their names.
     pub fn pairs(&self) -> &BTreeMap<String, String> {
@@ -100,6 +125,19 @@ mod tests {
         }
         for reserved in Metadata::reserved() {
             assert!(matches!(parse(&[(reserved, "1")]), Err(InvalidMetadata::Reserved(_))));
+        }
+    }
+
+    #[test]
+    fn where_any_text_will_do_only_what_cannot_be_kept_is_refused() {
+        let parse = |name: &str, value: &str| Metadata::of_any_text([(name.to_owned(), value.to_owned())].into());
+        let long = "x".repeat(Metadata::MAX_TEXT);
+        for (name, value) in [("a b", "c/d"), ("ü=&", ""), (&*long, &*long)] {
+            assert!(parse(name, value).is_ok(), "{name}");
+        }
+        let longer = format!("{long}x");
+        for (name, value) in [("", "x"), ("a\0", "x"), ("a", "\0"), (&*longer, ""), ("a", &*longer)] {
+            assert!(matches!(parse(name, value), Err(InvalidMetadata::Text(_))), "{name}");
         }
     }
 

@@ -149,6 +149,11 @@ impl ApiError {
         self.code
     }
 
+    /// What is wrong, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The body that a client sees.
     pub fn body(&self, request_id: &str) -> String {
         let error = ErrorDetail { code: self.code, message: &self.message, timeout: self.timeout };

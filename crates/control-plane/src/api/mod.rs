@@ -8,6 +8,7 @@ mod directory;
 mod disk;
 mod docs;
 mod drain;
+mod e2b;
 mod error;
 mod events;
 mod exec;
@@ -167,6 +168,7 @@ pub fn service(api: Arc<Api>, hosts: KnownHosts, drain: Drain) -> NormalizePath<
     let router = router
         .merge(openapi::routes())
         .merge(docs::routes())
+        .merge(e2b::routes())
         .fallback(nowhere)
         // Each handler has a limit of its own.
         .layer(DefaultBodyLimit::disable())

@@ -20,6 +20,7 @@ use serde_json::{Map, Number, Value};
 use tracing::Instrument;
 
 use super::Api;
+use super::e2b;
 use super::error::{ApiError, TimeLimit};
 use super::surface::Surface;
 use crate::listen::body::{Arriving, StallSign};
@@ -36,9 +37,14 @@ pub async fn identify(request: Request, next: Next) -> Response {
     let id = given.map_or_else(random_id, str::to_owned);
     // Of the severest kind, so that no filter that lets anything through leaves the id out.
     let span = tracing::error_span!("request", request_id = id);
+    let is_e2b = e2b::has(request.uri().path());
     let mut response = log(request, next).instrument(span).await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        *response.body_mut() = Body::from(error.body(&id));
+        let body = if is_e2b { e2b::body(response.status(), &error) } else { error.body(&id) };
+        if is_e2b {
+            e2b::retry(response.headers_mut(), &error);
+        }
+        *response.body_mut() = Body::from(body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     if let Ok(value) = HeaderValue::from_str(&id) {

@@ -313,6 +313,9 @@ pub async fn create(
             .try_into()
             .map_err(|error: model::InvalidMetadata| invalid(&error))?,
         network: request.network.unwrap_or_default().policy()?,
+        guest_access: Default::default(),
+        env: Default::default(),
+        ends_at: None,
     };
     let (owner, id) = (new.owner.clone(), new.id.clone());
     let making = Making { while_building: surface.while_building(), start };

@@ -175,6 +175,7 @@ impl HostAgent {
                 StartMode::Restore => pb::StartMode::START_MODE_RESTORE.into(),
             },
             network: super::network::wire(&sandbox.network).into(),
+            env: sandbox.guest_env().into_iter().collect(),
             ..Default::default()
         };
         let call = |options| self.sandboxes.create_sandbox_with_options(request.clone(), options);

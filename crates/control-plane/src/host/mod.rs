@@ -10,6 +10,7 @@ mod directory;
 mod disk;
 mod error;
 mod files;
+mod guest;
 mod network;
 mod ports;
 mod process;

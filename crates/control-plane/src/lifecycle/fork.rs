@@ -114,6 +114,12 @@ impl Lifecycle {
 
 /// A child is what its parent is, under another id.
 fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
+    let guest_access = parent.guest_access.renewed();
+    // A token that goes with the one for the guest agent is the child's own too.
+    let traffic_token = match (&parent.traffic_token, guest_access.token()) {
+        (Some(_), Some(token)) => Some(token.traffic_token().hash()),
+        (shared, _) => shared.clone(),
+    };
     NewSandbox {
         id,
         owner: parent.owner.clone(),
@@ -124,8 +130,11 @@ fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
         lifetime: parent.lifetime,
         on_expiry: parent.on_expiry,
         auto_resume: parent.auto_resume,
-        traffic_token: parent.traffic_token.clone(),
+        traffic_token,
         metadata: parent.metadata.clone(),
         network: parent.network.clone(),
+        guest_access,
+        env: parent.env.clone(),
+        ends_at: parent.ends_at,
     }
 }

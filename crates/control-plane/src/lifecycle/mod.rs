@@ -5,6 +5,7 @@
 //! What is legal in which state is [`model::transition`]'s to say. Knows nothing of HTTP.
 
 mod create;
+mod deadline;
 mod delete;
 mod error;
 mod fork;
@@ -26,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::store::{Change, Sandbox, Store, StoreError};
 
 pub use create::{Making, WhileBuilding};
+pub use deadline::keep_deadlines;
 pub use error::LifecycleError;
 pub use snapshot::SnapshotError;
 

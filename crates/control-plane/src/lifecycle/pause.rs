@@ -1,8 +1,10 @@
 //! Pausing and resuming: the same steps in opposite directions. A stopped sandbox whose disk was kept is resumed by a start
 //! from that.
 
+use jiff::Timestamp;
 use model::{Event, OwnerId, SandboxId, Status, transition};
 
+use super::deadline::{TIME_OVER, WOKEN};
 use super::{Lifecycle, LifecycleError};
 use crate::store::{Action, Change, EventKind, Sandbox};
 
@@ -41,17 +43,33 @@ impl Lifecycle {
     /// Pauses a running sandbox.
     pub async fn pause(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("pause", async move { this.change(owner, id, Direction::Pause).await }).await
+        self.detached("pause", async move { this.change(owner, id, Direction::Pause, Action::done).await }).await
+    }
+
+    /// Pauses a running sandbox whose time is over.
+    pub(super) async fn pause_overdue(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
+        let this = self.clone();
+        let because = |kind| Action::by_itself(kind, TIME_OVER);
+        self.detached("pause", async move { this.change(owner, id, Direction::Pause, because).await }).await
     }
 
     /// Resumes a paused sandbox, or starts one that its machine's restart has stopped.
     pub async fn resume(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("resume", async move { this.change(owner, id, Direction::Resume).await }).await
+        self.detached("resume", async move { this.change(owner, id, Direction::Resume, Action::done).await }).await
     }
 
-    async fn change(&self, owner: OwnerId, id: SandboxId, direction: Direction) -> Result<Sandbox, LifecycleError> {
-        let settled = self.store.get(&owner, &id).await?.ok_or(LifecycleError::NotFound)?;
+    async fn change(
+        &self,
+        owner: OwnerId,
+        id: SandboxId,
+        direction: Direction,
+        done: fn(EventKind) -> Action,
+    ) -> Result<Sandbox, LifecycleError> {
+        let mut settled = self.store.get(&owner, &id).await?.ok_or(LifecycleError::NotFound)?;
+        if !matches!(direction, Direction::Pause) && settled.is_overdue(Timestamp::now()) {
+            settled = self.give_time(&settled, WOKEN).await?;
+        }
         let direction = match (direction, settled.status) {
             (Direction::Resume, Status::Stopped) if settled.keeps_disk => Direction::Start,
             _ => direction,
@@ -72,7 +90,7 @@ impl Lifecycle {
                     Status::Running => Change::running(),
                     other => Change::to(other),
                 };
-                self.apply(&changing, change.with_action(Action::done(direction.kind()))).await
+                self.apply(&changing, change.with_action(done(direction.kind()))).await
             }
             Err(error) => {
                 self.nudge.notify_one();

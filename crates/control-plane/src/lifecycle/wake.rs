@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use model::{AutoResume, OnExpiry, OwnerId, SandboxId, Status};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::deadline::WOKEN;
 use super::{Lifecycle, LifecycleError};
 use crate::store::{Action, Change, EventKind, Sandbox};
 
@@ -31,7 +32,7 @@ impl Lifecycle {
             let wakes = sandbox.auto_resume == AutoResume::On;
             match sandbox.status {
                 Status::Running if !self.has_been_paused(&sandbox).await? => return Ok(sandbox),
-                Status::Paused if wakes => match self.resume(owner.clone(), id.clone()).await {
+                Status::Paused if wakes => match self.wake(&sandbox).await {
                     // Somebody else resumes it, or ended it.
                     Err(LifecycleError::Race(_) | LifecycleError::Illegal(_)) => continue,
                     resumed => return resumed,
@@ -46,6 +47,13 @@ impl Lifecycle {
             // Neither the end of the time nor that of the sender matters: there is another look.
             let _ = timeout(LOOK_AGAIN, news.changed()).await;
         }
+    }
+
+    async fn wake(&self, sandbox: &Sandbox) -> Result<Sandbox, LifecycleError> {
+        if sandbox.ends_at.is_some() {
+            self.give_time(sandbox, WOKEN).await?;
+        }
+        self.resume(sandbox.owner.clone(), sandbox.id.clone()).await
     }
 
     /// As [`Self::awake`], for traffic: that names a sandbox and no owner, and waits for one that is being made too. Not

@@ -1,15 +1,20 @@
 //! Traffic for ports of guests: requests whose Host or headers name a sandbox and a port go there and nowhere near the
 //! API. Whoever knows a sandbox's id may reach its ports; a private sandbox's callers also need its token.
 //!
+//! One of the ports is the guest agent's own; `guest` says who may call it, and `signature` which addresses of files are
+//! good by themselves.
+//!
 //! `target` says whose a request is, `refusal` how one is turned down, `forward` carries it, `upgrade` what it becomes.
 //! Each request has a connection of its own to the guest, through the host agent: none is ever used for two sandboxes,
 //! or for two states of one.
 
 mod connections;
 mod forward;
+mod guest;
 mod headers;
 mod location;
 mod refusal;
+mod signature;
 mod target;
 mod upgrade;
 
@@ -33,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::store::{Sandbox, Store, TrafficToken};
 pub use connections::Connections;
 use refusal::{Dialect, Refusal};
+use signature::Signed;
 use target::Target;
 
 /// The route by which traffic is counted.
@@ -95,6 +101,13 @@ where
                 let proxy = self.proxy.clone();
                 Box::pin(async move { Ok(proxy.answer(target, request).await) })
             }
+            None if guest::is_signed(request.uri()) => {
+                let proxy = self.proxy.clone();
+                Box::pin(async move {
+                    let target = proxy.signer(&Signed::of(request.method(), request.uri())).await;
+                    Ok(proxy.answer(target, request).await)
+                })
+            }
             None => Box::pin(self.api.clone().oneshot(request)),
         }
     }
@@ -132,6 +145,12 @@ impl Proxy {
         let task = self.drain.tasks.token();
         if self.drain.asked.is_cancelled() {
             return Err(Refusal::Stopping);
+        }
+        if target.port == guest::PORT {
+            return tokio::select! {
+                passed = self.call_guest(target, request, task) => passed,
+                () = self.drain.over.cancelled() => Err(Refusal::Stopping),
+            };
         }
         if target.is_reserved() {
             return Err(Refusal::Reserved);

@@ -1,11 +1,12 @@
 //! How traffic is turned down: in the form and the words that the client knows, since client libraries look at both.
 
 use axum::response::{Html, IntoResponse, Response};
-use http::header::{ACCEPT, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, StatusCode};
 use model::{SandboxId, Status};
 use serde_json::json;
 
+use super::signature::Unsigned;
 use crate::host::HostError;
 use crate::lifecycle::LifecycleError;
 use crate::store::StoreError;
@@ -23,6 +24,14 @@ pub enum Refusal {
     Tunnel,
     /// The port is the guest agent's.
     Reserved,
+    /// The guest agent has no such route for callers.
+    NoRoute(String),
+    /// The guest agent's callers show a token, and none came.
+    NoToken,
+    /// They do, and another one came.
+    WrongToken,
+    /// A file was asked for by an address that allows nothing.
+    Unsigned(Unsigned),
     /// There is no such sandbox.
     NotFound,
     /// It is there and does not run.
@@ -77,7 +86,8 @@ impl Refusal {
         match self {
             Self::InvalidPort | Self::InvalidId | Self::MissingHeader => StatusCode::BAD_REQUEST,
             Self::Tunnel => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Reserved => StatusCode::NOT_FOUND,
+            Self::Reserved | Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::NoToken | Self::WrongToken | Self::Unsigned(_) => StatusCode::UNAUTHORIZED,
             Self::NotFound if dialect == Dialect::Text => StatusCode::NOT_FOUND,
             Self::NotRunning(_) if dialect == Dialect::Text => StatusCode::CONFLICT,
             Self::NotFound | Self::NotRunning(_) | Self::PortClosed | Self::NoAnswer => StatusCode::BAD_GATEWAY,
@@ -97,6 +107,12 @@ impl Refusal {
             Self::MissingHeader => "missing header".to_owned(),
             Self::Tunnel => "CONNECT is not supported".to_owned(),
             Self::Reserved => "This port is reserved for the sandbox's own agent".to_owned(),
+            Self::NoRoute(_) => "This endpoint is reserved for the sandbox's host".to_owned(),
+            Self::NoToken => "missing access token".to_owned(),
+            Self::WrongToken => "invalid access token".to_owned(),
+            Self::Unsigned(Unsigned::Missing) => "missing signature query parameter".to_owned(),
+            Self::Unsigned(Unsigned::Wrong) => "invalid signature".to_owned(),
+            Self::Unsigned(Unsigned::Expired) => "signature is already expired".to_owned(),
             Self::NotRunning(status) if dialect == Dialect::Text => {
                 format!("The sandbox is not running (status: {status})")
             }
@@ -116,10 +132,23 @@ impl Refusal {
         }
     }
 
+    fn is_of_guest(&self) -> bool {
+        matches!(self, Self::NoRoute(_) | Self::NoToken | Self::WrongToken | Self::Unsigned(_))
+    }
+
     /// The answer. What could not even be read as a target is answered with a line, whoever asks.
     pub fn into_response(self, dialect: Dialect, target: Option<&(SandboxId, u16)>) -> Response {
         let (status, message) = (self.status(dialect), self.message(dialect));
         match (dialect, target) {
+            // In the guest agent's own form, which clients compare byte by byte.
+            _ if self.is_of_guest() => {
+                let (message, code) = (json!(message), status.as_u16());
+                let body = match self {
+                    Self::NoRoute(path) => json!({"code": code, "message": message, "path": path}).to_string(),
+                    _ => format!(r#"{{"code":{code},"message":{message}}}"#),
+                };
+                (status, [(CONTENT_TYPE, "application/json")], body).into_response()
+            }
             (Dialect::Text, _) | (_, None) => (status, format!("{message}\n")).into_response(),
             (Dialect::Page, Some((id, port))) => (status, Html(page(status, &message, id, *port))).into_response(),
             (Dialect::Json, Some((id, port))) => {

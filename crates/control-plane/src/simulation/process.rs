@@ -123,6 +123,9 @@ impl SimulatedControlPlane {
             metadata: Default::default(),
             traffic_token: None,
             network: Default::default(),
+            guest_access: Default::default(),
+            env: Default::default(),
+            ends_at: None,
         };
         let making = Making { while_building: WhileBuilding::Refuse, start: StartMode::Auto };
         Ok(self.lifecycle.create(new, making, None).await?.status)

@@ -261,6 +261,22 @@ impl Store {
         .map_err(failed("read the events"))
     }
 
+    /// What happened to one sandbox of an owner, the oldest first, as far as it is kept; the newest of more than `limit`.
+    pub async fn events_of(&self, owner: &OwnerId, id: &SandboxId, limit: u32) -> Result<Vec<Event>, StoreError> {
+        let mut events: Vec<Event> = sqlx::query_as(
+            "select * from events where owner_id = $1 and resource_type = 'sandbox' and resource_id = $2 \
+             order by id desc limit $3",
+        )
+        .bind(owner.as_str())
+        .bind(id.as_str())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(failed("read the sandbox's events"))?;
+        events.reverse();
+        Ok(events)
+    }
+
     /// Who wants to know when there is something new watches this. What other processes record is not in it.
     pub fn news(&self) -> tokio::sync::watch::Receiver<i64> {
         self.news.subscribe()

@@ -4,7 +4,8 @@ use std::fmt;
 use std::fmt::Write;
 use std::str::FromStr;
 
-use model::{OwnerId, SandboxId, Status};
+use jiff::Timestamp;
+use model::{OwnerId, SandboxId, Status, TemplateName};
 use sqlx::AssertSqlSafe;
 
 use super::{Sandbox, Store, StoreError, failed};
@@ -20,6 +21,14 @@ pub struct Filter {
     pub limit: Option<u32>,
     /// Those that come after it.
     pub after: Option<Cursor>,
+    /// The oldest first, instead of the newest.
+    pub oldest_first: bool,
+    /// Made then or later.
+    pub since: Option<Timestamp>,
+    /// Made from this template.
+    pub template: Option<TemplateName>,
+    /// Only those whose guest agent their owner may speak with, as far as they are there.
+    pub only_open: bool,
 }
 
 /// A part of a list, the newest first.
@@ -82,6 +91,12 @@ impl Store {
         for (name, value) in &filter.metadata {
             query = query.bind(name).bind(value);
         }
+        if let Some(since) = filter.since {
+            query = query.bind(since.as_millisecond());
+        }
+        if let Some(template) = &filter.template {
+            query = query.bind(template.as_str());
+        }
         if let Some(after) = &filter.after {
             query = query.bind(after.created_at).bind(after.created_at).bind(after.id.as_str());
         }
@@ -117,11 +132,21 @@ fn text(filter: &Filter) -> String {
              and value = {value})"
         );
     }
-    if filter.after.is_some() {
-        let (before, same, id) = (parameter(), parameter(), parameter());
-        let _ = write!(text, " and (created_at < {before} or (created_at = {same} and id > {id}))");
+    if filter.since.is_some() {
+        let _ = write!(text, " and created_at >= {}", parameter());
     }
-    text.push_str(" order by created_at desc, id");
+    if filter.template.is_some() {
+        let _ = write!(text, " and template = {}", parameter());
+    }
+    if filter.only_open {
+        text.push_str(" and guest_access is not null and (status <> 'stopped' or keeps_disk = 1)");
+    }
+    let (beyond, next, order) = if filter.oldest_first { (">", "<", "asc, id desc") } else { ("<", ">", "desc, id") };
+    if filter.after.is_some() {
+        let (time, same, id) = (parameter(), parameter(), parameter());
+        let _ = write!(text, " and (created_at {beyond} {time} or (created_at = {same} and id {next} {id}))");
+    }
+    let _ = write!(text, " order by created_at {order}");
     if filter.limit.is_some() {
         let _ = write!(text, " limit {}", parameter());
     }

@@ -141,6 +141,9 @@ mod tests {
             snapshot: None,
             metadata: Default::default(),
             network: Default::default(),
+            guest_access: Default::default(),
+            env: Default::default(),
+            ends_at: None,
         };
         let pending = store.insert(&new).await.unwrap();
         store.update(&pending, Change::running()).await.unwrap().unwrap()

@@ -6,7 +6,9 @@
 
 mod connections;
 mod counts;
+mod deadlines;
 mod events;
+mod guest_access;
 mod hosts;
 mod idempotency;
 mod in_memory;
@@ -35,7 +37,9 @@ use tokio::sync::watch;
 
 use connections::Connections;
 
+pub use deadlines::Shift;
 pub use events::{Action, Actor, Event, EventKind, Outcome, sandbox_of};
+pub use guest_access::{AccessToken, GuestAccess};
 pub use hosts::HostFacts;
 pub use idempotency::{Claim, Inserted, Once};
 pub use in_memory::{Memory, Passage, Way};

@@ -13,7 +13,7 @@ use model::{
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::{TrafficTokenHash, Worker};
+use super::{GuestAccess, TrafficTokenHash, Worker};
 
 /// A sandbox that is about to be made.
 #[derive(Debug, Clone)]
@@ -42,6 +42,12 @@ pub struct NewSandbox {
     pub metadata: Metadata,
     /// What it may reach.
     pub network: NetworkPolicy,
+    /// Who may speak with its guest agent directly.
+    pub guest_access: GuestAccess,
+    /// Environment of every process in it.
+    pub env: BTreeMap<String, String>,
+    /// When its time is over, used or not.
+    pub ends_at: Option<Timestamp>,
 }
 
 /// A sandbox as it is recorded.
@@ -79,6 +85,12 @@ pub struct Sandbox {
     pub metadata: Metadata,
     /// What it may reach.
     pub network: NetworkPolicy,
+    /// Who may speak with its guest agent directly.
+    pub guest_access: GuestAccess,
+    /// Environment of every process in it.
+    pub env: BTreeMap<String, String>,
+    /// When its time is over, used or not.
+    pub ends_at: Option<Timestamp>,
     /// Its own address; empty while unknown.
     pub guest_ip: String,
     /// How its host reaches it; empty while unknown.
@@ -125,6 +137,9 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             traffic_token: row.try_get::<Option<String>, _>("traffic_token_hash")?.map(TrafficTokenHash::recorded),
             metadata: metadata(row)?,
             network: network(row)?,
+            guest_access: GuestAccess::recorded(row.try_get("guest_access")?),
+            env: env(row)?,
+            ends_at: time(row, "ends_at")?,
             guest_ip: row.try_get("guest_ip")?,
             host_ip: row.try_get("host_ip")?,
             created_at: time(row, "created_at")?.unwrap_or_default(),
@@ -183,9 +198,12 @@ fn auto_resume(row: &AnyRow) -> Result<AutoResume, sqlx::Error> {
 
 fn metadata(row: &AnyRow) -> Result<Metadata, sqlx::Error> {
     let text: String = row.try_get("metadata")?;
-    let pairs: BTreeMap<String, String> =
-        serde_json::from_str(&text).map_err(|error| undecodable("metadata", error))?;
-    pairs.try_into().map_err(|error: model::InvalidMetadata| undecodable("metadata", error))
+    serde_json::from_str(&text).map(Metadata::recorded).map_err(|error| undecodable("metadata", error))
+}
+
+fn env(row: &AnyRow) -> Result<BTreeMap<String, String>, sqlx::Error> {
+    let text: String = row.try_get("env")?;
+    serde_json::from_str(&text).map_err(|error| undecodable("env", error))
 }
 
 fn network(row: &AnyRow) -> Result<NetworkPolicy, sqlx::Error> {

@@ -20,6 +20,9 @@ pub fn sandbox(owner: &str) -> NewSandbox {
         traffic_token: None,
         metadata: Default::default(),
         network: Default::default(),
+        guest_access: Default::default(),
+        env: Default::default(),
+        ends_at: None,
     }
 }
 

@@ -10,6 +10,7 @@ mod capsules;
 mod database;
 mod disk;
 mod drain;
+mod e2b;
 mod events;
 mod exec;
 mod exec_stream;

@@ -155,7 +155,6 @@ async fn what_cannot_be_reached_is_answered_in_the_words_that_each_client_knows(
         (PORT, &*gone, 409, 502, "The sandbox was not found"),
         (PORT, &*paused, 409, 502, "The sandbox was not found"),
         (9, &*id, 502, 502, "The sandbox is running but port is not open"),
-        (49983, &*id, 404, 404, "This port is reserved for the sandbox's own agent"),
         (49981, &*id, 404, 404, "This port is reserved for the sandbox's own agent"),
     ] {
         let host = name(port, id);

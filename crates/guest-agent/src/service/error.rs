@@ -65,6 +65,8 @@ impl From<FileError> for HttpError {
             | FileError::NotADirectory(_)
             | FileError::IsADirectory(_)
             | FileError::NotRegular(_)
+            | FileError::NetworkMount(_)
+            | FileError::Packed(_)
             | FileError::CyclicLink(_)
             | FileError::Metadata(_) => StatusCode::BAD_REQUEST,
             FileError::NotFound(_) => StatusCode::NOT_FOUND,
@@ -85,6 +87,8 @@ pub fn file_error(error: FileError) -> ConnectError {
         | FileError::NotADirectory(_)
         | FileError::IsADirectory(_)
         | FileError::NotRegular(_)
+        | FileError::NetworkMount(_)
+        | FileError::Packed(_)
         | FileError::Metadata(_) => ConnectError::invalid_argument(text),
         FileError::NotFound(_) => ConnectError::not_found(text),
         FileError::AlreadyExists(_) => ConnectError::already_exists(text),

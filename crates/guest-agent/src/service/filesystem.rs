@@ -7,10 +7,11 @@ use buffa_types::google::protobuf::Timestamp;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use proto::filesystem as wire;
 
-use super::Agent;
 use super::error::{file_error, lookup_error};
+use super::process::keepalive;
+use super::{Agent, watch};
 use crate::auth::basic_user;
-use crate::files::{self, Entry, FileError, Kind, path};
+use crate::files::{self, Depth, Entries, Entry, FileError, Kind, Network, Watch, Wish, path};
 use crate::settings::Settings;
 use crate::users::{self, User};
 
@@ -110,42 +111,67 @@ impl wire::Filesystem for Service {
 
     async fn watch_dir(
         &self,
-        _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::WatchDirRequest>,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::WatchDirRequest>,
     ) -> ServiceResult<ServiceStream<wire::WatchDirResponse>> {
-        Err(no_watching())
+        let request = request.to_owned_message();
+        let (recursive, entries, network) = (request.recursive, request.include_entry, request.allow_network_mounts);
+        let watch = self.watch(&ctx, request.path, (recursive, entries, network)).await?;
+        Ok(Response::new(watch::follow(watch, keepalive(&ctx), ctx.deadline())?))
     }
 
     async fn create_watcher(
         &self,
-        _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::CreateWatcherRequest>,
+        ctx: RequestContext,
+        request: ServiceRequest<'_, wire::CreateWatcherRequest>,
     ) -> ServiceResult<wire::CreateWatcherResponse> {
-        Err(no_watching())
+        let request = request.to_owned_message();
+        let (recursive, entries, network) = (request.recursive, request.include_entry, request.allow_network_mounts);
+        let watch = self.watch(&ctx, request.path, (recursive, entries, network)).await?;
+        let watcher_id = self.0.watchers.add(watch)?;
+        Response::ok(wire::CreateWatcherResponse { watcher_id, ..Default::default() })
     }
 
     async fn get_watcher_events(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
+        request: ServiceRequest<'_, wire::GetWatcherEventsRequest>,
     ) -> ServiceResult<wire::GetWatcherEventsResponse> {
-        Err(no_watching())
+        let events = self.0.watchers.take(&request.to_owned_message().watcher_id).await?;
+        Response::ok(wire::GetWatcherEventsResponse { events, ..Default::default() })
     }
 
     async fn remove_watcher(
         &self,
         _ctx: RequestContext,
-        _request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
+        request: ServiceRequest<'_, wire::RemoveWatcherRequest>,
     ) -> ServiceResult<wire::RemoveWatcherResponse> {
-        Err(no_watching())
+        self.0.watchers.remove(&request.to_owned_message().watcher_id)?;
+        Response::ok(wire::RemoveWatcherResponse::default())
     }
 }
 
-fn no_watching() -> ConnectError {
-    ConnectError::unimplemented("watching is not supported yet")
+impl Service {
+    /// A watch that tells from now on what happens at `path`.
+    async fn watch(
+        &self,
+        ctx: &RequestContext,
+        path: String,
+        (recursive, entries, network): (bool, bool, bool),
+    ) -> Result<Watch, ConnectError> {
+        let work = move |user: &User, paths: &Resolver<'_>| {
+            let path = paths.resolve(&path)?;
+            let depth = if recursive { Depth::Tree } else { Depth::Directory };
+            let entries = if entries { Entries::Describe } else { Entries::Leave };
+            let network = if network { Network::Allow } else { Network::Refuse };
+            Watch::new(user.clone(), Wish { path, depth, entries, network })
+        };
+        self.run(ctx, work).await
+    }
 }
 
-fn convert(entry: Entry) -> wire::EntryInfo {
+/// An entry in the words of the contract.
+pub fn convert(entry: Entry) -> wire::EntryInfo {
     let kind = match entry.kind {
         Kind::File => wire::FileType::FILE_TYPE_FILE,
         Kind::Directory => wire::FileType::FILE_TYPE_DIRECTORY,

@@ -18,6 +18,7 @@ mod restore;
 mod run;
 mod session;
 mod upload;
+mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -56,13 +57,15 @@ pub struct Agent {
     pub shutdown: Notify,
     /// Remembers the processors' times between two looks.
     pub cpu: metrics::Cpu,
+    /// What clients watch and will ask about.
+    pub watchers: watch::Watchers,
 }
 
 impl Agent {
     /// An agent that has been told nothing yet.
     pub fn new(processes: Processes, control_peer: IpAddr, role: Role) -> Self {
-        let (settings, shutdown, cpu) = Default::default();
-        Self { settings, processes, control_peer, role, shutdown, cpu }
+        let (settings, shutdown, cpu, watchers) = Default::default();
+        Self { settings, processes, control_peer, role, shutdown, cpu, watchers }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `POST /files`: content of one or more files, written while it arrives.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request, State};
 use bytes::Bytes;
+use flate2::write::MultiGzDecoder;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, header};
 use serde::Serialize;
@@ -45,17 +46,33 @@ struct Target {
     settings: Arc<Settings>,
     user: User,
     metadata: Metadata,
+    encoding: Encoding,
+}
+
+/// How the body of a request is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Identity,
+    Gzip,
+}
+
+impl Encoding {
+    fn of(headers: &HeaderMap) -> Result<Self, HttpError> {
+        match text(headers, header::CONTENT_ENCODING).to_ascii_lowercase().as_str() {
+            "" | "identity" => Ok(Self::Identity),
+            "gzip" => Ok(Self::Gzip),
+            _ => Err(HttpError::bad_request("unsupported content encoding: identity and gzip are accepted")),
+        }
+    }
 }
 
 /// Writes the files of a request.
 pub async fn upload(State(agent): State<Arc<Agent>>, request: Request) -> Result<Json<Vec<Written>>, HttpError> {
     let (query, settings) = FileQuery::authorise(&agent, request.uri(), request.headers(), Operation::Write)?;
     let metadata = attached(request.headers())?;
-    let lookup = move || query.user(&settings).map(|user| Target { user, query, settings, metadata });
+    let encoding = Encoding::of(request.headers())?;
+    let lookup = move || query.user(&settings).map(|user| Target { user, query, settings, metadata, encoding });
     let target = tokio::task::spawn_blocking(lookup).await.map_err(|error| HttpError::internal(&error))??;
-    if !matches!(text(request.headers(), header::CONTENT_ENCODING).as_str(), "" | "identity") {
-        return Err(HttpError::bad_request("unsupported content encoding: only identity is accepted"));
-    }
     let kind = text(request.headers(), header::CONTENT_TYPE);
     match kind.split(';').next().unwrap_or_default().trim() {
         "multipart/form-data" => Ok(Json(target.write_parts(request).await?)),
@@ -69,7 +86,7 @@ pub async fn upload(State(agent): State<Arc<Agent>>, request: Request) -> Result
 impl Target {
     async fn write_body(&self, body: Body) -> Result<Written, HttpError> {
         let path = self.query.path.as_deref().ok_or_else(|| HttpError::bad_request("path is required"))?;
-        let mut file = self.create(self.resolve(path)?);
+        let mut file = self.create(self.resolve(path)?, self.encoding);
         let mut pieces = body.into_data_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| HttpError::bad_request(format!("upload broke off: {error}")))?;
@@ -84,6 +101,9 @@ impl Target {
     }
 
     async fn write_parts(&self, request: Request) -> Result<Vec<Written>, HttpError> {
+        if self.encoding != Encoding::Identity {
+            return Err(HttpError::bad_request("unsupported content encoding: a form is not packed"));
+        }
         let parts = Multipart::from_request(request, &()).await;
         let mut parts = parts.map_err(|error| HttpError::bad_request(error.body_text()))?;
         let (mut paths, mut written) = (BTreeSet::new(), Vec::new());
@@ -112,7 +132,7 @@ impl Target {
     }
 
     async fn write_part(&self, mut part: Field<'_>, path: String) -> Result<Written, HttpError> {
-        let mut file = self.create(path);
+        let mut file = self.create(path, Encoding::Identity);
         while let Some(piece) = part.chunk().await.map_err(broken)? {
             if !file.write(piece).await {
                 break;
@@ -127,7 +147,7 @@ impl Target {
     }
 
     /// A file whose content is written by a thread that may block.
-    fn create(&self, path: String) -> Sink {
+    fn create(&self, path: String, encoding: Encoding) -> Sink {
         let (pieces, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
         let (user, metadata) = (self.user.clone(), self.metadata.clone());
         let written = Written {
@@ -138,13 +158,24 @@ impl Target {
         };
         let task = tokio::task::spawn_blocking(move || {
             let mut file = files::create(&user, &path, &metadata)?;
-            while let Some(piece) = receiver.blocking_recv() {
-                file.write_all(&piece).map_err(FileError::on("write", &path))?;
+            match encoding {
+                Encoding::Identity => write_all(&mut receiver, &mut file).map_err(FileError::on("write", &path)),
+                Encoding::Gzip => {
+                    let mut unpacked = MultiGzDecoder::new(&mut file);
+                    let written = write_all(&mut receiver, &mut unpacked).and_then(|()| unpacked.try_finish());
+                    written.map_err(FileError::unpacking(&path))
+                }
             }
-            Ok(())
         });
         Sink { pieces, task, written }
     }
+}
+
+fn write_all(pieces: &mut mpsc::Receiver<Bytes>, to: &mut impl Write) -> io::Result<()> {
+    while let Some(piece) = pieces.blocking_recv() {
+        to.write_all(&piece)?;
+    }
+    Ok(())
 }
 
 /// A file that is being written.

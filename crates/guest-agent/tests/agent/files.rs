@@ -1,8 +1,11 @@
 //! Content of files over plain HTTP.
 
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures::StreamExt;
 use reqwest::multipart::{Form, Part};
 
@@ -104,7 +107,7 @@ async fn bad_uploads_have_reasons() {
     let plain = agent.http.post(agent.url(&at("f"))).header("content-type", "text/plain").body("x");
     assert_eq!(plain.send().await.unwrap().status(), 400);
     let packed = agent.http.post(agent.url(&at("f"))).header("content-type", "application/octet-stream");
-    assert_eq!(packed.header("content-encoding", "gzip").body("x").send().await.unwrap().status(), 400);
+    assert_eq!(packed.header("content-encoding", "br").body("x").send().await.unwrap().status(), 400);
     assert!(!directory.path().join("f").exists());
 }
 
@@ -213,4 +216,24 @@ async fn metadata_is_attached_and_replaced() {
     let (_, entry) = agent.call("/filesystem.Filesystem/Stat", "root", body).await;
     assert_eq!(entry["entry"]["metadata"], serde_json::json!({"kind": "draft"}), "{entry}");
     assert_eq!(put("x-metadata-big", &"v".repeat(4095)).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_packed_upload_is_unpacked_and_a_damaged_one_is_the_clients_mistake() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = directory.path().join("f");
+    let content = pattern(1 << 20);
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(&content).unwrap();
+    let packed = packed.finish().unwrap();
+    let send = async |body: Vec<u8>| {
+        let request = agent.http.post(agent.url(&query(&file, "root"))).header("content-encoding", "gzip");
+        let answer = request.header("content-type", "application/octet-stream").body(body).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!(send(packed.clone()).await, 200);
+    assert!(std::fs::read(&file).unwrap() == content);
+    assert_eq!(send(packed[..packed.len() / 2].to_vec()).await, 400);
+    assert_eq!(send(b"not packed".to_vec()).await, 400);
 }

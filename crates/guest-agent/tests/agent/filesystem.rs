@@ -3,7 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use connectrpc::ErrorCode;
-use proto::filesystem::{FileType, ListDirRequest, StatRequest, WatchDirRequest};
+use proto::filesystem::watch_dir_response::Event;
+use proto::filesystem::{EventType, FileType, ListDirRequest, StatRequest, WatchDirRequest};
 use serde_json::{Value, json};
 
 use crate::harness::{Agent, open_directory};
@@ -137,10 +138,44 @@ async fn the_generated_client_is_understood() {
     let request = StatRequest { path: "/etc".into(), ..Default::default() };
     let entry = client.stat(request).await.unwrap().into_owned().entry;
     assert_eq!((entry.name.as_str(), entry.r#type.as_known()), ("etc", Some(FileType::FILE_TYPE_DIRECTORY)));
-    let mut watch = client.watch_dir(WatchDirRequest::default()).await;
-    let error = match &mut watch {
+}
+
+#[tokio::test]
+async fn what_happens_in_a_directory_is_streamed_from_a_first_message_on() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let path = directory.path().to_str().unwrap().to_owned();
+    let request = WatchDirRequest { path, recursive: true, include_entry: true, ..Default::default() };
+    let mut stream = agent.files().watch_dir(request).await.unwrap();
+    let first = stream.message().await.unwrap().unwrap().to_owned_message();
+    assert!(matches!(first.event, Some(Event::Start(_))), "{first:?}");
+    std::fs::create_dir(directory.path().join("d")).unwrap();
+    let told = stream.message().await.unwrap().unwrap().to_owned_message();
+    let Some(Event::Filesystem(event)) = told.event else { panic!("{told:?}") };
+    assert_eq!((event.name.as_str(), event.r#type.as_known()), ("d", Some(EventType::EVENT_TYPE_CREATE)));
+    assert_eq!(event.entry.r#type.as_known(), Some(FileType::FILE_TYPE_DIRECTORY));
+    let missing = WatchDirRequest { path: "/no/such".into(), ..Default::default() };
+    let error = match agent.files().watch_dir(missing).await {
         Err(error) => error.code,
-        Ok(stream) => stream.message().await.unwrap_err().code,
+        Ok(mut stream) => stream.message().await.unwrap_err().code,
     };
-    assert_eq!(error, ErrorCode::Unimplemented);
+    assert_eq!(error, ErrorCode::NotFound);
+}
+
+#[tokio::test]
+async fn a_watcher_tells_once_what_happened_until_it_is_removed() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let (_, made) = call(&agent, "CreateWatcher", json!({"path": directory.path()})).await;
+    let watcher = json!({"watcherId": made["watcherId"]});
+    std::fs::write(directory.path().join("f"), "").unwrap();
+    let events = call(&agent, "GetWatcherEvents", watcher.clone()).await;
+    assert_eq!(events, (200, json!({"events": [{"name": "f", "type": "EVENT_TYPE_CREATE"}]})));
+    assert_eq!(call(&agent, "GetWatcherEvents", watcher.clone()).await, (200, json!({})));
+    assert_eq!(call(&agent, "RemoveWatcher", watcher.clone()).await, (200, json!({})));
+    for method in ["GetWatcherEvents", "RemoveWatcher"] {
+        assert_eq!(code(&call(&agent, method, watcher.clone()).await), (404, "not_found"));
+    }
+    let file = json!({"path": directory.path().join("f")});
+    assert_eq!(code(&call(&agent, "CreateWatcher", file).await), (400, "invalid_argument"));
 }

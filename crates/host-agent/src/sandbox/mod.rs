@@ -26,7 +26,7 @@ mod restore;
 mod start;
 mod sweep;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -85,6 +85,9 @@ pub struct SandboxSpec {
     /// What it may reach.
     #[serde(default)]
     pub network: NetworkPolicy,
+    /// Environment of every process in it, above that of its template.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
 }
 
 /// What the end of the host agent does to a sandbox that runs. A paused one stays on disk.

@@ -571,6 +571,7 @@ mod tests {
             snapshot: None,
             start: Default::default(),
             network: Default::default(),
+            env: Default::default(),
         };
         let (handle, owner) = new(host(data_dir).await, spec);
         owner.view.send_modify(|view| view.status = Status::Running);

@@ -519,7 +519,7 @@ pub(super) fn identity(spec: &SandboxSpec, template: &Template) -> Identity {
         sandbox_id: spec.id.to_string(),
         template_id: spec.template.to_string(),
         hostname: spec.id.to_string(),
-        env_vars: template.manifest.defaults.env.clone(),
+        env_vars: template.manifest.defaults.env.iter().chain(&spec.env).map(|(k, v)| (k.clone(), v.clone())).collect(),
         default_user: template.manifest.defaults.user.clone(),
         default_workdir: Some(template.manifest.defaults.workdir.clone()).filter(|workdir| !workdir.is_empty()),
         // Whoever answers on the host, the guest always asks its side of the tap.

@@ -182,6 +182,7 @@ pub(super) mod tests {
             snapshot: Some("sn1".parse().unwrap()),
             start: model::StartMode::Auto,
             network: serde_json::from_str(r#"{"allow_internet_access":false}"#).unwrap(),
+            env: [("A".to_owned(), "b".to_owned())].into(),
         };
         let layers = vec![Layer { name: "layer0.qcow2".to_owned(), digest: Digest::of(b"x") }];
         Record { layers, ..Record::new(spec, SystemTime::now(), "0123456789abcdef".parse().unwrap()) }

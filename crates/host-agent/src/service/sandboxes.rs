@@ -1,5 +1,6 @@
 //! The seed's service: its eight RPCs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -96,7 +97,18 @@ fn spec_of(
     }
     let lifetime = Lifetime::from_idle_seconds(seconds);
     let network = policy_of(request.network.into_option().unwrap_or_default())?;
-    Ok(SandboxSpec { id, template, shape, lifetime, on_expiry, owner, snapshot, start, network })
+    let env = env_of(request.env)?;
+    Ok(SandboxSpec { id, template, shape, lifetime, on_expiry, owner, snapshot, start, network, env })
+}
+
+/// What a process can have in its environment.
+fn env_of(wire: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, ConnectError> {
+    let env: BTreeMap<_, _> = wire.into_iter().collect();
+    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+    match env.iter().find(|(name, value)| !is_name(name) || value.contains('\0')) {
+        Some((name, _)) => Err(ConnectError::invalid_argument(format!("env {name:?} is not valid"))),
+        None => Ok(env),
+    }
 }
 
 /// What is asked to be reached.
@@ -395,6 +407,10 @@ mod tests {
         check(CreateSandboxRequest { timeout_sec: -5, ..Default::default() }, "timeout_sec");
         check(CreateSandboxRequest { template: "../x".into(), ..Default::default() }, "template name");
         check(CreateSandboxRequest { sandbox_id: "a/b".into(), ..Default::default() }, "sandbox id");
+        for (name, value) in [("", "x"), ("A=B", "x"), ("A", "\0")] {
+            let env = [(name.to_owned(), value.to_owned())].into_iter().collect();
+            check(CreateSandboxRequest { env, ..Default::default() }, "env");
+        }
     }
 
     #[test]

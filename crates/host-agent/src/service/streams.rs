@@ -4,15 +4,19 @@
 //! Only routes that are meant for callers pass. The guest agent's control routes (`/init` and the like) are the host
 //! agent's own; a path that merely looks like an allowed one after decoding is not one.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use bytes::Bytes;
 use connectrpc::ConnectError;
 use http::{HeaderMap, HeaderName, Uri, Version, header};
+use http_body::{Frame, SizeHint};
 
 use super::drain::Holding;
 use super::error::IntoConnect;
@@ -44,11 +48,48 @@ async fn forward(
     parts.uri = target;
     parts.version = Version::HTTP_11;
     remove_hop_by_hop(&mut parts.headers);
-    let answer = using.guest.forward(Request::from_parts(parts, body)).await;
+    let answer = tokio::select! {
+        answer = using.guest.forward(Request::from_parts(parts, body)) => answer,
+        // A guest that is gone says nothing any more.
+        () = using.presence.clone().ended() => {
+            return Err(Refusal(ConnectError::failed_precondition("the sandbox does not run any more")));
+        }
+    };
     let mut answer = answer.map_err(|error| Refusal(error.into_connect()))?;
     remove_hop_by_hop(answer.headers_mut());
-    // As long as it is being sent the sandbox is in use.
+    // As long as it is being sent the sandbox is in use; whoever reads it hears at once when the sandbox ends.
+    let answer = answer.map(|body| Body::new(Ending { body, ended: Box::pin(using.presence.ended()) }));
     Ok(answer.map(|body| Body::new(Holding::new(body, using.busy))))
+}
+
+/// An answer of a guest, which breaks off when its sandbox does not run any more.
+struct Ending {
+    body: Body,
+    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl http_body::Body for Ending {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        ready!(self.ended.as_mut().poll(context));
+        Poll::Ready(Some(Err(axum::Error::new("the sandbox has ended"))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The guest agent's path and query, if callers may ask for it. Compared as sent, so that nothing hides in an encoding.
@@ -79,7 +120,21 @@ impl IntoResponse for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_breaks_off_when_its_sandbox_ends() {
+        let (end, ended) = oneshot::channel::<()>();
+        let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let ending = Ending { body, ended: Box::pin(async move { drop(ended.await) }) };
+        let reading = tokio::spawn(axum::body::to_bytes(Body::new(ending), 10));
+        tokio::task::yield_now().await;
+        assert!(!reading.is_finished());
+        end.send(()).unwrap();
+        assert!(reading.await.unwrap().is_err());
+    }
 
     #[test]
     fn only_routes_for_callers_pass() {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::error::{FileError, RecipeError};
 
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 5] = [
+    ("base", include_str!("../../../../templates/base.toml")),
     ("code-runner-beta", include_str!("../../../../templates/code-runner-beta.toml")),
     ("minimal", include_str!("../../../../templates/minimal.toml")),
     ("minimal-ubuntu", include_str!("../../../../templates/minimal-ubuntu.toml")),
@@ -288,6 +289,7 @@ mod tests {
                 assert!(recipe.packages.iter().any(|has| has == package), "{template} lacks {package}");
             }
             let (user, workdir) = match template {
+                "base" => ("user", "/home/user"),
                 "minimal-ubuntu" | "code-runner-beta" => ("wrenn-user", "/home/wrenn-user"),
                 _ => ("root", "/root"),
             };
@@ -306,7 +308,10 @@ mod tests {
     #[test]
     fn an_unknown_template_is_told_which_are_known() {
         let error = Recipe::load(&name("nope"), Path::new("/nonexistent")).unwrap_err().to_string();
-        assert_eq!(error, "template nope is unknown; known are code-runner-beta, minimal, minimal-ubuntu, python311");
+        assert_eq!(
+            error,
+            "template nope is unknown; known are base, code-runner-beta, minimal, minimal-ubuntu, python311"
+        );
     }
 
     #[test]
@@ -318,7 +323,14 @@ mod tests {
         }
         assert_eq!(
             known(directory.path()).unwrap(),
-            [name("code-runner-beta"), name("mine"), name("minimal"), name("minimal-ubuntu"), name("python311")]
+            [
+                name("base"),
+                name("code-runner-beta"),
+                name("mine"),
+                name("minimal"),
+                name("minimal-ubuntu"),
+                name("python311")
+            ]
         );
         assert_eq!(Recipe::load(&name("minimal"), directory.path()).unwrap().description, "mine");
     }

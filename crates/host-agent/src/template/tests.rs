@@ -89,6 +89,7 @@ fn a_list_has_what_can_be_built_and_what_was() {
     assert_eq!(
         shown,
         [
+            ("base", false),
             ("code-runner-beta", false),
             ("minimal", false),
             ("minimal-ubuntu", false),

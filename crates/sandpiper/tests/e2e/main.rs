@@ -14,6 +14,7 @@ mod command_line;
 mod database;
 mod disk;
 mod docs_page;
+mod e2b;
 mod exec;
 mod fence;
 mod forks;

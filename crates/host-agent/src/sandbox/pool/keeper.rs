@@ -137,6 +137,7 @@ async fn make(host: &Arc<Host>, wish: &Wish, stop: &CancellationToken) -> Result
         snapshot: None,
         start: StartMode::Restore,
         network: NetworkPolicy::default(),
+        env: Default::default(),
     };
     let mut member = Parts { share: Some(host.ledger.set_aside(&wish.shape)?), ..Parts::default() };
     match member.restore_for_pool(host, &spec, &template, &wish.key, stop).await {

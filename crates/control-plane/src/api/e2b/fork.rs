@@ -1,0 +1,62 @@
+//! Copies of a running sandbox that go on from where it is.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use model::{SandboxId, Status};
+use serde::Deserialize;
+use serde_json::json as value;
+
+use super::super::Api;
+use super::super::error::ApiError;
+use super::super::request::{Caller, json};
+use super::error::told;
+use super::sandboxes::{Named, find, optional_body};
+use super::time::positive;
+use super::view::SandboxView;
+use crate::store::Shift;
+
+/// Copies of one fork.
+const MOST: usize = 100;
+const TIMEOUT: i64 = 15;
+
+#[derive(Deserialize)]
+struct ForkRequest {
+    timeout: Option<i64>,
+    count: Option<usize>,
+}
+
+pub async fn fork(
+    State(api): State<Arc<Api>>,
+    Caller(owner): Caller,
+    Named(id): Named,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let request: ForkRequest = optional_body(&api, body).await?;
+    let time = positive(request.timeout.unwrap_or(TIMEOUT))?;
+    let count = request.count.unwrap_or(1);
+    if !(1..=MOST).contains(&count) {
+        return Err(ApiError::invalid_request(format!("count must be between 1 and {MOST}")));
+    }
+    if matches!(find(&api, &owner, &id).await?.status, Status::Paused | Status::Pausing | Status::Stopped) {
+        let message = format!("Sandbox '{id}' is paused and cannot be forked; resume it first");
+        return Err(ApiError::conflict(message));
+    }
+    let children = (0..count).map(|_| SandboxId::random()).collect();
+    let children = api.lifecycle.fork(owner.clone(), id.clone(), children).await.map_err(|error| told(&id, error))?;
+    let mut forked = Vec::with_capacity(count);
+    for child in children {
+        let child = api.lifecycle.set_time(&owner, &child.id, time, Shift::Any).await;
+        forked.push(match child {
+            Ok(child) => value!({"sandbox": SandboxView::from(&child)}),
+            Err(error) => {
+                let error = told(&id, error);
+                value!({"error": {"code": error.status().as_u16(), "message": error.into_message()}})
+            }
+        });
+    }
+    Ok(json(StatusCode::CREATED, &forked))
+}

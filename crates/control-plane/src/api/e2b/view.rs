@@ -1,0 +1,154 @@
+//! Sandboxes as clients of E2B see them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use model::{AutoResume, InternetAccess, NetworkPolicy, OnExpiry, Status};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::CONTRACT;
+use crate::store::Sandbox;
+
+/// Deprecated in the contract, and still asked for.
+const CLIENT: &str = "sandpiper";
+
+/// What a client needs to speak with a sandbox.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SandboxView<'a> {
+    #[serde(rename = "templateID")]
+    template_id: &'a str,
+    #[serde(rename = "sandboxID")]
+    sandbox_id: &'a str,
+    #[serde(rename = "clientID")]
+    client_id: &'static str,
+    alias: &'a str,
+    envd_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    envd_access_token: Option<&'a str>,
+    traffic_access_token: Option<String>,
+    domain: Option<String>,
+}
+
+impl<'a> From<&'a Sandbox> for SandboxView<'a> {
+    fn from(sandbox: &'a Sandbox) -> Self {
+        let token = sandbox.guest_access.token();
+        let traffic = token.map(|token| token.traffic_token());
+        // A sandbox that was made elsewhere of this one may have another's.
+        let is_its_own =
+            |token: &crate::store::TrafficToken| sandbox.traffic_token.as_ref().is_some_and(|hash| hash.is_of(token));
+        Self {
+            template_id: sandbox.template.as_str(),
+            sandbox_id: sandbox.id.as_str(),
+            client_id: CLIENT,
+            alias: sandbox.template.as_str(),
+            envd_version: CONTRACT,
+            envd_access_token: token.map(|token| token.reveal()),
+            traffic_access_token: traffic.filter(is_its_own).map(|token| token.reveal().to_owned()),
+            domain: None,
+        }
+    }
+}
+
+/// What a list says of a sandbox.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listed<'a> {
+    #[serde(rename = "templateID")]
+    template_id: &'a str,
+    #[serde(rename = "sandboxID")]
+    sandbox_id: &'a str,
+    #[serde(rename = "clientID")]
+    client_id: &'static str,
+    alias: &'a str,
+    started_at: String,
+    end_at: String,
+    cpu_count: u32,
+    #[serde(rename = "memoryMB")]
+    memory_mb: u32,
+    #[serde(rename = "diskSizeMB")]
+    disk_size_mb: u32,
+    state: &'static str,
+    envd_version: &'static str,
+    metadata: &'a BTreeMap<String, String>,
+    volume_mounts: [(); 0],
+}
+
+impl<'a> From<&'a Sandbox> for Listed<'a> {
+    fn from(sandbox: &'a Sandbox) -> Self {
+        Self {
+            template_id: sandbox.template.as_str(),
+            sandbox_id: sandbox.id.as_str(),
+            client_id: CLIENT,
+            alias: sandbox.template.as_str(),
+            started_at: sandbox.created_at.to_string(),
+            end_at: sandbox.ends_at.unwrap_or(Timestamp::MAX).to_string(),
+            cpu_count: sandbox.shape.vcpus.get(),
+            memory_mb: sandbox.shape.memory.get(),
+            disk_size_mb: sandbox.shape.disk.get(),
+            state: state(sandbox),
+            envd_version: CONTRACT,
+            metadata: sandbox.metadata.pairs(),
+            volume_mounts: [],
+        }
+    }
+}
+
+/// All that is told of one sandbox.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Detail<'a> {
+    #[serde(flatten)]
+    listed: Listed<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    envd_access_token: Option<&'a str>,
+    domain: Option<String>,
+    allow_internet_access: bool,
+    network: Value,
+    lifecycle: Value,
+}
+
+impl<'a> From<&'a Sandbox> for Detail<'a> {
+    fn from(sandbox: &'a Sandbox) -> Self {
+        let on_timeout = match sandbox.on_expiry {
+            OnExpiry::Destroy => "kill",
+            OnExpiry::Pause => "pause",
+        };
+        let auto_resume = sandbox.auto_resume == AutoResume::On;
+        Self {
+            listed: sandbox.into(),
+            envd_access_token: sandbox.guest_access.token().map(|token| token.reveal()),
+            domain: None,
+            allow_internet_access: sandbox.network.internet() == InternetAccess::On,
+            network: network(&sandbox.network, sandbox.traffic_token.is_none()),
+            lifecycle: json!({"onTimeout": on_timeout, "autoResume": auto_resume}),
+        }
+    }
+}
+
+fn network(policy: &NetworkPolicy, allow_public_traffic: bool) -> Value {
+    let allowed: Vec<_> = policy.allowed().iter().map(ToString::to_string).collect();
+    let denied: Vec<_> = policy.denied().iter().map(ToString::to_string).collect();
+    json!({"allowOut": allowed, "denyOut": denied, "allowPublicTraffic": allow_public_traffic})
+}
+
+/// What runs, or soon will, is running; whatever can be woken is paused.
+fn state(sandbox: &Sandbox) -> &'static str {
+    match sandbox.status {
+        Status::Pausing | Status::Paused | Status::Stopped => PAUSED,
+        _ => RUNNING,
+    }
+}
+
+pub const RUNNING: &str = "running";
+pub const PAUSED: &str = "paused";
+
+/// The statuses that are shown as this state.
+pub fn statuses(state: &str) -> Option<&'static [Status]> {
+    match state {
+        RUNNING => Some(&[Status::Running, Status::Snapshotting, Status::Resuming, Status::Missing]),
+        PAUSED => Some(&[Status::Paused, Status::Pausing, Status::Stopped]),
+        _ => None,
+    }
+}

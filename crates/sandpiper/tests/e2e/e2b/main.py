@@ -1,0 +1,7 @@
+"""The published E2B SDK for Python against a server: only its environment variables are set."""
+
+import asynchronous  # noqa: F401
+import harness
+import sync  # noqa: F401
+
+harness.run()

@@ -1,0 +1,446 @@
+"""The published E2B SDK for Python, as a program uses it that waits for each call."""
+
+import datetime
+import io
+import os
+import threading
+import time
+
+import e2b
+import httpx
+from e2b import (
+    ALL_TRAFFIC, CommandExitException, FileNotFoundException, FilesystemEventType, FileType, InvalidArgumentException,
+    NotFoundException, PtySize, Sandbox, SandboxException, SandboxNotFoundException, SandboxNotRunningException,
+    SandboxQuery, SandboxState, Template, TimeoutException, Volume, Secret,
+)
+
+from harness import is_absent, raises, test, until
+
+UNKNOWN = "sb" + "0" * 20
+_shared = None
+
+
+def shared():
+    global _shared
+    if _shared is None:
+        _shared = Sandbox.create(timeout=3000)
+    return _shared
+
+
+@test
+def a_sandbox_from_its_creation_to_its_end():
+    metadata = {"a b": "c/d", "ü&=": "%"}
+    began = datetime.datetime.now(datetime.timezone.utc)
+    with Sandbox.create(timeout=120, metadata=metadata, envs={"GREETING": "hello"}) as sandbox:
+        info = sandbox.get_info()
+        assert (info.sandbox_id, info.template_id, info.state) == (sandbox.sandbox_id, "base", SandboxState.RUNNING)
+        assert (info.metadata, info.cpu_count, info.memory_mb, info.envd_version) == (metadata, 1, 512, "0.6.13")
+        assert datetime.timedelta(seconds=115) < info.end_at - began < datetime.timedelta(seconds=200)
+        assert Sandbox.get_info(sandbox.sandbox_id).sandbox_id == sandbox.sandbox_id
+        assert sandbox.is_running()
+        run = sandbox.commands.run
+        assert run("echo $GREETING; whoami; pwd; sudo id -u").stdout == "hello\nuser\n/home/user\n0\n"
+        assert run("echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID").stdout == f"true {sandbox.sandbox_id} base\n"
+        assert run("python --version && node --version && git --version && curl --version && which ss tput")
+        assert sandbox.connection_config.api_url == os.environ["E2B_API_URL"]
+        assert sandbox.envd_api_url == sandbox.envd_direct_url == os.environ["E2B_SANDBOX_URL"]
+        assert sandbox.get_host(80) == f"80-{sandbox.sandbox_id}.{sandbox.sandbox_domain}"
+        assert sandbox.traffic_access_token is None
+        assert sandbox.get_mcp_url().startswith("https://50005-")
+        raises(FileNotFoundException, sandbox.get_mcp_token)
+    assert not sandbox.is_running()
+    raises(SandboxNotFoundException, sandbox.get_info)
+    assert sandbox.kill() is False and Sandbox.kill(UNKNOWN) is False
+    raises(TimeoutException, lambda: sandbox.commands.run("true"))
+
+
+@test
+def a_sandbox_is_paused_and_resumed_with_its_processes():
+    sandbox = Sandbox.create(timeout=600)
+    sleeper = sandbox.commands.run("sleep 1000", background=True)
+    boot = sandbox.commands.run("cat /proc/sys/kernel/random/boot_id").stdout
+    assert sandbox.pause() is True
+    assert sandbox.pause() is False and sandbox.beta_pause() is False
+    assert sandbox.get_info().state == SandboxState.PAUSED
+    assert not sandbox.is_running()
+    raises(SandboxException, lambda: sandbox.set_timeout(100))
+    sandbox.connect(timeout=600)
+    assert sandbox.commands.run("cat /proc/sys/kernel/random/boot_id").stdout == boot
+    assert any(one.pid == sleeper.pid for one in sandbox.commands.list())
+    assert Sandbox.pause(sandbox.sandbox_id) is True
+    assert Sandbox.beta_pause(sandbox.sandbox_id) is False
+    same = Sandbox.connect(sandbox.sandbox_id, timeout=600)
+    assert same.is_running() and sandbox.is_running(), "the token is the same"
+    is_absent("Sandbox.pause with mode=filesystem", lambda: same.pause(mode="filesystem"))
+    assert Sandbox.kill(sandbox.sandbox_id) is True
+    raises(NotFoundException, lambda: Sandbox.connect(UNKNOWN))
+    raises(NotFoundException, lambda: Sandbox.pause(UNKNOWN))
+
+
+@test
+def the_time_of_a_sandbox_is_moved_and_ends_it():
+    sandbox = Sandbox.create(timeout=600)
+    sandbox.set_timeout(1200)
+    left = sandbox.get_info().end_at - datetime.datetime.now(datetime.timezone.utc)
+    assert datetime.timedelta(seconds=1100) < left < datetime.timedelta(seconds=1210)
+    # For one that runs the end is only ever moved to a later time.
+    Sandbox.connect(sandbox.sandbox_id, timeout=60)
+    assert sandbox.get_info().end_at - datetime.datetime.now(datetime.timezone.utc) > datetime.timedelta(seconds=1000)
+    Sandbox.set_timeout(sandbox.sandbox_id, 0)
+    until("its end", lambda: not sandbox.is_running())
+    raises(SandboxNotFoundException, lambda: Sandbox.set_timeout(sandbox.sandbox_id, 100))
+    raises(SandboxException, lambda: Sandbox.create(timeout=10**7))
+
+
+@test
+def a_sandbox_is_paused_when_its_time_is_over_and_woken_by_a_call():
+    lifecycle = {"on_timeout": "pause", "auto_resume": True}
+    sandbox = Sandbox.create(timeout=600, lifecycle=lifecycle)
+    sandbox.files.write("kept", "1")
+    assert sandbox.get_info().lifecycle["auto_resume"] is True
+    sandbox.set_timeout(0)
+    until("its pause", lambda: sandbox.get_info().state == SandboxState.PAUSED)
+    assert sandbox.files.read("kept") == "1"
+    info = sandbox.get_info()
+    assert info.state == SandboxState.RUNNING
+    left = info.end_at - datetime.datetime.now(datetime.timezone.utc)
+    assert datetime.timedelta(seconds=250) < left <= datetime.timedelta(seconds=300)
+    sandbox.kill()
+
+
+@test
+def sandboxes_are_listed_by_what_they_are():
+    tag = {"purpose": "a list / of some"}
+    made = [Sandbox.create(timeout=600, metadata={**tag, "n": str(n)}) for n in range(3)]
+    ids = [one.sandbox_id for one in made]
+    query = SandboxQuery(metadata=tag)
+    pages = Sandbox.list(query, limit=2)
+    assert pages.has_next
+    first = pages.next_items()
+    assert pages.has_next and pages.next_token
+    assert [one.sandbox_id for one in first + pages.next_items()] == ids[::-1] and not pages.has_next
+    oldest = Sandbox.list(query, order="asc").next_items()
+    assert [one.sandbox_id for one in oldest] == ids
+    made[0].pause()
+    state = lambda *states: [one.sandbox_id for one in Sandbox.list(SandboxQuery(metadata=tag, state=list(states))).next_items()]
+    assert state(SandboxState.PAUSED) == ids[:1]
+    assert state(SandboxState.RUNNING) == ids[:0:-1]
+    assert len(state(SandboxState.RUNNING, SandboxState.PAUSED)) == 3
+    since = SandboxQuery(metadata=tag, started_after=oldest[1].started_at)
+    assert [one.sandbox_id for one in Sandbox.list(since).next_items()] == ids[:0:-1]
+    assert Sandbox.list(SandboxQuery(metadata=tag, template="minimal")).next_items() == []
+    assert len(Sandbox.list(SandboxQuery(metadata=tag, template="base")).next_items()) == 3
+    for one in made:
+        one.kill()
+    assert Sandbox.list(query).next_items() == []
+
+
+@test
+def commands_run_in_front_and_behind():
+    commands = shared().commands
+    heard = []
+    result = commands.run("echo out; echo err >&2", on_stdout=heard.append, on_stderr=heard.append)
+    assert (result.stdout, result.stderr, result.exit_code, result.error) == ("out\n", "err\n", 0, None)
+    assert sorted(heard) == ["err\n", "out\n"]
+    error = raises(CommandExitException, lambda: commands.run("echo no >&2; exit 3"))
+    assert (error.exit_code, error.stderr) == (3, "no\n")
+    assert commands.run("echo $A; pwd; whoami", envs={"A": "b c"}, cwd="/tmp", user="root").stdout == "b c\n/tmp\nroot\n"
+    raises(TimeoutException, lambda: commands.run("sleep 60", timeout=1))
+    raises(InvalidArgumentException, lambda: commands.run("true", cwd="/no/such"))
+    raises(e2b.AuthenticationException, lambda: commands.run("true", user="nobody-here"))
+    assert raises(CommandExitException, lambda: commands.run("no-such-program")).exit_code == 127
+    text = "ü€" * 50_000
+    assert commands.run(f"python3 -c \"print('ü€' * 50000)\"").stdout == text + "\n"
+
+    handle = commands.run("read line; echo got $line; sleep 1000", background=True, stdin=True)
+    assert any(one.pid == handle.pid and one.cmd == "/bin/bash" for one in commands.list())
+    commands.send_stdin(handle.pid, "one\n")
+    assert next(out for out, _, _ in handle if out) == "got one\n"
+    handle.disconnect()
+    assert any(one.pid == handle.pid for one in commands.list()), "it goes on without a listener"
+    again = commands.connect(handle.pid)
+    assert again.kill() is True
+    raises(CommandExitException, again.wait)
+    assert commands.kill(handle.pid) is False
+    raises(NotFoundException, lambda: commands.connect(99_999))
+
+
+@test
+def input_is_sent_and_ended():
+    commands = shared().commands
+    handle = commands.run("cat", background=True, stdin=True)
+    handle.send_stdin("a")
+    commands.stream_input(handle.pid, ["b", b"c"])
+    handle.close_stdin()
+    assert handle.wait().stdout == "abc"
+    handle = commands.run("cat", background=True, stdin=True)
+    commands.send_stdin(handle.pid, b"x")
+    commands.close_stdin(handle.pid)
+    assert handle.wait().stdout == "x"
+    assert commands.kill(commands.run("sleep 1000", background=True).pid) is True
+
+
+@test
+def terminals():
+    terminal = shared().pty
+    heard = []
+    handle = terminal.create(PtySize(rows=20, cols=70), cwd="/tmp", envs={"A": "b"})
+    reader = threading.Thread(target=lambda: heard.extend(data for _, _, data in handle if data), daemon=True)
+    reader.start()
+    said = lambda text: until(text, lambda: text in b"".join(heard).decode(errors="replace"))
+    terminal.send_stdin(handle.pid, b"stty size; echo $A-$PWD\n")
+    said("20 70")
+    said("b-/tmp")
+    terminal.resize(handle.pid, PtySize(rows=30, cols=90))
+    terminal.stream_input(handle.pid, [b"stty ", "size\n"])
+    said("30 90")
+    other = terminal.connect(handle.pid)
+    assert other.pid == handle.pid
+    assert terminal.kill(handle.pid) is True
+    raises(CommandExitException, other.wait)
+    reader.join(30)
+    assert terminal.kill(handle.pid) is False
+
+
+@test
+def files_are_written_read_listed_and_removed():
+    files = shared().files
+    assert files.make_dir("work/deep") is True and files.make_dir("work/deep") is False
+    written = files.write("work/a.txt", "text ü")
+    assert (written.name, written.type, written.path) == ("a.txt", FileType.FILE, "/home/user/work/a.txt")
+    assert files.read("work/a.txt") == "text ü"
+    assert files.read("work/a.txt", format="bytes") == bytearray("text ü".encode())
+    assert b"".join(files.read("work/a.txt", format="stream")) == "text ü".encode()
+    assert files.read("work/a.txt", gzip=True) == "text ü"
+    files.write("work/b.bin", os.urandom(1 << 20))
+    assert files.get_info("work/b.bin").size == 1 << 20
+    files.write_files([{"path": "work/c", "data": io.BytesIO(b"c")}, {"path": "work/deep/d", "data": "d"}])
+    assert [one.path for one in files.list("work", depth=2)] == [
+        f"/home/user/work/{name}" for name in ("a.txt", "b.bin", "c", "deep", "deep/d")]
+    info = files.get_info("work/a.txt")
+    assert (info.owner, info.group, info.permissions, info.mode) == ("user", "user", "-rw-r--r--", 0o644)
+    renamed = files.rename("work/a.txt", "work/new/e.txt")
+    assert renamed.path == "/home/user/work/new/e.txt"
+    assert files.exists("work/new/e.txt") and not files.exists("work/a.txt")
+    files.write("work/m", "x", metadata={"Key": "value"})
+    assert files.get_info("work/m").metadata == {"key": "value"}
+    files.write("work/z", "packed" * 1000, gzip=True)
+    assert files.read("work/z") == "packed" * 1000
+    files.write("work/octets", b"\0\1", use_octet_stream=True)
+    assert files.read("work/octets", format="bytes") == bytearray(b"\0\1")
+    files.remove("work")
+    files.remove("work")
+    raises(FileNotFoundException, lambda: files.read("work/m"))
+    raises(NotFoundException, lambda: files.list("work"))
+    raises(SandboxException, lambda: files.read("/etc/shadow"))
+    assert files.read("/etc/shadow", user="root")
+    assert files.read("/proc/version").startswith("Linux")
+
+
+@test
+def changes_of_files_are_watched():
+    files = shared().files
+    files.make_dir("watched/below")
+    handle = files.watch_dir("watched", recursive=True, include_entry=True)
+    files.write("watched/f", "x")
+    told = handle.get_new_events()
+    kinds = FilesystemEventType
+    assert [(one.name, one.type) for one in told] == [
+        ("f", kinds.CREATE), ("f", kinds.CHMOD), ("f", kinds.WRITE)], told
+    assert told[0].entry.path == "/home/user/watched/f", told
+    files.rename("watched/f", "watched/below/g")
+    files.remove("watched/below/g")
+    events = handle.get_new_events()
+    assert [(one.name, one.type) for one in events] == [
+        ("f", kinds.RENAME), ("below/g", kinds.CREATE), ("below/g", kinds.REMOVE)], events
+    handle.stop()
+    raises(NotFoundException, lambda: files.watch_dir("no/such"))
+    raises(InvalidArgumentException, lambda: files.watch_dir("/etc/passwd"))
+
+
+@test
+def signed_addresses_are_good_by_themselves():
+    sandbox = shared()
+    url = sandbox.upload_url("signed.txt")
+    answer = httpx.post(url, files={"file": ("signed.txt", b"by address")})
+    assert answer.status_code == 200, answer.text
+    url = sandbox.download_url("signed.txt", use_signature_expiration=600)
+    assert httpx.get(url).text == "by address"
+    assert httpx.get(url, headers={"Range": "bytes=3-9"}).text == "address"
+    answer = httpx.get(url.replace("signed.txt", "other.txt"))
+    assert (answer.status_code, answer.json()["message"]) == (401, "invalid signature")
+    old = sandbox.download_url("signed.txt", use_signature_expiration=-5)
+    assert httpx.get(old).text == '{"code":401,"message":"signature is already expired"}'
+
+
+@test
+def snapshots_are_made_listed_used_and_deleted():
+    sandbox = Sandbox.create(timeout=600, metadata={"of": "snapshots"})
+    sandbox.files.write("state", "kept")
+    named = sandbox.create_snapshot(name="my-snapshot")
+    assert (named.snapshot_id, named.names) == ("sandpiper/my-snapshot:default", ["sandpiper/my-snapshot"])
+    unnamed = Sandbox.create_snapshot(sandbox.sandbox_id)
+    assert unnamed.names == [] and unnamed.snapshot_id.endswith(":default")
+    listed = sandbox.list_snapshots(limit=1)
+    found = listed.next_items()
+    assert listed.has_next and listed.next_token
+    found += listed.next_items()
+    assert {one.snapshot_id for one in found} == {named.snapshot_id, unnamed.snapshot_id}
+    by_name = lambda name: [one.snapshot_id for one in Sandbox.list_snapshots(name=name).next_items()]
+    assert by_name("my-snapshot") == by_name("my-snapshot:default") == [named.snapshot_id]
+    assert Template.exists("my-snapshot")
+    for one in (named, unnamed):
+        with Sandbox.create(one.snapshot_id, timeout=600, envs={"NEW": "1"}) as copy:
+            assert copy.files.read("state") == "kept"
+            assert copy.commands.run("echo $NEW $E2B_SANDBOX_ID").stdout == f"1 {copy.sandbox_id}\n"
+        assert Sandbox.delete_snapshot(one.snapshot_id) is True
+        assert Sandbox.delete_snapshot(one.snapshot_id) is False
+    raises(SandboxNotFoundException, lambda: Sandbox.create_snapshot(UNKNOWN))
+    is_absent("Sandbox.create_snapshot with mode=filesystem", lambda: sandbox.create_snapshot(mode="filesystem"))
+    sandbox.kill()
+
+
+@test
+def a_fork_goes_on_from_where_its_parent_is():
+    sandbox = Sandbox.create(timeout=600)
+    sandbox.files.write("state", "before")
+    children = sandbox.fork(count=2, timeout=600)
+    sandbox.files.write("state", "after")
+    for child in children:
+        assert isinstance(child, Sandbox), child
+        assert child.files.read("state") == "before"
+        assert child.sandbox_id != sandbox.sandbox_id
+        child.kill()
+    only, = Sandbox.fork(sandbox.sandbox_id, timeout=600)
+    assert only.files.read("state") == "after"
+    only.kill()
+    sandbox.pause()
+    assert "paused and cannot be forked" in str(raises(SandboxException, sandbox.fork))
+    sandbox.kill()
+    raises(SandboxNotFoundException, sandbox.fork)
+
+
+@test
+def what_a_sandbox_uses_is_measured():
+    sandbox = shared()
+    metrics = until("its first metrics", sandbox.get_metrics)
+    last = metrics[-1]
+    assert last.cpu_count == 1 and last.mem_total == 512 << 20 and 0 < last.mem_used < last.mem_total
+    now = datetime.datetime.now(datetime.timezone.utc)
+    assert Sandbox.get_metrics(sandbox.sandbox_id, start=now - datetime.timedelta(minutes=5), end=now)
+    raises(SandboxNotFoundException, lambda: Sandbox.get_metrics(UNKNOWN))
+
+
+@test
+def what_a_sandbox_may_reach_is_said_at_its_creation_and_later():
+    sandbox = Sandbox.create(timeout=600, allow_internet_access=False, network={"allow_public_traffic": False})
+    assert sandbox.get_info().allow_internet_access is False
+    sandbox.update_network({"allow_out": ["example.com", "1.1.1.1"], "deny_out": [ALL_TRAFFIC]})
+    network = sandbox.get_info().network
+    assert (network["allow_out"], network["deny_out"]) == (["example.com", "1.1.1.1"], ["0.0.0.0/0"]), network
+    Sandbox.update_network(sandbox.sandbox_id, {})
+    assert sandbox.get_info().network["allow_out"] == []
+    error = raises(SandboxException, lambda: Sandbox.create(network={"allow_out": ["example.com"]}))
+    assert "ALL_TRAFFIC" in str(error)
+    raises(SandboxNotFoundException, lambda: Sandbox.update_network(UNKNOWN, {}))
+
+    sandbox.commands.run("python3 -m http.server 8000", background=True)
+    headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8000"}
+    get = lambda **more: httpx.get(os.environ["E2B_SANDBOX_URL"], headers={**headers, **more})
+    token = {"e2b-traffic-access-token": sandbox.traffic_access_token}
+    until("the service", lambda: get(**token).status_code == 200)
+    assert get().status_code == 403 and "is missing" in get().json()["message"]
+    assert Sandbox.connect(sandbox.sandbox_id).traffic_access_token == sandbox.traffic_access_token
+    sandbox.kill()
+    assert get(**token).status_code == 502
+
+
+@test
+def the_same_key_makes_one_sandbox():
+    make = lambda: Sandbox.create(timeout=600, idempotency_key="the-same-key", metadata={"k": "v"})
+    one, same = make(), make()
+    assert one.sandbox_id == same.sandbox_id and same.is_running()
+    one.kill()
+
+
+@test
+def repositories():
+    sandbox = shared()
+    git, run = sandbox.git, sandbox.commands.run
+    git.configure_user("A U Thor", "author@example.com")
+    git.init("/home/user/origin", bare=True, initial_branch="main")
+    git.clone("/home/user/origin", path="/home/user/repo")
+    repo = "/home/user/repo"
+    sandbox.files.write(f"{repo}/f", "1")
+    assert git.status(repo).file_status[0].name == "f"
+    git.add(repo)
+    git.commit(repo, "first")
+    git.push(repo, remote="origin", branch="main")
+    git.create_branch(repo, "other")
+    git.checkout_branch(repo, "main")
+    assert sorted(git.branches(repo).branches) == ["main", "other"]
+    git.delete_branch(repo, "other")
+    sandbox.files.write(f"{repo}/f", "2")
+    git.restore(repo, ["f"])
+    assert sandbox.files.read(f"{repo}/f") == "1"
+    sandbox.files.write(f"{repo}/f", "3")
+    git.add(repo)
+    git.reset(repo)
+    git.remote_add(repo, "second", "/home/user/origin")
+    assert git.remote_get(repo, "second") == "/home/user/origin"
+    git.set_config("pull.rebase", "false")
+    assert git.get_config("pull.rebase") == "false"
+    run("git checkout -q f", cwd=repo)
+    git.pull(repo, remote="origin", branch="main")
+    git.dangerously_authenticate("name", "secret")
+    assert "secret" in sandbox.files.read(".git-credentials")
+
+
+@test
+def a_kill_ends_what_is_under_way():
+    sandbox = Sandbox.create(timeout=600)
+    handle = sandbox.commands.run("sleep 1000", background=True)
+    failed = []
+
+    def wait():
+        try:
+            handle.wait()
+        except Exception as error:
+            failed.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    began = time.monotonic()
+    sandbox.kill()
+    waiting.join(20)
+    assert not waiting.is_alive() and time.monotonic() - began < 20
+    assert isinstance(failed[0], (SandboxNotRunningException, TimeoutException, SandboxException)), failed
+
+
+@test
+def templates_are_there_or_not_and_cannot_be_built_here():
+    assert Template.exists("base") and Template.alias_exists("base")
+    assert not Template.exists("no-such-template")
+    assert [one.tag for one in Template.get_tags("base")] == ["default"]
+    assert "404" in str(raises(SandboxException, lambda: Sandbox.create("no-such-template")))
+    template = Template().from_image("debian:12").run_cmd("true")
+    is_absent("Template.build", lambda: Template.build(template, "mine"))
+    is_absent("Template.build_in_background", lambda: Template.build_in_background(template, "mine"))
+    is_absent("Template.assign_tags", lambda: Template.assign_tags("base:default", ["v1"]))
+    is_absent("Template.remove_tags", lambda: Template.remove_tags("base", ["v1"]))
+    build = e2b.BuildInfo(alias="mine", name="mine", tags=[], template_id="mine", build_id="1")
+    is_absent("Template.get_build_status", lambda: Template.get_build_status(build))
+
+
+@test
+def volumes_and_secrets_are_not_offered():
+    is_absent("Volume.create", lambda: Volume.create("v"))
+    is_absent("Volume.connect", lambda: Volume.connect("v"))
+    is_absent("Volume.list", Volume.list)
+    is_absent("Volume.get_info", lambda: Volume.get_info("v"))
+    is_absent("Volume.destroy", lambda: Volume.destroy("v"))
+    is_absent("Secret.create", lambda: Secret.create("s", "value"))
+    is_absent("Secret.update", lambda: Secret.update("s", "value"))
+    is_absent("Secret.get_info", lambda: Secret.get_info("s"))
+    is_absent("Secret.exists", lambda: Secret.exists("s"))
+    is_absent("Secret.destroy", lambda: Secret.destroy("s"))
