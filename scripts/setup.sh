@@ -109,6 +109,11 @@ command -v apt-get >/dev/null || die "this is not a Debian-like system; install 
 case "${1:-}" in
 run) install_missing "${run_packages[@]}"; install_qemu ;;
 build) install_missing "${build_packages[@]}" ;;
-test) install_missing "${run_packages[@]}" "${build_packages[@]}" "${test_packages[@]}"; install_qemu ;;
+test)
+    install_missing "${run_packages[@]}" "${build_packages[@]}" "${test_packages[@]}"
+    # Some machines have one that is no package.
+    command -v npm >/dev/null || install_missing npm
+    install_qemu
+    ;;
 *) die "usage: setup.sh run|build|test" ;;
 esac

@@ -1,10 +1,10 @@
-//! The published E2B SDK for Python, unmodified, against a real server: an application's author sets a key and two
-//! addresses and expects every method to work, or to say that it is not offered. What the run has seen is written to
+//! The published E2B SDKs, unmodified, against a real server: an application's author sets a key and two addresses and
+//! expects every method to work, or to say that it is not offered. What the run has seen is written to
 //! docs/compatibility-e2b.md, and an empty cell fails it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -32,22 +32,19 @@ fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 
-async fn run_sdk() -> Report {
-    let server = server(&["--templates", "base"]).await;
-    // Clients wait a minute for a sandbox: the image that it comes from is made before.
-    server.create(json!({"template": "base"})).await;
-    let mut create = Command::new(binary());
-    create.args(["key", "create", "application", "--data-dir"]).arg(server.data_dir()).env_remove("DATABASE_URL");
-    let key = create.output().await.unwrap();
-    assert!(key.status.success(), "{}", String::from_utf8_lossy(&key.stderr));
-    let python = Command::new(root().join("scripts/e2b-sdk.sh")).output().await.unwrap();
-    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
-    let python = String::from_utf8(python.stdout).unwrap();
-    let mut command = Command::new(python.trim());
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/e2b/main.py"));
-    command.env("E2B_API_KEY", String::from_utf8(key.stdout).unwrap().trim());
-    command.env("E2B_API_URL", server.url()).env("E2B_SANDBOX_URL", server.url());
-    command.env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null()).kill_on_drop(true);
+/// Where the SDKs are.
+async fn installed() -> PathBuf {
+    let found = Command::new(root().join("scripts/e2b-sdk.sh")).output().await.unwrap();
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    String::from_utf8(found.stdout).unwrap().trim().into()
+}
+
+async fn run_sdk(server: &Server, key: &str, program: PathBuf, tests: &str, packages: &Path) -> Report {
+    let mut command = Command::new(program);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/e2b").join(tests));
+    command.env("E2B_API_KEY", key).env("E2B_API_URL", server.url()).env("E2B_SANDBOX_URL", server.url());
+    command.env("E2B_PACKAGES", packages).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(LIMIT, command.output()).await.expect("the SDK's tests end in time").unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let report: Report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{said}"));
@@ -55,31 +52,47 @@ async fn run_sdk() -> Report {
     report
 }
 
-fn table(report: &Report) -> String {
-    let mut text = format!(
-        "# Compatibility with E2B\n\nMade by the test `e2e::e2b`: every public method of the published Python SDK `e2b` {} \
-         that asks a server, with the test that shows that it works, in \
-         [sync.py](../crates/sandpiper/tests/e2e/e2b/sync.py) and \
-         [asynchronous.py](../crates/sandpiper/tests/e2e/e2b/asynchronous.py), or what is not offered and answered 501. \
-         The SDK is unmodified; `E2B_API_KEY`, `E2B_API_URL` and `E2B_SANDBOX_URL` are all that is set.\n\n\
-         | Method | Test, or what is not offered |\n|---|---|\n",
-        report.version
-    );
-    for (method, test) in &report.methods {
-        let _ = writeln!(text, "| `{method}` | {test} |");
+fn table(python: &Report, javascript: &Report) -> String {
+    let mut text = "# Compatibility with E2B\n\nMade by the test `e2e::e2b`: every public method of the published SDKs \
+                    that asks a server, with the test that shows that it works, or what is not offered and answered 501. \
+                    The SDKs are unmodified; `E2B_API_KEY`, `E2B_API_URL` and `E2B_SANDBOX_URL` are all that is set.\n"
+        .to_owned();
+    let tests = |file: &str| format!("[{file}](../crates/sandpiper/tests/e2e/e2b/{file})");
+    for (name, report, tests) in [
+        ("Python", python, format!("{} and {}", tests("sync.py"), tests("asynchronous.py"))),
+        ("JavaScript", javascript, tests("sdk.mjs")),
+    ] {
+        let version = &report.version;
+        let _ = write!(text, "\n## {name}: `e2b` {version}\n\nTests are in {tests}.\n\n");
+        text.push_str("| Method | Test, or what is not offered |\n|---|---|\n");
+        for (method, test) in &report.methods {
+            let _ = writeln!(text, "| `{method}` | {test} |");
+        }
     }
     text
 }
 
 #[tokio::test]
-async fn every_method_of_the_published_sdk_works_or_says_that_it_is_not_offered() {
-    let report = run_sdk().await;
-    let untested: Vec<_> =
-        report.methods.iter().filter(|(_, test)| test.is_empty()).map(|(method, _)| method).collect();
+async fn every_method_of_the_published_sdks_works_or_says_that_it_is_not_offered() {
+    let server = server(&["--templates", "base"]).await;
+    // Clients wait a minute for a sandbox: the image that it comes from is made before.
+    server.create(json!({"template": "base"})).await;
+    let mut create = Command::new(binary());
+    create.args(["key", "create", "application", "--data-dir"]).arg(server.data_dir()).env_remove("DATABASE_URL");
+    let key = create.output().await.unwrap();
+    assert!(key.status.success(), "{}", String::from_utf8_lossy(&key.stderr));
+    let key = String::from_utf8(key.stdout).unwrap();
+    let packages = installed().await;
+    let run = async |program: &str, tests: &str| {
+        run_sdk(&server, key.trim(), packages.join("bin").join(program), tests, &packages).await
+    };
+    let (python, javascript) = (run("python", "main.py").await, run("node", "sdk.mjs").await);
+    let methods = || python.methods.iter().chain(&javascript.methods);
+    let untested: Vec<_> = methods().filter(|(_, test)| test.is_empty()).map(|(method, _)| method).collect();
     assert_eq!(untested, Vec::<&String>::new());
-    assert!(report.methods.len() > 200, "the methods were found");
+    assert!(python.methods.len() > 200 && javascript.methods.len() > 70, "the methods were found");
     let path = root().join("docs/compatibility-e2b.md");
-    let table = table(&report);
+    let table = table(&python, &javascript);
     if std::env::var_os("SANDPIPER_WRITE_DOCS").is_some() {
         std::fs::write(&path, &table).unwrap();
     }
