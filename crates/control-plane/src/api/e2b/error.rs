@@ -74,7 +74,7 @@ pub fn told(id: &SandboxId, error: LifecycleError) -> ApiError {
     match error {
         LifecycleError::NotFound => no_sandbox(id.as_str()),
         LifecycleError::Illegal(illegal) => in_the_way(id, illegal.from),
-        LifecycleError::NotRunning(status) => in_the_way(id, status),
+        LifecycleError::NotRunning { status, .. } => in_the_way(id, status),
         LifecycleError::Race(Some(status)) => in_the_way(id, status),
         other => other.into(),
     }
@@ -91,7 +91,8 @@ mod tests {
         let gone = r#"Sandbox "sb1" doesn't exist or you don't have access to it"#.to_owned();
         assert_eq!(message(told(&id, LifecycleError::NotFound)), (404, gone));
         let killed = r#"Sandbox "sb1" is being killed"#.to_owned();
-        assert_eq!(message(told(&id, LifecycleError::NotRunning(Status::Stopping))), (409, killed));
+        let stopping = LifecycleError::NotRunning { status: Status::Stopping, reason: String::new() };
+        assert_eq!(message(told(&id, stopping)), (409, killed));
         let error = ApiError::not_found("no \"x\"");
         assert_eq!(body(error.status(), &error), r#"{"code":404,"message":"no \"x\""}"#);
     }
