@@ -12,3 +12,4 @@ mod local;
 mod processes;
 mod sessions;
 mod terminals;
+mod tricks;
