@@ -40,12 +40,12 @@ async fn a_snapshot_is_gone_on_from_as_often_as_one_likes_and_its_sandbox_goes_o
     let parent = server.create(json!({})).await;
     assert_eq!(server.shell(&parent, REMEMBER).await.0, 0);
     assert_eq!(server.shell(&parent, ASK).await.1, "1\n");
-    let (is_made, said) = sandpiper(&server, &["snapshot", "create", &parent, "base"]).await;
-    assert_eq!((is_made, said.as_str()), (true, "base\n"));
+    let (is_made, said) = sandpiper(&server, &["snapshot", "create", &parent, "origin"]).await;
+    assert_eq!((is_made, said.as_str()), (true, "origin\n"));
     assert_eq!(server.shell(&parent, ASK).await.1, "2\n", "it goes on as it was");
     server.shell(&parent, "echo after >/root/file").await;
 
-    let wish = || json!({"snapshot": "base"});
+    let wish = || json!({"snapshot": "origin"});
     let (one, two) = tokio::join!(server.create(wish()), server.create(wish()));
     for child in [&one, &two] {
         assert_eq!(server.shell(child, ASK).await.1, "2\n", "memory is that of the snapshot");
@@ -53,7 +53,7 @@ async fn a_snapshot_is_gone_on_from_as_often_as_one_likes_and_its_sandbox_goes_o
         assert_eq!(server.shell(child, "hostname").await.1.trim(), child);
     }
     assert_eq!(server.shell(&parent, "cat /root/file").await.1, "after\n");
-    let (is_removed, said) = sandpiper(&server, &["snapshot", "rm", "base"]).await;
+    let (is_removed, said) = sandpiper(&server, &["snapshot", "rm", "origin"]).await;
     assert!(!is_removed && said.contains(&one) && said.contains(&two), "{said}");
     for id in [&one, &two, &parent] {
         assert_eq!(server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await.status, 204);
@@ -62,7 +62,7 @@ async fn a_snapshot_is_gone_on_from_as_often_as_one_likes_and_its_sandbox_goes_o
     let third = server.create(wish()).await;
     assert_eq!(server.shell(&third, ASK).await.1, "2\n");
     server.call("DELETE", &format!("/v1/sandboxes/{third}"), Value::Null).await;
-    assert_eq!(sandpiper(&server, &["snapshot", "rm", "base"]).await, (true, "base\n".to_owned()));
+    assert_eq!(sandpiper(&server, &["snapshot", "rm", "origin"]).await, (true, "origin\n".to_owned()));
     assert_eq!(std::fs::read_dir(server.data_dir().join("snapshots")).unwrap().count(), 0, "nothing of it is left");
 }
 

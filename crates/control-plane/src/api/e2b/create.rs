@@ -160,7 +160,7 @@ impl CreateRequest {
     }
 }
 
-/// While it is being made its time does not pass: that begins again when it runs.
+/// Its time begins with the request: what making it takes is part of it.
 fn ends_at(time: Duration) -> Timestamp {
     Timestamp::now().checked_add(time).unwrap_or(Timestamp::MAX)
 }
