@@ -61,7 +61,7 @@ impl Lifecycle {
     async fn end_one(&self, seen: Sandbox) -> bool {
         let id = seen.id.clone();
         let ended = match seen.on_expiry {
-            OnExpiry::Pause => self.pause_overdue(seen.owner, seen.id).await.map(drop),
+            OnExpiry::Pause => self.pause_overdue(seen).await.map(drop),
             OnExpiry::Destroy => self.expire(seen, TIME_OVER.to_owned()).await.map(drop),
         };
         match ended {

@@ -16,12 +16,12 @@ impl Lifecycle {
         self.detached("delete", async move { this.delete_now(owner, id).await }).await
     }
 
-    /// Removes a sandbox that is only on disk and that its owner has not used for too long, or has too many of, if nobody has touched it
-    /// since it was seen. Returns whether it is gone.
+    /// Removes a sandbox whose time is over, or that is only on disk and that its owner has not used for too long, or has too
+    /// many of, if nobody has touched it since it was seen. Returns whether it is gone.
     pub async fn expire(&self, seen: Sandbox, reason: String) -> Result<bool, LifecycleError> {
         let this = self.clone();
         let work = async move {
-            let stopping = Change::because(Status::Stopping, &reason);
+            let stopping = Change::because(Status::Stopping, &reason).unless_time_is_given(&seen);
             let Some(stopping) = this.store.update(&seen, stopping).await? else { return Ok(false) };
             this.end(stopping, Action::by_itself(EventKind::Destroy, &reason)).await.map(|()| true)
         };

@@ -11,6 +11,8 @@ use crate::store::{Action, Change, EventKind, Sandbox};
 #[derive(Clone, Copy)]
 enum Direction {
     Pause,
+    /// Of a sandbox whose time is over.
+    PauseOverdue,
     Resume,
     Start,
 }
@@ -18,7 +20,7 @@ enum Direction {
 impl Direction {
     fn requested(self) -> Event {
         match self {
-            Self::Pause => Event::PauseRequested,
+            Self::Pause | Self::PauseOverdue => Event::PauseRequested,
             Self::Resume => Event::ResumeRequested,
             Self::Start => Event::StartRequested,
         }
@@ -26,15 +28,23 @@ impl Direction {
 
     fn kind(self) -> EventKind {
         match self {
-            Self::Pause => EventKind::Pause,
+            Self::Pause | Self::PauseOverdue => EventKind::Pause,
             Self::Resume | Self::Start => EventKind::Resume,
         }
     }
 
     fn done(self) -> Event {
         match self {
-            Self::Pause => Event::Paused,
+            Self::Pause | Self::PauseOverdue => Event::Paused,
             Self::Resume | Self::Start => Event::Ready,
+        }
+    }
+
+    /// What is recorded when it has come to its end.
+    fn action(self) -> Action {
+        match self {
+            Self::PauseOverdue => Action::by_itself(self.kind(), TIME_OVER),
+            Self::Pause | Self::Resume | Self::Start => Action::done(self.kind()),
         }
     }
 }
@@ -43,54 +53,55 @@ impl Lifecycle {
     /// Pauses a running sandbox.
     pub async fn pause(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("pause", async move { this.change(owner, id, Direction::Pause, Action::done).await }).await
+        self.detached("pause", async move { this.change(owner, id, Direction::Pause).await }).await
     }
 
-    /// Pauses a running sandbox whose time is over.
-    pub(super) async fn pause_overdue(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
+    /// Pauses a running sandbox whose time was over when it was seen.
+    pub(super) async fn pause_overdue(&self, seen: Sandbox) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        let because = |kind| Action::by_itself(kind, TIME_OVER);
-        self.detached("pause", async move { this.change(owner, id, Direction::Pause, because).await }).await
+        self.detached("pause", async move { this.change_settled(seen, Direction::PauseOverdue).await }).await
     }
 
     /// Resumes a paused sandbox, or starts one that its machine's restart has stopped.
     pub async fn resume(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("resume", async move { this.change(owner, id, Direction::Resume, Action::done).await }).await
+        self.detached("resume", async move { this.change(owner, id, Direction::Resume).await }).await
     }
 
-    async fn change(
-        &self,
-        owner: OwnerId,
-        id: SandboxId,
-        direction: Direction,
-        done: fn(EventKind) -> Action,
-    ) -> Result<Sandbox, LifecycleError> {
+    async fn change(&self, owner: OwnerId, id: SandboxId, direction: Direction) -> Result<Sandbox, LifecycleError> {
         let mut settled = self.store.get(&owner, &id).await?.ok_or(LifecycleError::NotFound)?;
         if !matches!(direction, Direction::Pause) && settled.is_overdue(Timestamp::now()) {
             settled = self.give_time(&settled, WOKEN).await?;
         }
+        self.change_settled(settled, direction).await
+    }
+
+    async fn change_settled(&self, settled: Sandbox, direction: Direction) -> Result<Sandbox, LifecycleError> {
         let direction = match (direction, settled.status) {
             (Direction::Resume, Status::Stopped) if settled.keeps_disk => Direction::Start,
             _ => direction,
         };
         let transient = Change::to(transition(settled.status, direction.requested())?);
+        let transient = match direction {
+            Direction::PauseOverdue => transient.unless_time_is_given(&settled),
+            Direction::Pause | Direction::Resume | Direction::Start => transient,
+        };
         let changing = self.apply(&settled, transient).await?;
         let asked = match direction {
-            Direction::Pause => self.host.pause(&changing).await,
+            Direction::Pause | Direction::PauseOverdue => self.host.pause(&changing).await,
             Direction::Resume | Direction::Start => self.host.resume(&changing).await,
         };
         match asked {
             Ok(()) => {
-                if let Direction::Pause = direction {
+                if let Direction::Pause | Direction::PauseOverdue = direction {
                     // Before anybody sees it paused, and looks for them.
-                    self.keep_metrics(&id).await;
+                    self.keep_metrics(&changing.id).await;
                 }
                 let change = match transition(changing.status, direction.done())? {
                     Status::Running => Change::running(),
                     other => Change::to(other),
                 };
-                self.apply(&changing, change.with_action(done(direction.kind()))).await
+                self.apply(&changing, change.with_action(direction.action())).await
             }
             Err(error) => {
                 self.nudge.notify_one();

@@ -15,7 +15,8 @@ pub enum Shift {
 }
 
 impl Store {
-    /// Moves the end of a sandbox's time. None where the caller has no such sandbox.
+    /// Moves the end of a sandbox's time. None where the caller has no such sandbox, or it is being removed: of this and the
+    /// end of its time, which [`Change::unless_time_is_given`](super::Change::unless_time_is_given) waits for, one is first.
     pub async fn set_end(
         &self,
         owner: &OwnerId,
@@ -25,7 +26,8 @@ impl Store {
     ) -> Result<Option<Sandbox>, StoreError> {
         sqlx::query_as(
             "update sandboxes set ends_at = case when $1 = 1 and ends_at > $2 then ends_at else $3 end, \
-             last_updated = $4 where id = $5 and owner_id = $6 returning *",
+             last_updated = $4 where id = $5 and owner_id = $6 and status not in ('stopping', 'stopped', 'error') \
+             returning *",
         )
         .bind(i64::from(shift == Shift::Later))
         .bind(end.as_millisecond())
@@ -50,6 +52,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use model::Status;
+
     use super::*;
     use crate::store::testing::{self, Database};
     use crate::store::{Change, NewSandbox};
@@ -77,6 +81,14 @@ mod tests {
         assert_eq!(moved(90, Shift::Any).await, Some(at(90)));
         let other = "bob".parse().unwrap();
         assert_eq!(store.set_end(&other, &new.id, at(1), Shift::Any).await.unwrap(), None);
+
+        let seen = store.get(&new.owner, &new.id).await.unwrap().unwrap();
+        let expiry = || Change::to(Status::Stopping).unless_time_is_given(&seen);
+        moved(95, Shift::Any).await;
+        assert_eq!(store.update(&seen, expiry()).await.unwrap(), None, "it was given time");
+        moved(90, Shift::Any).await;
+        assert!(store.update(&seen, expiry()).await.unwrap().is_some());
+        assert_eq!(store.set_end(&new.owner, &new.id, at(500), Shift::Any).await.unwrap(), None, "it is too late");
 
         let never = store.insert(&testing::sandbox("alice")).await.unwrap();
         let set = store.set_end(&never.owner, &never.id, at(5), Shift::Later).await.unwrap().unwrap();

@@ -17,6 +17,8 @@ pub struct Change {
     marks_activity: bool,
     /// None where that does not change.
     keeps_disk: Option<bool>,
+    /// Only of a sandbox whose time ends then.
+    ends_at: Option<Timestamp>,
     action: Option<Action>,
 }
 
@@ -25,8 +27,8 @@ impl Change {
     pub fn to(status: Status) -> Self {
         // One that is being started may yet be stopped again.
         let keeps_disk = Some(false).filter(|_| status != Status::Pending);
-        let (reason, host_ip, action) = (String::new(), None, None);
-        Self { status, reason, host_ip, marks_start: false, marks_activity: false, keeps_disk, action }
+        let (reason, host_ip, ends_at, action) = (String::new(), None, None, None);
+        Self { status, reason, host_ip, marks_start: false, marks_activity: false, keeps_disk, ends_at, action }
     }
 
     /// To `status`, because of `reason`.
@@ -53,6 +55,11 @@ impl Change {
     /// Also the address by which its host reaches it.
     pub fn with_host_ip(self, host_ip: String) -> Self {
         Self { host_ip: Some(host_ip), ..self }
+    }
+
+    /// Only if nobody has moved the end of its time since it was seen.
+    pub fn unless_time_is_given(self, seen: &Sandbox) -> Self {
+        Self { ends_at: seen.ends_at, ..self }
     }
 
     /// Also what came to its end by it.
@@ -115,7 +122,8 @@ impl Store {
         Ok(found.is_some())
     }
 
-    /// Applies `change` if nobody changed the status since `seen` was read; else `None`, and nothing has happened.
+    /// Applies `change` if nobody changed the status since `seen` was read, and what else it asks for holds; else `None`, and
+    /// nothing has happened.
     pub async fn update(&self, seen: &Sandbox, change: Change) -> Result<Option<Sandbox>, StoreError> {
         let now = Timestamp::now().as_millisecond();
         let started = change.marks_start.then_some(now);
@@ -126,7 +134,8 @@ impl Store {
                 "update sandboxes set status = $1, status_reason = $2, host_ip = coalesce($3, host_ip), \
                  started_at = coalesce(started_at, $4), last_active_at = coalesce($5, last_active_at), \
                  last_updated = $6, keeps_disk = coalesce($7, keeps_disk), worker = $8, generation = generation + 1 \
-                 where id = $9 and owner_id = $10 and status = $11 and generation = $12 returning *",
+                 where id = $9 and owner_id = $10 and status = $11 and generation = $12 \
+                 and coalesce($13, ends_at, 0) = coalesce(ends_at, 0) returning *",
             )
             .bind(change.status.as_str())
             .bind(change.reason)
@@ -140,6 +149,7 @@ impl Store {
             .bind(seen.owner.as_str())
             .bind(seen.status.as_str())
             .bind(seen.generation)
+            .bind(change.ends_at.map(Timestamp::as_millisecond))
             .fetch_optional(&mut *transaction)
             .await?;
             let Some(updated) = updated else { return Ok(None) };
