@@ -21,7 +21,7 @@ pub enum CreateError {
     /// The server ends.
     #[error("the host agent is shutting down")]
     Closing,
-    /// It was deleted while it was being made.
+    /// It was deleted while it was being made, or before that.
     #[error("the sandbox was deleted while it was being created")]
     Deleted,
     /// Its template cannot be used.

@@ -13,6 +13,7 @@ mod disk;
 mod error;
 mod footprint;
 mod generation;
+mod gone;
 mod ledger;
 pub mod metrics;
 mod network;
@@ -52,6 +53,7 @@ pub use admission::LimitSettings;
 pub(crate) use admission::Meminfo;
 pub use error::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
 pub use footprint::{Footprint, FootprintError, Start};
+use gone::Gone;
 pub use ledger::{Ledger, Limits, Refusal};
 pub use network::{NetworkError, NetworkState};
 use owner::Farewell;
@@ -191,6 +193,8 @@ struct Table {
     handles: HashMap<SandboxId, Handle>,
     /// Set when the server ends: from then on nothing new is made.
     is_closing: bool,
+    /// What is not made again.
+    gone: Gone,
 }
 
 impl Sandboxes {
@@ -225,6 +229,9 @@ impl Sandboxes {
         }
         if table.is_closing {
             return Err(Arc::new(CreateError::Closing));
+        }
+        if table.gone.has(&spec.id) {
+            return Err(Arc::new(CreateError::Deleted));
         }
         let (handle, owner) = owner::new(self.host.clone(), spec);
         table.handles.insert(handle.spec.id.clone(), handle.clone());
@@ -266,9 +273,15 @@ impl Sandboxes {
         });
     }
 
-    /// Removes a sandbox, whatever it is doing, and returns when nothing of it is left.
+    /// Removes a sandbox, whatever it is doing, and returns when nothing of it is left. A create of it that comes later makes
+    /// none.
     pub async fn destroy(&self, id: &SandboxId) -> Result<(), DestroyError> {
-        let mut handle = self.handle(id).ok_or_else(|| DestroyError::NotFound(id.clone()))?;
+        let found = {
+            let mut table = self.table();
+            table.gone.add(id);
+            table.handles.get(id).cloned()
+        };
+        let mut handle = found.ok_or_else(|| DestroyError::NotFound(id.clone()))?;
         let (sender, receiver) = oneshot::channel();
         if handle.commands.send(Command::Destroy(sender)).await.is_ok()
             && let Ok(result) = receiver.await

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use connectrpc::ErrorCode;
+use proto::hostagent::v1::CreateSandboxRequest;
 use serde_json::{Value, json};
 use testkit::{Inventory, Server, wait_for};
 
@@ -262,6 +263,13 @@ async fn a_call_that_comes_late_changes_nothing_that_was_decided_after_it() {
     // Callers that keep no records are never late, and neither is a deletion.
     host.pause(&id).await;
     host.destroy(&id).await;
+    // A create that comes after its delete makes nothing, whether or not there was anything to delete.
+    for id in [&id, "sboverdue"] {
+        let _ = host.try_destroy(id).await;
+        let late = CreateSandboxRequest { sandbox_id: id.into(), template: "minimal".into(), ..Default::default() };
+        assert_eq!(host.try_create(late).await.unwrap_err().code, ErrorCode::Aborted);
+    }
+    assert!(host.list().await.is_empty());
 }
 
 #[tokio::test]

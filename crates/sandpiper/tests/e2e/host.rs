@@ -145,9 +145,13 @@ impl Host {
         self.try_create_from(snapshot).await.unwrap_or_else(|error| panic!("{error:?}\n{}", self.log()))
     }
 
-    pub async fn destroy(&self, id: &str) {
+    pub async fn try_destroy(&self, id: &str) -> Result<(), ConnectError> {
         let request = DestroySandboxRequest { sandbox_id: id.into(), ..Default::default() };
-        self.sandboxes.destroy_sandbox(request).await.unwrap();
+        self.sandboxes.destroy_sandbox(request).await.map(drop)
+    }
+
+    pub async fn destroy(&self, id: &str) {
+        self.try_destroy(id).await.unwrap();
     }
 
     pub async fn try_pause(&self, id: &str) -> Result<(), ConnectError> {
