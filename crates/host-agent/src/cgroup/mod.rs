@@ -117,7 +117,7 @@ impl Cgroup {
     }
 
     /// Moves a process in, with all that it starts from then on.
-    pub fn enter(&self, pid: u32) -> io::Result<()> {
+    pub fn enter(&self, pid: i32) -> io::Result<()> {
         for (_, directory) in &self.parts {
             let path = directory.join("cgroup.procs");
             fs::write(&path, pid.to_string()).map_err(named(&path))?;

@@ -14,6 +14,7 @@
 //!      │ identity written, synced                                       │
 //!      │── go ─────────────────────────────────────────────────────────▶│ drops rights, exec
 //!      │◀── end of file (exec), or what failed ─────────────────────────┘
+//!      │ it is in its groups
 //! ```
 //!
 //! A sandbox's resolver and proxy ([`crate::egress`]) are jailed the same way, but in the sandbox's network namespace, and
@@ -63,7 +64,7 @@ pub struct Jail {
     pub uid: u32,
     /// The file that the monitor's identity is written to.
     pub identity_file: PathBuf,
-    /// What it is in from before its first instruction.
+    /// What it is in before it is asked for anything.
     pub cgroup: Cgroup,
     /// What the kernel lets it take as a process.
     pub limits: ResourceLimits,
@@ -133,18 +134,18 @@ impl Jail {
             .stderr(Stdio::null())
             .spawn()
             .map_err(failed("start the jail's helper"))?;
-        let confined = self.confine(helper.id());
-        let result = confined.and_then(|()| self.converse(&ours, order, descriptors));
+        let result = self.converse(&ours, order, descriptors);
         // Lets everyone at the other end stop who still waits for an answer.
         drop(ours);
         helper.wait().map_err(failed("wait for the jail's helper"))?;
         result
     }
 
-    /// Puts the helper, and with it what it forks, where nothing that it does can hurt others.
-    fn confine(&self, helper: u32) -> Result<(), LaunchError> {
-        self.cgroup.enter(helper).map_err(failed("enter the jail's control groups"))?;
-        let score = format!("/proc/{helper}/oom_score_adj");
+    /// Puts the process where nothing that it does can hurt others. The kernel lets a process change its group only when all
+    /// processors have come to rest once, which takes some twenty milliseconds.
+    fn confine(&self, pid: i32) -> Result<(), LaunchError> {
+        self.cgroup.enter(pid).map_err(failed("enter the jail's control groups"))?;
+        let score = format!("/proc/{pid}/oom_score_adj");
         std::fs::write(&score, OOM_SCORE_ADJ).map_err(failed(format!("write {score}")))
     }
 
@@ -158,9 +159,15 @@ impl Jail {
         };
         let identity = ProcessIdentity::of(pid).map_err(failed("identify the jailed process"))?;
         let process = VmmProcess::open(identity).map_err(failed("identify the jailed process"))?;
-        let started = record(&self.identity_file, identity)
-            .map_err(failed(format!("write {}", self.identity_file.display())))
-            .and_then(|()| release(channel));
+        let started = std::thread::scope(|scope| {
+            // Meanwhile it begins to start, by its own code and without having been asked for anything.
+            let confined = scope.spawn(|| self.confine(pid));
+            let released = record(&self.identity_file, identity)
+                .map_err(failed(format!("write {}", self.identity_file.display())))
+                .and_then(|()| release(channel));
+            let panicked = |_| Err(failed("enter the jail's control groups")(io::ErrorKind::Other.into()));
+            released.and(confined.join().unwrap_or_else(panicked))
+        });
         if let Err(error) = started {
             // Whoever hears of the error may rely on it that no process is left.
             tokio::runtime::Handle::current().block_on(process.kill());
