@@ -20,7 +20,7 @@ use super::error::{ApiError, Partial};
 use super::exec::{self, ExecRequest};
 use super::openapi::schema;
 use super::request::{json_text, parse_json};
-use crate::store::{Claim, Once, Sandbox};
+use crate::store::{Claim, Once, Sandbox, hex};
 
 const HEADER: &str = "idempotency-key";
 
@@ -60,8 +60,7 @@ pub fn once(headers: &HeaderMap, body: &[u8]) -> Result<Option<Once>, ApiError> 
     })?;
     // However it is written, the same JSON is the same request.
     let request: serde_json::Map<String, Value> = parse_json(body)?;
-    let digest = Sha256::digest(Value::Object(request).to_string());
-    let request = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let request = hex(&Sha256::digest(Value::Object(request).to_string()));
     Ok(Some(Once { name: name.to_owned(), request }))
 }
 

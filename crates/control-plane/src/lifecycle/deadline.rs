@@ -27,6 +27,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Sandboxes that are ended at the same time.
 const AT_ONCE: usize = 8;
 
+/// The end of a time that begins now.
+pub fn after(time: Duration) -> Timestamp {
+    Timestamp::now().checked_add(time).unwrap_or(Timestamp::MAX)
+}
+
 impl Lifecycle {
     /// Moves the end of a sandbox's time to `time` from now.
     pub async fn set_time(
@@ -36,8 +41,7 @@ impl Lifecycle {
         time: Duration,
         shift: Shift,
     ) -> Result<Sandbox, LifecycleError> {
-        let end = Timestamp::now().checked_add(time).unwrap_or(Timestamp::MAX);
-        self.store.set_end(owner, id, end, shift).await?.ok_or(LifecycleError::NotFound)
+        self.store.set_end(owner, id, after(time), shift).await?.ok_or(LifecycleError::NotFound)
     }
 
     /// Sees to it that a sandbox has at least so much time left.

@@ -27,7 +27,7 @@ use crate::metrics::Metrics;
 use crate::store::{Change, Sandbox, Store, StoreError};
 
 pub use create::{Making, WhileBuilding};
-pub use deadline::keep_deadlines;
+pub use deadline::{after, keep_deadlines};
 pub use error::LifecycleError;
 pub use snapshot::SnapshotError;
 

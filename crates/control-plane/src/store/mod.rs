@@ -43,6 +43,7 @@ pub use guest_access::{AccessToken, GuestAccess};
 pub use hosts::HostFacts;
 pub use idempotency::{Claim, Inserted, Once};
 pub use in_memory::{Memory, Passage, Way};
+pub(crate) use keys::hex;
 pub use keys::{Admission, ApiKey, looks_like_key};
 pub use list::{Cursor, Filter};
 pub use metrics::{Series, Use};

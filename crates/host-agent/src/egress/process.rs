@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use model::NetworkPolicy;
+use tokio::time::{Duration, Instant};
 use vmm::{LaunchError, VmmProcess};
 
 use super::Task;
@@ -54,7 +55,12 @@ pub struct Egress {
     process: VmmProcess,
     cgroup: Cgroup,
     refused: PathBuf,
+    /// When it was started, or taken hold of, or was last tried to be started again.
+    since: Instant,
 }
+
+/// How long after its start another one is started in its place at the earliest: one that ends at once costs little.
+const RENEWAL: Duration = Duration::from_secs(1);
 
 impl Egress {
     /// Starts it in a sandbox's namespace, for the names of `policy`.
@@ -79,8 +85,16 @@ impl Egress {
             landlock: host.landlock(),
         };
         let descriptors = vec![questions, question_streams, connections, OwnedFd::from(counter)];
-        let process = jail.launch_egress(task, root, namespace, descriptors).await?;
-        Ok(Self { process, cgroup, refused })
+        match jail.launch_egress(task, root, namespace, descriptors).await {
+            Ok(process) => Ok(Self { process, cgroup, refused, since: Instant::now() }),
+            Err(error) => {
+                // Nothing runs in it, and nobody else will look for it.
+                if let Err(left) = cgroup.remove().await {
+                    tracing::warn!(error = %left, "a control group is left of a resolver and proxy that did not start");
+                }
+                Err(error.into())
+            }
+        }
     }
 
     /// Takes hold of the one that an earlier host agent started, if it still runs and was told what `policy` says.
@@ -88,12 +102,22 @@ impl Egress {
         let process = recorded(directory)?;
         let is_as_told = Task::read(directory) == Some(Task::new(network, policy));
         let cgroup = host.cgroups.of_egress(network.slot(), LIMITS);
-        is_as_told.then(|| Self { process, cgroup, refused: directory.join(REFUSED_FILE) })
+        let (refused, since) = (directory.join(REFUSED_FILE), Instant::now());
+        is_as_told.then(|| Self { process, cgroup, refused, since })
     }
 
-    /// Which process it is.
-    pub fn process(&self) -> VmmProcess {
-        self.process.clone()
+    /// Resolves when it has ended by itself and another one may be started. May be asked again and again.
+    pub fn lost(&self) -> impl Future<Output = ()> + use<> {
+        let (process, renewal) = (self.process.clone(), self.since + RENEWAL);
+        async move {
+            process.ended().await;
+            tokio::time::sleep_until(renewal).await;
+        }
+    }
+
+    /// Another one is about to be started; if that fails, it is tried again after a while.
+    pub fn is_renewed(&mut self) {
+        self.since = Instant::now();
     }
 
     /// How often it refused a name, or a connection that asked for the wrong one.
@@ -151,4 +175,29 @@ fn make_counter(path: &Path) -> Result<fs::File, EgressError> {
 fn file_error(path: &Path) -> impl FnOnce(io::Error) -> EgressError {
     let path = path.to_owned();
     move |source| EgressError::File { path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_ended_is_missed_after_its_time_however_often_somebody_asks_anew() {
+        #[allow(clippy::zombie_processes, reason = "VmmProcess reaps it")]
+        let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let identity = vmm::ProcessIdentity::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let process = VmmProcess::open(identity).unwrap();
+        let cgroup = crate::cgroup::Cgroups::none().of_egress(crate::net::Slot::new(1).unwrap(), LIMITS);
+        let egress = Egress { process, cgroup, refused: PathBuf::new(), since: Instant::now() };
+        assert!(timeout(RENEWAL, egress.lost()).await.is_err(), "it runs");
+        egress.end().await.unwrap();
+        let egress = Egress { since: Instant::now(), ..egress };
+        let began = Instant::now();
+        // Each command that its sandbox gets does this.
+        let asked = async { while timeout(RENEWAL / 10, egress.lost()).await.is_err() {} };
+        timeout(RENEWAL * 10, asked).await.expect("it is missed");
+        assert!(began.elapsed() >= RENEWAL, "and not before its time");
+    }
 }

@@ -4,6 +4,8 @@
 //! guest by the access token that it knows. A guest is not asked anything, so that one that is busy, or hostile, is adopted
 //! like any other.
 
+use std::path::Path;
+
 use model::{SandboxId, Status};
 use vmm::{AdoptSpec, ProcessIdentity};
 
@@ -11,7 +13,7 @@ use super::CreateError;
 use super::parts::Parts;
 use super::record::{Record, is_settled};
 use super::sweep::{Found, Left};
-use crate::egress::{self, EgressError};
+use crate::egress;
 use crate::guest::Guest;
 use crate::host::Host;
 use crate::net;
@@ -31,9 +33,6 @@ pub(super) enum AdoptError {
     /// What it may reach.
     #[error("put the rules of its network in force")]
     Rules(#[from] net::FirewallError),
-    /// What finds names for it.
-    #[error("let it find names")]
-    Egress(#[from] EgressError),
     /// Its monitor.
     #[error("take over its virtual machine")]
     Vm(#[from] vmm::AdoptError),
@@ -67,10 +66,7 @@ pub(super) async fn adopt(host: &Host, found: Found) -> (Record, Parts, Status) 
                     (record, parts, status)
                 }
                 Err(error) => {
-                    if let Some(egress) = egress::recorded(parts.directory()) {
-                        egress.kill().await;
-                    }
-                    give_up(host, &id, process, &error).await;
+                    give_up(host, &id, parts.directory(), process, &error).await;
                     (record, parts, Status::Error)
                 }
             }
@@ -78,9 +74,12 @@ pub(super) async fn adopt(host: &Host, found: Found) -> (Record, Parts, Status) 
     }
 }
 
-/// Whatever is not our monitor is left alone.
-async fn give_up(host: &Host, id: &SandboxId, process: ProcessIdentity, error: &AdoptError) {
+/// Ends what runs of it. Whatever is not our monitor is left alone.
+async fn give_up(host: &Host, id: &SandboxId, directory: &Path, process: ProcessIdentity, error: &AdoptError) {
     tracing::error!(sandbox = %id, error = error as &dyn std::error::Error, "what runs cannot be taken over and ends");
+    if let Some(egress) = egress::recorded(directory) {
+        egress.kill().await;
+    }
     let is_other = matches!(error, AdoptError::Vm(vmm::AdoptError::Other { .. }));
     if let (false, Ok(process)) = (is_other, host.vmm.find(process)) {
         process.kill().await;
@@ -101,7 +100,11 @@ impl Parts {
         let guest = Guest::known(network.connector(), run.access_token);
         self.network = Some(network);
         self.find_cgroup(host);
-        self.keep_egress(host, &spec.network).await?;
+        // It runs on without names: nothing is reached by them that should not be.
+        if let Err(error) = self.keep_egress(host, &spec.network).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(sandbox = %spec.id, error, "it finds no names until its policy is set again");
+        }
         let adopted = host.vmm.adopt(AdoptSpec {
             process,
             platform: run.platform.clone(),

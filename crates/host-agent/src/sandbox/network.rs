@@ -4,7 +4,6 @@ use std::io;
 
 use model::{NetworkPolicy, SandboxId, Status};
 use tokio::sync::oneshot;
-use vmm::VmmProcess;
 
 use super::parts::Parts;
 use super::record::Record;
@@ -141,17 +140,26 @@ impl Parts {
         self.begin_egress(host, policy).await
     }
 
-    /// The process of the resolver and proxy, if the policy needs one.
-    pub(super) fn egress_process(&self) -> Option<VmmProcess> {
-        self.egress.as_ref().map(Egress::process)
+    /// Resolves when the resolver and proxy is lost and is to be started again; never where there is none.
+    pub(super) fn egress_lost(&self) -> impl Future<Output = ()> + use<> {
+        let lost = self.egress.as_ref().map(Egress::lost);
+        async move {
+            match lost {
+                Some(lost) => lost.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Starts the resolver and proxy again that ended by itself. Where that fails it is as if the new one had ended at once.
     pub(super) async fn renew_egress(&mut self, host: &Host) {
         let spec = self.record().spec.clone();
         tracing::warn!(sandbox = %spec.id, "its resolver and proxy ended; another one is started");
-        let renewed = match &self.egress {
-            Some(egress) => egress.end().await.map_err(NetworkError::End),
+        let renewed = match &mut self.egress {
+            Some(egress) => {
+                egress.is_renewed();
+                egress.end().await.map_err(NetworkError::End)
+            }
             None => Ok(()),
         };
         let renewed = match renewed {

@@ -10,7 +10,7 @@ use model::{Event, Generation, Lifetime, NetworkPolicy, OnExpiry, Status, transi
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use vmm::{Vm, VmmProcess};
+use vmm::Vm;
 
 use super::activity::{Activity, Expiry};
 use super::attend::attend;
@@ -245,7 +245,7 @@ impl Owner {
                 }
                 continue;
             }
-            let (vm, names) = (self.parts.vm().cloned(), self.parts.egress_process());
+            let (vm, names_lost) = (self.parts.vm().cloned(), self.parts.egress_lost());
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(Command::Pause(generation, reply)) => match self.parts.hear_of(generation) {
@@ -270,7 +270,7 @@ impl Owner {
                     None => return Ending::Delete(None),
                 },
                 () = ended(vm.as_deref()) => return Ending::Lost,
-                () = lost(names) => self.parts.renew_egress(&self.host).await,
+                () = names_lost => self.parts.renew_egress(&self.host).await,
                 () = at(deadline) => {}
             }
         }
@@ -512,20 +512,6 @@ fn answer<T>(reply: oneshot::Sender<T>, value: T) {
 async fn ended(vm: Option<&dyn Vm>) {
     match vm {
         Some(vm) => vm.process().ended().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// How long a resolver and proxy that ended is not there at least: one that ends at once costs little.
-const RENEWAL: Duration = Duration::from_secs(1);
-
-/// Never returns where there is no process that could be lost.
-async fn lost(names: Option<VmmProcess>) {
-    match names {
-        Some(process) => {
-            process.ended().await;
-            tokio::time::sleep(RENEWAL).await;
-        }
         None => std::future::pending().await,
     }
 }

@@ -5,7 +5,6 @@ own profiler, so nothing of the SDK is changed. Writes what it found to standard
 import asyncio
 import contextlib
 import datetime
-import gc
 import importlib
 import inspect
 import json
@@ -14,11 +13,12 @@ import queue
 import sys
 import threading
 import time
-import traceback
 
 import httpx
+import published_sdk
 import wrenn
 import wrenn.code_runner
+from published_sdk import araises, code_of, raises, test
 from wrenn import AsyncCapsule, AsyncWrennClient, Capsule, WrennClient
 from wrenn.client import (
     AsyncCapsulesResource, AsyncEventsResource, AsyncSnapshotsResource, CapsulesResource, EventsResource,
@@ -58,15 +58,6 @@ def functions(cls):
     return found
 
 
-def code_of(value):
-    if isinstance(value, (classmethod, staticmethod)):
-        value = value.__func__
-    if isinstance(value, property):
-        value = value.fget
-    value = inspect.unwrap(value) if callable(value) else None
-    return getattr(value, "__code__", None)
-
-
 METHODS = {}
 for cls in CLASSES:
     where = "code_runner." if cls.__module__.startswith("wrenn.code_runner") else ""
@@ -76,15 +67,14 @@ for cls in CLASSES:
             METHODS.setdefault(code, f"{where}{cls.__name__}.{name}")
 
 reached, answered = {}, {}
-current = None
 
 
 def watch(frame, event, _):
-    if event != "call" or current is None:
+    if event != "call" or published_sdk.current is None:
         return
     code = frame.f_code
     if code in METHODS:
-        reached.setdefault(METHODS[code], set()).add(current)
+        reached.setdefault(METHODS[code], set()).add(published_sdk.current)
     elif code.co_name == "_raise_for_status":
         note(frame.f_locals.get("resp"))
 
@@ -99,31 +89,7 @@ def note(response):
         if index == 5 and parts[4] == "processes":
             parts[index] = "{process}"
     key = f"{request.method} {'/'.join(parts)} {response.status_code}"
-    answered.setdefault(key, set()).add(current)
-
-
-tests = []
-
-
-def test(function):
-    tests.append(function)
-    return function
-
-
-def raises(kind, call):
-    try:
-        call()
-    except kind as error:
-        return error
-    raise AssertionError(f"{kind.__name__} was not raised")
-
-
-async def araises(kind, awaitable):
-    try:
-        await awaitable
-    except kind as error:
-        return error
-    raise AssertionError(f"{kind.__name__} was not raised")
+    answered.setdefault(key, set()).add(published_sdk.current)
 
 
 def until(what, condition, seconds=30):
@@ -712,27 +678,7 @@ def without_a_key_and_with_a_wrong_one():
 
 
 def main():
-    global current
-    failures = []
-    # What a test leaves behind is finalized between the tests, where nothing is counted: which test a method is told to
-    # be reached by must not depend on when the interpreter looks for garbage.
-    gc.disable()
-    chosen = [function for function in tests if not sys.argv[1:] or function.__name__ in sys.argv[1:]]
-    for function in chosen:
-        current = function.__name__
-        began = time.monotonic()
-        sys.setprofile(watch)
-        try:
-            result = function()
-            if inspect.iscoroutine(result):
-                asyncio.run(result)
-        except BaseException:
-            sys.setprofile(None)
-            failures.append(f"{current}:\n{traceback.format_exc()}")
-        sys.setprofile(None)
-        print(f"{time.monotonic() - began:6.1f} s {current}", file=sys.stderr)
-        current = None
-        gc.collect()
+    failures = published_sdk.run_all(watch)
     for capsule in kept:
         capsule.destroy()
     everything = sorted(set(METHODS.values()))

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderMap, StatusCode};
-use jiff::Timestamp;
 use model::{AutoResume, Lifetime, Metadata, OnExpiry, OwnerId, SandboxId, ShapeRequest, StartMode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -24,7 +22,7 @@ use super::names;
 use super::network::NetworkRequest;
 use super::time;
 use super::view::SandboxView;
-use crate::lifecycle::{Making, WhileBuilding};
+use crate::lifecycle::{Making, WhileBuilding, after};
 use crate::store::{AccessToken, GuestAccess, NewSandbox};
 
 /// Its template may be about to be built: these clients ask again by themselves.
@@ -133,7 +131,8 @@ impl CreateRequest {
             network: network.policy(self.allow_internet_access)?,
             guest_access,
             env: checked(self.env_vars.unwrap_or_default())?,
-            ends_at: Some(ends_at(time)),
+            // Its time begins with the request: what making it takes is part of it.
+            ends_at: Some(after(time)),
         })
     }
 
@@ -158,11 +157,6 @@ impl CreateRequest {
         }
         Ok(())
     }
-}
-
-/// Its time begins with the request: what making it takes is part of it.
-fn ends_at(time: Duration) -> Timestamp {
-    Timestamp::now().checked_add(time).unwrap_or(Timestamp::MAX)
 }
 
 fn checked(env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ApiError> {

@@ -49,11 +49,10 @@ pub async fn fork(
     let children = api.lifecycle.fork(owner.clone(), id.clone(), children).await.map_err(|error| told(&id, error))?;
     let mut forked = Vec::with_capacity(count);
     for child in children {
-        let child = api.lifecycle.set_time(&owner, &child.id, time, Shift::Any).await;
-        forked.push(match child {
+        forked.push(match api.lifecycle.set_time(&owner, &child.id, time, Shift::Any).await {
             Ok(child) => value!({"sandbox": SandboxView::from(&child)}),
             Err(error) => {
-                let error = told(&id, error);
+                let error = told(&child.id, error);
                 value!({"error": {"code": error.status().as_u16(), "message": error.into_message()}})
             }
         });

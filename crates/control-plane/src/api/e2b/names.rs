@@ -5,7 +5,7 @@ use model::SnapshotName;
 use sha2::{Digest, Sha256};
 
 use super::super::error::ApiError;
-use crate::store::Snapshot;
+use crate::store::{Snapshot, hex};
 
 /// Whose names all of them are.
 const NAMESPACE: &str = "sandpiper";
@@ -58,8 +58,7 @@ pub fn qualified(name: &str) -> String {
 
 /// The id of a template's only build: the same for the same name.
 pub fn build_id(name: &str) -> String {
-    let digest = Sha256::digest(name);
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&Sha256::digest(name)[..16]);
     // Of the version and variant for ids that somebody made in a way of their own.
     format!("{}-{}-8{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
 }

@@ -12,7 +12,8 @@ from e2b import (
     SandboxNotFoundException, SandboxQuery, SandboxState, TimeoutException,
 )
 
-from harness import ais_absent, araises, auntil, test
+from harness import ais_absent, auntil
+from published_sdk import araises, test
 
 UNKNOWN = "sb" + "0" * 20
 

@@ -8,9 +8,9 @@ import json
 import sys
 import threading
 import time
-import traceback
 
 import e2b
+import published_sdk
 from e2b.sandbox.utils import class_method_variant
 from e2b.sandbox_async import git as async_git
 from e2b.sandbox_async.commands import command as async_command, command_handle as async_handle, pty as async_pty
@@ -18,6 +18,7 @@ from e2b.sandbox_async.filesystem import filesystem as async_files
 from e2b.sandbox_sync import git
 from e2b.sandbox_sync.commands import command, command_handle, pty
 from e2b.sandbox_sync.filesystem import filesystem, watch_handle
+from published_sdk import araises, code_of, raises
 
 CLASSES = {
     "Sandbox": e2b.Sandbox,
@@ -58,15 +59,6 @@ NEEDS_ONE = {
 }
 
 
-def code_of(value):
-    if isinstance(value, (classmethod, staticmethod)):
-        value = value.__func__
-    if isinstance(value, property):
-        value = value.fget
-    value = inspect.unwrap(value) if callable(value) else None
-    return getattr(value, "__code__", None)
-
-
 def methods(owner, cls):
     """Every public method of a class that the SDK itself wrote, as name and code object."""
     found = {}
@@ -90,42 +82,17 @@ for owner, cls in CLASSES.items():
         METHODS.setdefault(code, set()).add(f"{owner}.{name}")
 
 reached, absent = {}, {}
-current = None
 
 
 def watch(frame, event, _):
-    if event == "call" and current is not None and frame.f_code in METHODS:
+    if event == "call" and published_sdk.current is not None and frame.f_code in METHODS:
         # What is inherited is reached through the class that the object has.
         names = METHODS[frame.f_code]
         own = frame.f_locals.get("self", frame.f_locals.get("cls"))
         kind = own if inspect.isclass(own) else type(own)
         exact = {name for name in names if CLASSES[name.split(".")[0]] is kind}
         for name in exact or names:
-            reached.setdefault(name, set()).add(current)
-
-
-tests = []
-
-
-def test(function):
-    tests.append(function)
-    return function
-
-
-def raises(kind, call):
-    try:
-        call()
-    except kind as error:
-        return error
-    raise AssertionError(f"{kind.__name__} was not raised")
-
-
-async def araises(kind, awaitable):
-    try:
-        await awaitable
-    except kind as error:
-        return error
-    raise AssertionError(f"{kind.__name__} was not raised")
+            reached.setdefault(name, set()).add(published_sdk.current)
 
 
 def is_absent(method, call):
@@ -164,24 +131,8 @@ async def auntil(what, condition, seconds=60):
 
 
 def run():
-    global current
-    only, failures = sys.argv[1:], []
     threading.setprofile(watch)
-    sys.setprofile(watch)
-    for function in tests:
-        if only and function.__name__ not in only:
-            continue
-        current = function.__name__
-        began = time.monotonic()
-        try:
-            outcome = function()
-            if inspect.iscoroutine(outcome):
-                asyncio.run(outcome)
-        except BaseException:
-            failures.append(f"{current}:\n{traceback.format_exc()}")
-        print(f"{current}: {time.monotonic() - began:.1f} s", file=sys.stderr)
-    current = None
-    sys.setprofile(None)
+    failures = published_sdk.run_all(watch)
     threading.setprofile(None)
     found = {}
     for name in sorted(set().union(*METHODS.values())):

@@ -14,7 +14,8 @@ from e2b import (
     SandboxQuery, SandboxState, Template, TimeoutException, Volume, Secret,
 )
 
-from harness import is_absent, raises, test, until
+from harness import is_absent, until
+from published_sdk import raises, test
 
 UNKNOWN = "sb" + "0" * 20
 _shared = None
