@@ -14,6 +14,7 @@ use proto::direct::{Answer, End as WireEnd, Run};
 
 use super::direct::{put, receive};
 use super::{Agent, gate};
+use crate::auth::Refusal;
 use crate::log;
 use crate::process::reaper::Exit;
 use crate::process::{Command, Companion, End, Kind, Request, StartError, Started, Streams, Wish};
@@ -44,7 +45,8 @@ pub fn run(stream: &TcpStream, agent: &Agent, asked: Run) -> io::Result<()> {
 fn start(agent: &Agent, settings: &Settings, asked: Run) -> Result<Started, Answer> {
     let refused =
         |error: &dyn std::error::Error, is_fault| Answer { error: log::chain(error), is_fault, ..Default::default() };
-    gate::check(settings, Some(asked.access_token.as_bytes())).map_err(|refusal| refused(&refusal, false))?;
+    gate::check(settings, Some(asked.access_token.as_bytes()))
+        .map_err(|refusal| Answer { is_early: refusal == Refusal::NotInitialised, ..refused(&refusal, false) })?;
     let request = Request {
         command: Command {
             cmd: asked.cmd,

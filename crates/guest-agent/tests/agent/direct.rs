@@ -28,14 +28,15 @@ struct Ended {
     stderr: Vec<u8>,
     end: Option<End>,
     error: String,
+    is_early: bool,
 }
 
 /// Hears until the end.
 fn end(host: &mut Direct) -> Ended {
     let mut ended = Ended::default();
     loop {
-        let Answer { error, news, .. } = host.hear().unwrap();
-        ended.error = error;
+        let Answer { error, is_early, news, .. } = host.hear().unwrap();
+        (ended.error, ended.is_early) = (error, is_early);
         match news {
             Some(News::Stdout(bytes)) => ended.stdout.extend(bytes),
             Some(News::Stderr(bytes)) => ended.stderr.extend(bytes),
@@ -89,13 +90,15 @@ async fn a_command_has_the_user_environment_and_directory_that_were_asked_for() 
 async fn only_who_has_the_token_runs_commands_and_nobody_in_a_frozen_system() {
     let agent = Agent::fresh();
     let mut host = agent.direct();
-    assert_eq!(run(&mut host, shell("true")).error, "sandbox is not initialised yet");
+    let early = Ended { error: "sandbox is not initialised yet".to_owned(), is_early: true, ..Ended::default() };
+    assert_eq!(run(&mut host, shell("true")), early);
     agent.init(json!({"accessToken": "secret"})).await;
-    assert_eq!(run(&mut host, shell("true")).error, "invalid access token");
+    let stranger = run(&mut host, shell("true"));
+    assert_eq!((stranger.error.as_str(), stranger.is_early), ("invalid access token", false));
     let mine = || Run { access_token: "secret".to_owned(), ..shell("true") };
     assert_eq!(run(&mut host, mine()).end, Some(End::ExitCode(0)));
     assert_eq!(agent.put("/freeze", "").await.0, 204);
-    assert_eq!(run(&mut host, mine()).error, "sandbox is not initialised yet");
+    assert_eq!(run(&mut host, mine()), early);
     let elsewhere = Agent::with_control_peer("169.254.0.22");
     let mut stranger = elsewhere.direct();
     let told = stranger.tell(&word(Said::Run(Box::new(shell("true")))));

@@ -64,6 +64,9 @@ pub enum ExecError {
     /// The guest agent refused to start it.
     #[error("{0}")]
     Refused(String),
+    /// The guest stands still for a capture, or does not know yet who it is: nothing was begun.
+    #[error("the guest stands still")]
+    Early,
     /// The guest agent could not, through no fault of the request.
     #[error("the guest failed: {0}")]
     Failed(String),
@@ -130,12 +133,16 @@ impl Running {
         loop {
             let conversation = self.0.as_mut().ok_or(ExecError::Lost(DirectError::Garbled))?;
             let heard = conversation.hear().await;
-            let Answer { error, is_fault, news, .. } = heard.map_err(|error| self.lost(error))?;
+            let Answer { error, is_fault, is_early, news, .. } = heard.map_err(|error| self.lost(error))?;
             match news {
                 Some(News::Stdout(bytes)) => keep(&mut output.stdout, &mut output.stdout_omitted, &bytes),
                 Some(News::Stderr(bytes)) => keep(&mut output.stderr, &mut output.stderr_omitted, &bytes),
                 Some(News::End(end)) => return end.end.ok_or_else(|| self.lost(DirectError::Garbled)),
                 None if error.is_empty() => return Err(self.lost(DirectError::Garbled)),
+                None if is_early => {
+                    self.0 = None;
+                    return Err(ExecError::Early);
+                }
                 None => {
                     self.0 = None;
                     let words = error::printable(&error);

@@ -217,6 +217,16 @@ async fn a_command_s_answer_that_is_none_ends_the_command() {
     }
 }
 
+#[tokio::test]
+async fn a_command_that_was_not_begun_because_the_guest_stands_still_is_told_from_one_that_was_refused() {
+    for is_early in [true, false] {
+        let answer = Answer { error: "no".to_owned(), is_early, ..Default::default() };
+        let (guest, _) = guest(Agent::Says(framed(&answer)));
+        let error = guest.exec(command(Duration::from_secs(1))).await.unwrap_err();
+        assert_eq!(matches!(error, ExecError::Early), is_early, "{error:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_command_ends_with_its_time_however_its_guest_stalls() {
     for (what, agent) in [

@@ -33,6 +33,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
@@ -211,7 +212,8 @@ fn send_order(channel: &OwnedFd, order: &Order, descriptors: &[OwnedFd]) -> io::
 /// The next report, or `None` when nobody is left to send one.
 fn receive_report(channel: &OwnedFd) -> io::Result<Option<Report>> {
     let mut buffer = [0; 4096];
-    let (count, _) = rustix::net::recv(channel, &mut buffer[..], RecvFlags::empty())?;
+    // The kernel does not go on by itself after a signal with what has a time limit.
+    let (count, _) = retry_on_intr(|| rustix::net::recv(channel, &mut buffer[..], RecvFlags::empty()))?;
     if count == 0 { Ok(None) } else { Ok(Some(serde_json::from_slice(&buffer[..count])?)) }
 }
 

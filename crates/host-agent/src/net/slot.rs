@@ -137,6 +137,8 @@ impl Claims {
 
     /// Gives `slot` back if `claim` is what holds it.
     pub fn release(&self, slot: Slot, claim: &Claim) -> Result<(), ClaimError> {
+        // Of several who find the same abandoned claim one gives its slot back: for the others it may be somebody's again.
+        let directory = self.lock_directory()?;
         if self.holder(slot)?.as_ref() != Some(claim) {
             return Ok(());
         }
@@ -146,9 +148,20 @@ impl Claims {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ClaimError::file("removing", &path, error)),
             _ => {
                 *lowest = slot.0.min(*lowest);
+                drop(directory);
                 Ok(())
             }
         }
+    }
+
+    /// For as long as what is returned is kept, no other process gives a slot back.
+    fn lock_directory(&self) -> Result<std::fs::File, ClaimError> {
+        let lock = || {
+            let directory = std::fs::File::open(&self.directory)?;
+            directory.lock()?;
+            Ok(directory)
+        };
+        lock().map_err(|error: io::Error| ClaimError::file("locking", &self.directory, error))
     }
 
     /// Who holds `slot`: nobody, or a claim that this version cannot read, is `None`.

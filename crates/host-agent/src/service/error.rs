@@ -219,7 +219,7 @@ impl IntoConnect for ExecError {
         match self {
             ExecError::Refused(_) => ErrorCode::InvalidArgument,
             ExecError::Failed(_) => ErrorCode::Internal,
-            ExecError::NotBegun(_) => ErrorCode::Unavailable,
+            ExecError::NotBegun(_) | ExecError::Early => ErrorCode::Unavailable,
             ExecError::Lost(_) => ErrorCode::Unknown,
         }
     }

@@ -21,7 +21,7 @@ use proto::hostagent::v1::{
 
 use super::error::IntoConnect;
 use crate::HostAgent;
-use crate::guest;
+use crate::guest::{self, ExecError};
 use crate::sandbox::metrics::{InvalidRange, Point};
 use crate::sandbox::{GuestUse, SandboxInfo, SandboxSpec};
 
@@ -30,6 +30,9 @@ const DEFAULT_EXEC_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The template of those who name none.
 const DEFAULT_TEMPLATE: &str = "minimal";
+
+/// How often a command is given to a guest that stands still. It does so once for each capture.
+const EXEC_ATTEMPTS: u32 = 4;
 
 pub(super) struct SandboxService {
     agent: Arc<HostAgent>,
@@ -43,6 +46,23 @@ impl SandboxService {
     async fn use_guest(&self, sandbox_id: &str) -> Result<GuestUse, ConnectError> {
         let id = parse_id(sandbox_id)?;
         self.agent.sandboxes.use_guest(&id).await.map_err(IntoConnect::into_connect)
+    }
+
+    /// A command that comes to the guest just as it is stopped for a capture waits like one that comes a moment later.
+    async fn exec_when_it_goes_on(
+        &self,
+        sandbox_id: &str,
+        command: guest::ExecRequest,
+    ) -> Result<guest::ExecOutput, ConnectError> {
+        for _ in 1..EXEC_ATTEMPTS {
+            let using = self.use_guest(sandbox_id).await?;
+            match using.guest.exec(command.clone()).await {
+                Err(ExecError::Early) => {}
+                done => return done.map_err(IntoConnect::into_connect),
+            }
+        }
+        let using = self.use_guest(sandbox_id).await?;
+        using.guest.exec(command).await.map_err(IntoConnect::into_connect)
     }
 
     /// Template and shape of a sandbox that is to come from a snapshot.
@@ -269,8 +289,7 @@ impl HostAgentService for SandboxService {
             user: Some(request.user).filter(|user| !user.is_empty()),
             timeout: exec_timeout(request.timeout_sec)?,
         };
-        let using = self.use_guest(&request.sandbox_id).await?;
-        let output = using.guest.exec(command).await.map_err(IntoConnect::into_connect)?;
+        let output = self.exec_when_it_goes_on(&request.sandbox_id, command).await?;
         if output.timed_out && !request.partial_on_timeout {
             return Err(ConnectError::deadline_exceeded("the command did not end in time and was killed"));
         }
