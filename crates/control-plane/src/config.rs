@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::Domain;
 use crate::retention::RetentionPolicy;
 use crate::store_url::StoreUrl;
 use crate::tls::Tls;
@@ -18,6 +19,8 @@ pub struct Config {
     pub limits: Limits,
     /// Names in a Host header that are accepted beside loopback and the listen address.
     pub allowed_hosts: Vec<String>,
+    /// Whose names are the API's and the sandboxes', if there is one.
+    pub domain: Option<Domain>,
     /// How often records are compared with the host.
     pub reconcile_interval: Duration,
     /// How long a host keeps a sandbox that no record wants.
@@ -98,6 +101,7 @@ impl Config {
             host_agent,
             limits: Limits::default(),
             allowed_hosts: Vec::new(),
+            domain: None,
             reconcile_interval: Duration::from_secs(30),
             orphan_grace: Duration::from_secs(60),
             given_up_after: Duration::from_secs(300),

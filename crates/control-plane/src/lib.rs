@@ -6,6 +6,7 @@
 
 mod api;
 mod config;
+mod domain;
 mod host;
 mod keys;
 mod lifecycle;
@@ -23,10 +24,12 @@ mod tls;
 
 pub use api::openapi_yaml;
 pub use config::{ClientPatience, Config, HostAgentAddress, Limits};
+pub use domain::{Domain, DomainName, InvalidDomain};
 pub use host::{InProcess, in_process};
 pub use keys::Keys;
+pub use listen::{IdentityError, ServerIdentity};
 pub use retention::RetentionPolicy;
-pub use server::{ControlPlane, RunError};
+pub use server::{ControlPlane, Https, RunError};
 pub use simulation::{
     Failure, Passes, Recorded, Records, SimulatedControlPlane, SimulatedHost, Simulation, SimulationError, Wish,
 };

@@ -16,7 +16,7 @@ use crate::api::{Api, Drain, KnownHosts, service};
 use crate::config::Config;
 use crate::host::{HostAgent, HostError};
 use crate::lifecycle::{Lifecycle, keep_deadlines};
-use crate::listen;
+use crate::listen::{self, Door, ServerIdentity};
 use crate::metrics::Metrics;
 use crate::proxy::{Connections, Front, Proxy};
 use crate::reconcile::{Memory, Reconciler, Report};
@@ -34,6 +34,15 @@ const LISTEN_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration
 
 /// For those that are told to end because the time to drain is over.
 const CUT: Duration = Duration::from_secs(3);
+
+/// Where a domain's names are served, and what is shown there.
+#[derive(Debug)]
+pub struct Https {
+    /// Several, where a name is more than one address.
+    pub listeners: Vec<TcpListener>,
+    /// What clients are shown.
+    pub identity: ServerIdentity,
+}
 
 /// A control plane that is ready to serve.
 pub struct ControlPlane {
@@ -118,9 +127,14 @@ impl ControlPlane {
         (self.lifecycle, self.host_id)
     }
 
-    /// Serves until `shutdown` is cancelled. Then new requests are refused, and those under way and lifecycle work have
-    /// the configured time to end.
-    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
+    /// Serves in the clear and, where it has a domain, with TLS, until `shutdown` is cancelled. Then new requests are
+    /// refused, and those under way and lifecycle work have the configured time to end.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        https: Option<Https>,
+        shutdown: CancellationToken,
+    ) -> Result<(), RunError> {
         let address = listener.local_addr().map_err(RunError::Address)?;
         let deadlines = self.lifecycle.clone();
         let drain = Drain { asked: shutdown.clone(), over: CancellationToken::new(), tasks: self.tasks.clone() };
@@ -133,12 +147,13 @@ impl ControlPlane {
             reconciler: self.reconciler.report.subscribe(),
             metrics: self.metrics.clone(),
             limits: self.config.limits,
+            domain: self.config.domain.clone(),
             patience: self.config.patience,
             tasks: self.tasks.clone(),
             shutdown: shutdown.clone(),
             over: drain.over.clone(),
         };
-        let known_hosts = KnownHosts::new(address, &self.config.allowed_hosts);
+        let known_hosts = KnownHosts::new(address, &self.config.allowed_hosts, self.config.domain.as_ref());
         let proxy = Proxy {
             store: self.store.clone(),
             lifecycle: api.lifecycle.clone(),
@@ -150,7 +165,14 @@ impl ControlPlane {
         };
         let service = Front::new(proxy, service(Arc::new(api), known_hosts, drain.clone()));
         let closed = CancellationToken::new();
-        let serving = tokio::spawn(listen::serve(listener, service, self.config.patience, closed.clone()));
+        let mut doors = vec![Door::Plain(listener)];
+        if let Some(Https { listeners, identity }) = https {
+            doors.extend(listeners.into_iter().map(|listener| Door::Secure(listener, identity.clone())));
+        }
+        let serving = doors
+            .into_iter()
+            .map(|door| tokio::spawn(listen::serve(door, service.clone(), self.config.patience, closed.clone())));
+        let serving: Vec<_> = serving.collect();
         let background = [
             tokio::spawn(self.reconciler.watch(self.seat, self.config.reconcile_interval, self.nudge.clone())),
             tokio::spawn(listen_for_changes(self.host, self.nudge)),
@@ -162,10 +184,10 @@ impl ControlPlane {
         // Refused requests come and go meanwhile, also on new connections.
         end_tasks(&drain, self.config.drain).await;
         closed.cancel();
-        let served = serving.await;
+        let served = futures::future::try_join_all(serving).await;
         background.iter().for_each(tokio::task::JoinHandle::abort);
         self.store.close().await;
-        served.map_err(RunError::Serve)
+        served.map(drop).map_err(RunError::Serve)
     }
 }
 

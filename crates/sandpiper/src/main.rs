@@ -1,9 +1,10 @@
 //! The `sandpiper` binary: server roles and the command line, each a subcommand.
 //!
 //! This file only puts them in order. `cli` is the grammar and the client commands, `serve` the roles that stay,
-//! `templates` what both build, `config` where settings come from, `console` what all of them tell people with. Each
+//! `templates` what both build, `certificate` what both issue, `config` where settings come from, `console` what all of them tell people with. Each
 //! uses only those after it.
 
+mod certificate;
 mod cli;
 mod config;
 mod console;

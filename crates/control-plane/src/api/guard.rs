@@ -12,18 +12,28 @@ use http::uri::Authority;
 use http::{HeaderMap, StatusCode, Uri};
 
 use super::error::ApiError;
+use crate::domain::{Domain, DomainName};
 
 /// The names under which this server may be called.
 #[derive(Debug, Clone)]
 pub struct KnownHosts {
     listen: IpAddr,
     named: Vec<String>,
+    domain: Option<DomainName>,
 }
 
 impl KnownHosts {
-    /// Loopback's names, the listen address, and those `named`. A server on all addresses is called by any of them.
-    pub fn new(listen: SocketAddr, named: &[String]) -> Self {
-        Self { listen: listen.ip(), named: named.iter().map(|name| name.to_ascii_lowercase()).collect() }
+    /// Loopback's names, the listen address, those `named`, and the API's name in a domain. A server on all addresses is
+    /// called by any of them.
+    pub fn new(listen: SocketAddr, named: &[String], domain: Option<&Domain>) -> Self {
+        let domain = domain.map(|domain| domain.name.clone());
+        let named = named.iter().map(|name| name.to_ascii_lowercase()).chain(domain.as_ref().map(DomainName::api));
+        Self { listen: listen.ip(), named: named.collect(), domain }
+    }
+
+    /// Whether it is the domain itself or below it.
+    pub fn is_in_domain(&self, authority: &Authority) -> bool {
+        self.domain.as_ref().is_some_and(|domain| domain.has(&authority.host().to_ascii_lowercase()))
     }
 
     /// Whether it is one of them.
@@ -79,7 +89,7 @@ mod tests {
     use super::*;
 
     fn answer(listen: &str, host: Option<&str>, origin: Option<&str>) -> &'static str {
-        let hosts = KnownHosts::new(listen.parse().unwrap(), &["box.example".to_owned(), "192.0.2.1".to_owned()]);
+        let hosts = KnownHosts::new(listen.parse().unwrap(), &["box.example".to_owned(), "192.0.2.1".to_owned()], None);
         let mut headers = HeaderMap::new();
         for (name, value) in [(HOST, host), (ORIGIN, origin)] {
             if let Some(value) = value {

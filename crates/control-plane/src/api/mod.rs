@@ -54,6 +54,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::config::{ClientPatience, Limits};
+use crate::domain::Domain;
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -84,6 +85,8 @@ pub struct Api {
     pub metrics: Metrics,
     /// What one request may use.
     pub limits: Limits,
+    /// Whose names sandboxes' ports have.
+    pub domain: Option<Domain>,
     /// How long clients may take.
     pub patience: ClientPatience,
     /// What must be done before the server may end.

@@ -1,6 +1,7 @@
 //! Forks: children that go on from where their parent is, which goes on too.
 //!
-//! A fork is a snapshot that nobody sees, creates from it, and its removal. All children come to be or none.
+//! A fork is a snapshot that nobody sees, creates from it, and its removal. All children come to be or none, unless who
+//! asks takes each by itself.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,12 +30,57 @@ impl Lifecycle {
         self.detached("fork", async move { this.fork_now(owner, parent, children).await }).await
     }
 
+    /// The same, where what becomes of one child says nothing of the others. Fails only where none was begun.
+    pub async fn fork_each(
+        &self,
+        owner: OwnerId,
+        parent: SandboxId,
+        children: Vec<SandboxId>,
+    ) -> Result<Vec<Result<Sandbox, LifecycleError>>, LifecycleError> {
+        let this = self.clone();
+        self.detached("fork", async move { this.fork_each_now(owner, parent, children).await }).await
+    }
+
     async fn fork_now(
         &self,
         owner: OwnerId,
         parent: SandboxId,
         children: Vec<SandboxId>,
     ) -> Result<Vec<Sandbox>, LifecycleError> {
+        let (pending, hidden) = self.begin_fork(owner, parent, children).await?;
+        let made = self.make_all(&pending).await;
+        self.end_hidden(hidden).await;
+        match made {
+            Ok(children) => Ok(children),
+            Err(error) => Err(self.undo_all(&pending, error).await),
+        }
+    }
+
+    async fn fork_each_now(
+        &self,
+        owner: OwnerId,
+        parent: SandboxId,
+        children: Vec<SandboxId>,
+    ) -> Result<Vec<Result<Sandbox, LifecycleError>>, LifecycleError> {
+        let (pending, hidden) = self.begin_fork(owner, parent, children).await?;
+        let make = |child: Sandbox| async move {
+            match self.make(child.clone(), FORKED).await {
+                Ok(child) => Ok(child),
+                Err(error) => Err(self.undo_all(&[child], error).await),
+            }
+        };
+        let made = stream::iter(pending).map(make).buffered(AT_ONCE).collect().await;
+        self.end_hidden(hidden).await;
+        Ok(made)
+    }
+
+    /// The children's records, and what they are made from. Where that cannot be had there are none.
+    async fn begin_fork(
+        &self,
+        owner: OwnerId,
+        parent: SandboxId,
+        children: Vec<SandboxId>,
+    ) -> Result<(Vec<Sandbox>, Snapshot), LifecycleError> {
         let parent = self.store.get(&owner, &parent).await?.ok_or(LifecycleError::NotFound)?;
         transition(parent.status, Event::SnapshotRequested)?;
         let snapshot = SnapshotId::random();
@@ -45,15 +91,8 @@ impl Lifecycle {
                 Err(error) => return Err(self.undo_all(&pending, error.into()).await),
             }
         }
-        let captured = self.capture(&parent, snapshot, SnapshotKind::Fork, Naming::Unnamed).await;
-        let hidden = match captured {
-            Ok(completed) => completed.snapshot,
-            Err(error) => return Err(self.undo_all(&pending, error).await),
-        };
-        let made = self.make_all(&pending).await;
-        self.end_hidden(hidden).await;
-        match made {
-            Ok(children) => Ok(children),
+        match self.capture(&parent, snapshot, SnapshotKind::Fork, Naming::Unnamed).await {
+            Ok(completed) => Ok((pending, completed.snapshot)),
             Err(error) => Err(self.undo_all(&pending, error).await),
         }
     }

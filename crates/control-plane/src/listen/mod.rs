@@ -1,13 +1,15 @@
-//! Connections: accepts them, bounds what a client may make them hold, and ends them in good order.
+//! Connections: accepts them, plain or with TLS, bounds what a client may make them hold, and ends them in good order.
 //!
-//! A connection is closed when a request's header does not arrive in time, when nothing of an answer is taken for too
-//! long, and when nothing was asked for a while. [`body`] has the bodies that the API
+//! A connection is closed when a handshake or a request's header does not arrive in time, when nothing of an answer is
+//! taken for too long, and when nothing was asked for a while. [`body`] has the bodies that the API
 //! bounds requests with. Knows nothing of what is asked.
 
 pub mod body;
+mod https;
 mod watched;
 
 use std::convert::Infallible;
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -18,12 +20,16 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
 use crate::config::ClientPatience;
+pub use https::{IdentityError, ServerIdentity};
 use watched::{Progress, Watched};
 
 /// What the header of one request may have; more is answered 431.
@@ -35,20 +41,51 @@ const FLUSH: Duration = Duration::from_secs(3);
 /// For a machine that is out of descriptors to find some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Requests that one connection of HTTP/2 may have at once: as many as one sandbox answers, all of which may come on it.
+const STREAMS: u32 = 512;
+
 /// Who sent a request; in its extensions.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub IpAddr);
+
+/// How a request came; in its extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// In TLS.
+    Https,
+}
+
+/// Where connections come in.
+#[derive(Debug)]
+pub enum Door {
+    /// In the clear.
+    Plain(TcpListener),
+    /// In TLS.
+    Secure(TcpListener, ServerIdentity),
+}
 
 /// In an answer's extensions: its client may take it as slowly as it likes, as what follows a video does.
 #[derive(Debug, Clone, Copy)]
 pub struct Unhurried;
 
+impl Door {
+    fn open(self) -> (TcpListener, Option<TlsAcceptor>) {
+        match self {
+            Self::Plain(listener) => (listener, None),
+            Self::Secure(listener, identity) => (listener, Some(identity.acceptor())),
+        }
+    }
+}
+
 /// Answers with `service` until `closed`, then sends out what is under way.
-pub async fn serve<S>(listener: TcpListener, service: S, patience: ClientPatience, closed: CancellationToken)
+pub async fn serve<S>(door: Door, service: S, patience: ClientPatience, closed: CancellationToken)
 where
     S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
+    let (listener, acceptor) = door.open();
     let connections = GracefulShutdown::new();
     loop {
         let (stream, peer) = tokio::select! {
@@ -64,7 +101,27 @@ where
         };
         // An answer that waits for more to send is only late.
         let _ = stream.set_nodelay(true);
-        tokio::spawn(answer((stream, peer), service.clone(), patience, connections.watcher()));
+        let (service, watcher) = (service.clone(), connections.watcher());
+        match &acceptor {
+            None => drop(tokio::spawn(answer(stream, (peer, Scheme::Http), service, patience, watcher))),
+            Some(acceptor) => {
+                let (acceptor, closed) = (acceptor.clone(), closed.clone());
+                tokio::spawn(async move {
+                    let stream = tokio::select! {
+                        stream = secure(&acceptor, stream, patience) => stream,
+                        () = closed.cancelled() => return,
+                    };
+                    match stream {
+                        Ok(stream) => answer(stream, (peer, Scheme::Https), service, patience, watcher).await,
+                        // A client that does not believe our certificate is its owner's to see to.
+                        Err(error) => {
+                            let error = &error as &dyn std::error::Error;
+                            tracing::debug!(peer = %peer.0, error, "a handshake came to nothing");
+                        }
+                    }
+                });
+            }
+        }
     }
     drop(listener);
     if tokio::time::timeout(FLUSH, connections.shutdown()).await.is_err() {
@@ -72,12 +129,22 @@ where
     }
 }
 
+async fn secure(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    patience: ClientPatience,
+) -> io::Result<Box<TlsStream<TcpStream>>> {
+    let stream = tokio::time::timeout(patience.header, acceptor.accept(stream)).await;
+    stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map(Box::new)
+}
+
 /// Answers the requests of one connection.
 async fn answer<S>(
-    (stream, peer): (TcpStream, Peer),
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    (peer, scheme): (Peer, Scheme),
     service: S,
     patience: ClientPatience,
-    watcher: hyper_util::server::graceful::Watcher,
+    watcher: Watcher,
 ) where
     S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -91,6 +158,7 @@ async fn answer<S>(
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(scheme);
             let response = service.oneshot(request).await?;
             let is_unhurried = response.extensions().get::<Unhurried>().is_some();
             if is_unhurried {
@@ -113,6 +181,7 @@ async fn answer<S>(
         .timer(TokioTimer::new())
         // WebSockets of guests' services; the API has none that is asked for so.
         .enable_connect_protocol()
+        .max_concurrent_streams(STREAMS)
         .max_header_list_size(MAX_HEADER as u32)
         .keep_alive_interval(patience.idle)
         .keep_alive_timeout(patience.answer);

@@ -14,7 +14,7 @@ use super::target::{self, Target};
 use super::upgrade::Wish;
 use super::{Proxy, headers, location};
 use crate::listen::body::Guarded;
-use crate::listen::{Peer, Unhurried};
+use crate::listen::{Peer, Scheme, Unhurried};
 
 /// What the header of a guest's answer may have.
 const MAX_HEADER: usize = 64 << 10;
@@ -63,7 +63,8 @@ fn for_guest(request: Request) -> Request {
     let authority = target::authority(&parts.uri, &parts.headers);
     let caller: Option<IpAddr> = parts.extensions.get::<Peer>().map(|peer| peer.0);
     headers::remove_hop_by_hop(&mut parts.headers);
-    headers::for_guest(&mut parts.headers, authority.as_ref(), caller);
+    let scheme = parts.extensions.get().copied().unwrap_or(Scheme::Http);
+    headers::for_guest(&mut parts.headers, authority.as_ref(), caller, scheme);
     let path = parts.uri.path_and_query().cloned();
     parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     parts.version = Version::HTTP_11;

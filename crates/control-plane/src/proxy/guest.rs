@@ -14,8 +14,8 @@ use super::refusal::Refusal;
 use super::signature::{Signed, Unsigned};
 use super::target::{Named, Target};
 use super::{Proxy, connections, headers};
-use crate::listen::Unhurried;
 use crate::listen::body::Guarded;
+use crate::listen::{Scheme, Unhurried};
 use crate::store::{AccessToken, GuestAccess, Sandbox};
 
 /// The guest agent's port for its callers.
@@ -114,7 +114,7 @@ fn shown(token: &AccessToken, headers: &HeaderMap) -> Option<bool> {
 fn for_guest(request: Request) -> Request {
     let (mut parts, body) = request.into_parts();
     headers::remove_hop_by_hop(&mut parts.headers);
-    headers::for_guest(&mut parts.headers, None, None);
+    headers::for_guest(&mut parts.headers, None, None, Scheme::Http);
     parts.extensions.clear();
     Request::from_parts(parts, body)
 }

@@ -11,6 +11,7 @@ use http::uri::Authority;
 use http::{HeaderMap, header};
 
 use super::TRAFFIC_TOKEN;
+use crate::listen::Scheme;
 use crate::store::looks_like_key;
 
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -49,7 +50,7 @@ pub fn ask_to_become(headers: &mut HeaderMap, protocol: HeaderValue) {
 }
 
 /// Makes a caller's header the guest's.
-pub fn for_guest(headers: &mut HeaderMap, authority: Option<&Authority>, caller: Option<IpAddr>) {
+pub fn for_guest(headers: &mut HeaderMap, authority: Option<&Authority>, caller: Option<IpAddr>, scheme: Scheme) {
     // Already answered, by whoever reads the body.
     headers.remove(EXPECT);
     headers.remove(TRAFFIC_TOKEN);
@@ -59,7 +60,11 @@ pub fn for_guest(headers: &mut HeaderMap, authority: Option<&Authority>, caller:
         headers.insert(HOST, host.clone());
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
-    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    let scheme = match scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(scheme));
     if let Some(caller) = caller {
         let before = headers.get(&FORWARDED_FOR).and_then(|value| value.to_str().ok());
         let all = before.map_or_else(|| caller.to_string(), |before| format!("{before}, {caller}"));
@@ -137,12 +142,12 @@ mod tests {
             ("x-forwarded-for", "192.0.2.1"),
         ]);
         let authority = "80-sb1.x:1".parse().unwrap();
-        for_guest(&mut headers, Some(&authority), Some([127, 0, 0, 1].into()));
+        for_guest(&mut headers, Some(&authority), Some([127, 0, 0, 1].into()), Scheme::Https);
         let expect = map(&[
             ("cookie", "a=1; b=2"),
             ("host", "80-sb1.x:1"),
             ("x-forwarded-host", "80-sb1.x:1"),
-            ("x-forwarded-proto", "http"),
+            ("x-forwarded-proto", "https"),
             ("x-forwarded-for", "192.0.2.1, 127.0.0.1"),
         ]);
         assert_eq!(headers, expect);

@@ -14,6 +14,8 @@ use crate::store::StoreError;
 /// Why a request does not reach a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
+    /// The name is of the server's domain, and nobody's.
+    InvalidHost,
     /// No port can be called so.
     InvalidPort,
     /// No sandbox can be called so.
@@ -84,7 +86,7 @@ impl Dialect {
 impl Refusal {
     fn status(&self, dialect: Dialect) -> StatusCode {
         match self {
-            Self::InvalidPort | Self::InvalidId | Self::MissingHeader => StatusCode::BAD_REQUEST,
+            Self::InvalidHost | Self::InvalidPort | Self::InvalidId | Self::MissingHeader => StatusCode::BAD_REQUEST,
             Self::Tunnel => StatusCode::METHOD_NOT_ALLOWED,
             Self::Reserved | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::NoToken | Self::WrongToken | Self::Unsigned(_) => StatusCode::UNAUTHORIZED,
@@ -102,6 +104,7 @@ impl Refusal {
     fn message(&self, dialect: Dialect) -> String {
         const SECURED: &str = "Sandbox is secured with traffic access token.";
         match self {
+            Self::InvalidHost => "Invalid host".to_owned(),
             Self::InvalidPort => "Invalid sandbox port".to_owned(),
             Self::InvalidId => "Invalid sandbox ID".to_owned(),
             Self::MissingHeader => "missing header".to_owned(),

@@ -1,6 +1,6 @@
 //! Whose a request is: the left-most label of its Host (`8080-sb….any.domain`), or the headers that clients of E2B send
 //! where all sandboxes have one address. A name goes before headers, so that a page that one sandbox serves cannot
-//! address another under its own name.
+//! address another under its own name. Names of the server's own domain that are neither the API's nor a port's are nobody's.
 
 use http::header::HOST;
 use http::uri::Authority;
@@ -47,13 +47,12 @@ impl Target {
 pub fn of(uri: &Uri, headers: &HeaderMap, api: &KnownHosts) -> Option<Result<Target, Refusal>> {
     let authority = authority(uri, headers);
     // Whatever the server itself is called is no sandbox.
-    if let Some(authority) = authority.filter(|authority| !api.know(authority))
-        && let Some(target) = by_host(&authority.as_str().to_ascii_lowercase())
-    {
+    let authority = authority.filter(|authority| !api.know(authority));
+    if let Some(target) = authority.as_ref().and_then(|authority| by_host(&authority.as_str().to_ascii_lowercase())) {
         return Some(target);
     }
     match (headers.get(SANDBOX), headers.get(PORT)) {
-        (None, None) => None,
+        (None, None) => authority.filter(|authority| api.is_in_domain(authority)).map(|_| Err(Refusal::InvalidHost)),
         (Some(id), Some(port)) => {
             let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
             Some(target(&text(port), &text(id), Named::ByHeaders))
@@ -85,11 +84,13 @@ fn target(port: &str, id: &str, named: Named) -> Result<Target, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Domain;
 
     const ID: &str = "sb01234567890123456789";
 
     fn check(host: &str, headers: &[(&'static str, &str)], expect: Option<Result<(u16, Named), Refusal>>) {
-        let api = KnownHosts::new("127.0.0.1:8080".parse().unwrap(), &["7-box.example".to_owned()]);
+        let domain = Domain { name: "own.example".parse().unwrap(), port: 443 };
+        let api = KnownHosts::new("127.0.0.1:8080".parse().unwrap(), &["7-box.example".to_owned()], Some(&domain));
         let mut map: HeaderMap =
             headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
         map.insert(HOST, host.parse().unwrap());
@@ -116,6 +117,19 @@ mod tests {
             check(api, &[], None);
         }
         check(&format!("8080-{ID}"), &[], None);
+    }
+
+    #[test]
+    fn names_of_the_own_domain_are_the_apis_a_ports_or_nobodys() {
+        check("api.own.example", &[], None);
+        check("API.own.example:8443", &[], None);
+        check(&format!("80-{ID}.own.example"), &[], Some(Ok((80, Named::ByHost("own.example".to_owned())))));
+        for nobodys in ["own.example", "www.own.example", "sandbox.own.example:8443", "x-y.own.example"] {
+            check(nobodys, &[], Some(Err(Refusal::InvalidHost)));
+        }
+        let both = [(SANDBOX, ID), (PORT, "9")];
+        check("sandbox.own.example", &both, Some(Ok((9, Named::ByHeaders))));
+        check("sandbox.own.example", &both[..1], Some(Err(Refusal::MissingHeader)));
     }
 
     #[test]

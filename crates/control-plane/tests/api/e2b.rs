@@ -213,3 +213,26 @@ async fn what_happened_to_a_sandbox_is_its_log() {
     let (_, old) = server.get(&format!("/sandboxes/{}/logs", id(&made))).await;
     assert_eq!(old["logEntries"].as_array().unwrap().len(), messages.len());
 }
+
+#[tokio::test]
+async fn copies_of_a_sandbox_fail_one_by_one() {
+    let server = Fixture::start().await;
+    let parent = sandbox(&server, json!({})).await;
+    let fork = format!("/sandboxes/{}/fork", id(&parent));
+    for (failure, code) in [(ErrorCode::ResourceExhausted, 503), (ErrorCode::Internal, 500)] {
+        server.host.fail("create", failure, "no room");
+        let (status, items) = server.post(&fork, json!({"count": 4, "timeout": 60})).await;
+        assert_eq!(status, 201, "{items}");
+        let items = items.as_array().unwrap();
+        let (made, failed): (Vec<_>, Vec<_>) = items.iter().partition(|item| item.get("sandbox").is_some());
+        assert_eq!((made.len(), failed.len()), (3, 1), "{items:?}");
+        assert_eq!((&failed[0]["error"]["code"], failed[0].get("sandbox")), (&json!(code), None));
+        for one in made {
+            assert_eq!(server.send(Method::DELETE, &format!("/sandboxes/{}", id(&one["sandbox"])), None).await.0, 204);
+        }
+        let state = server.host.state();
+        assert!(state.snapshots.is_empty() && state.sandboxes.keys().eq([id(&parent)]), "{:?}", state.sandboxes);
+    }
+    server.host.fail("snapshot", ErrorCode::Internal, "the monitor does not answer");
+    assert_eq!(server.post(&fork, json!({"count": 2})).await.0, 500, "where none is begun the call fails");
+}

@@ -14,12 +14,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::fake_host::FakeHost;
+use crate::https::Secure;
 
 pub struct Fixture {
     pub host: Arc<FakeHost>,
     pub address: SocketAddr,
     pub http: reqwest::Client,
     pub config: Config,
+    /// Where its domain is served, if it has one.
+    pub secure: Option<Secure>,
     server: JoinHandle<()>,
     shutdown: DropGuard,
     host_port: Option<AbortOnDropHandle<()>>,
@@ -41,9 +44,9 @@ impl Fixture {
         config.drain = Duration::from_secs(5);
         change(&mut config);
         let host_port = Some(host.serve(&socket));
-        let (address, server, shutdown) = serve(&config).await;
+        let (address, secure, server, shutdown) = serve(&config).await;
         let http = reqwest::Client::new();
-        Self { host, address, http, config, server, shutdown, host_port, directory }
+        Self { host, address, http, config, secure, server, shutdown, host_port, directory }
     }
 
     fn socket(&self) -> PathBuf {
@@ -73,7 +76,7 @@ impl Fixture {
     }
 
     pub async fn start_again(&mut self) {
-        (self.address, self.server, self.shutdown) = serve(&self.config).await;
+        (self.address, self.secure, self.server, self.shutdown) = serve(&self.config).await;
     }
 
     /// Nobody answers at the host agent's address any more.
@@ -157,14 +160,18 @@ impl Fixture {
     }
 }
 
-async fn serve(config: &Config) -> (SocketAddr, JoinHandle<()>, DropGuard) {
+async fn serve(config: &Config) -> (SocketAddr, Option<Secure>, JoinHandle<()>, DropGuard) {
     let control_plane = ControlPlane::open(config.clone()).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let (secure, https) = match &config.domain {
+        Some(domain) => Some(Secure::open(domain).await).unzip(),
+        None => (None, None),
+    };
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
-    let server = tokio::spawn(async move { control_plane.run(listener, token).await.unwrap() });
-    (address, server, shutdown.drop_guard())
+    let server = tokio::spawn(async move { control_plane.run(listener, https, token).await.unwrap() });
+    (address, secure, server, shutdown.drop_guard())
 }
 
 pub async fn answer(response: reqwest::Response) -> (StatusCode, Value) {

@@ -1,9 +1,6 @@
 //! `ca …`: a small authority of one's own, whose certificates let control planes and host agents on different machines
 //! know each other. Works on a directory; whoever has its key can make anybody a control plane.
 
-mod certificate;
-
-use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,8 +9,8 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use model::Role;
 
-use self::certificate::{Made, Name};
 use super::output;
+use crate::certificate::{self, Made, Name};
 
 const AUTHORITY: &str = "ca";
 
@@ -114,20 +111,10 @@ fn keep(directory: &Path, name: &str, made: &Made, replace: bool) -> anyhow::Res
         }
     }
     // The key first: a certificate without its key would be of no use.
-    write(directory, &key, &made.key, replace)?;
-    write(directory, &certificate, &made.certificate, replace)?;
+    certificate::write(directory, &key, &made.key, replace)?;
+    certificate::write(directory, &certificate, &made.certificate, replace)?;
     output::line(certificate.display())?;
     output::line(key.display())?;
     output::note(format_args!("valid until {}", made.until));
     Ok(())
-}
-
-fn write(directory: &Path, path: &Path, text: &str, replace: bool) -> anyhow::Result<()> {
-    let failed = || format!("cannot write {}", path.display());
-    // Made with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(directory).with_context(failed)?;
-    file.write_all(text.as_bytes()).with_context(failed)?;
-    file.as_file().sync_all().with_context(failed)?;
-    let kept = if replace { file.persist(path) } else { file.persist_noclobber(path) };
-    kept.map(drop).map_err(|error| error.error).with_context(failed)
 }

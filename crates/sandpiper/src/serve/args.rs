@@ -13,7 +13,9 @@ use host_agent::sandbox::{LimitSettings, OnClose, PoolMode};
 use model::TemplateName;
 use vmm::AcceleratorMode;
 
-use super::{ConfigArgs, DatabaseArgs, DrainArgs, HostListen, LogArgs, ReconcileArgs, ServiceArgs, TlsArgs};
+use super::{
+    ConfigArgs, DatabaseArgs, DomainArgs, DrainArgs, HostListen, LogArgs, ReconcileArgs, ServiceArgs, TlsArgs,
+};
 
 /// Where templates, sandboxes and the database are kept, unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/sandpiper";
@@ -60,6 +62,8 @@ pub struct UpArgs {
     #[command(flatten)]
     pub api: ApiArgs,
     #[command(flatten)]
+    pub domain: DomainArgs,
+    #[command(flatten)]
     pub database: DatabaseArgs,
     #[command(flatten)]
     pub reconcile: ReconcileArgs,
@@ -96,6 +100,8 @@ pub struct ControlPlaneArgs {
     pub config: ConfigArgs,
     #[command(flatten)]
     pub api: ApiArgs,
+    #[command(flatten)]
+    pub domain: DomainArgs,
     #[command(flatten)]
     pub database: DatabaseArgs,
     #[command(flatten)]

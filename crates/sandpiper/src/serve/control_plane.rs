@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl};
+use control_plane::{Config, ControlPlane, Domain, HostAgentAddress, StoreUrl};
 use tokio_util::sync::CancellationToken;
 
+use super::domain::OpenDomain;
 use super::{ControlPlaneArgs, ReconcileArgs, ServiceArgs, listen};
 use crate::console::Signals;
 use crate::console::output;
@@ -17,10 +18,13 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
     let store = args.database.store(&args.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
-    let plane = open(store, host_agent, &args.reconcile, &args.service).await?;
+    let domain = args.domain.open(address, &args.data_dir).await?;
+    let name = domain.as_ref().map(|domain| domain.domain.clone());
+    let plane = open(store, host_agent, name, &args.reconcile, &args.service).await?;
     let shutdown = CancellationToken::new();
+    let (https, _renewing) = domain.inspect(OpenDomain::announce).map(OpenDomain::parts).unzip();
     output::note(format_args!("the control plane is ready at http://{address}"));
-    let running = plane.run(listener, shutdown.clone());
+    let running = plane.run(listener, https, shutdown.clone());
     tokio::pin!(running);
     tokio::select! {
         ended = &mut running => return ended.map(|()| ExitCode::SUCCESS).map_err(Into::into),
@@ -36,10 +40,12 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
 pub async fn open(
     store: StoreUrl,
     host_agent: HostAgentAddress,
+    domain: Option<Domain>,
     reconcile: &ReconcileArgs,
     service: &ServiceArgs,
 ) -> anyhow::Result<ControlPlane> {
     let mut config = Config::new(store, host_agent);
+    config.domain = domain;
     reconcile.apply(&mut config);
     service.apply(&mut config);
     ControlPlane::open(config).await.context("the control plane cannot start")

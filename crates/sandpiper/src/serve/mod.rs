@@ -4,6 +4,7 @@
 mod args;
 mod control_plane;
 mod database;
+mod domain;
 mod host_agent;
 mod listen;
 mod reconcile;
@@ -14,6 +15,7 @@ mod up;
 pub use args::{ApiArgs, ControlPlaneArgs, DEFAULT_DATA_DIR, DEFAULT_LISTEN, HostAgentArgs, HostArgs, OnExit, UpArgs};
 pub use control_plane::control_plane;
 pub use database::DatabaseArgs;
+pub use domain::DomainArgs;
 pub use host_agent::host_agent;
 pub use reconcile::ReconcileArgs;
 pub use service::{ConfigArgs, DrainArgs, LogArgs, ServiceArgs};

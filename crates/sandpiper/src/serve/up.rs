@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use super::domain::OpenDomain;
 use super::{UpArgs, control_plane, host_agent, listen};
 use crate::console::Signals;
 use crate::console::output;
@@ -22,10 +23,12 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let store = args.database.store(&args.host.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
+    let domain = args.domain.open(address, &args.host.data_dir).await?;
     let starting = Starting::answer(&listener).context("cannot answer while starting")?;
     let agent = host_agent::start(&args.host).await?;
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
-    let Parts { plane, mut serving_host, path } = match connect(args, store, &agent, &stop_host).await {
+    let Parts { plane, mut serving_host, path } = match connect(args, store, domain.as_ref(), &agent, &stop_host).await
+    {
         Ok(parts) => parts,
         Err(error) => {
             host_agent::stop(&agent, args.host.on_exit).await?;
@@ -33,7 +36,8 @@ pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
         }
     };
     starting.stop().await;
-    let mut serving_api = tokio::spawn(plane.run(listener, stop_api.clone()));
+    let (https, _renewing) = domain.inspect(OpenDomain::announce).map(OpenDomain::parts).unzip();
+    let mut serving_api = tokio::spawn(plane.run(listener, https, stop_api.clone()));
     let vmm = agent.host.vmm.info();
     let ready =
         || output::note(format_args!("sandpiper is ready at http://{address} ({}, {})", vmm.version, vmm.accelerator));
@@ -81,12 +85,14 @@ struct Parts {
 async fn connect(
     args: &UpArgs,
     store: StoreUrl,
+    domain: Option<&OpenDomain>,
     agent: &Arc<HostAgent>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     let (socket, path) = listen::unix(&args.host.data_dir)?;
     let serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), Drain::default(), stop.clone()));
-    let plane =
-        control_plane::open(store, HostAgentAddress::Unix(path.clone()), &args.reconcile, &args.service).await?;
+    let domain = domain.map(|domain| domain.domain.clone());
+    let host = HostAgentAddress::Unix(path.clone());
+    let plane = control_plane::open(store, host, domain, &args.reconcile, &args.service).await?;
     Ok(Parts { plane, serving_host, path })
 }

@@ -43,6 +43,11 @@ fn known(status: StatusCode) -> StatusCode {
     }
 }
 
+/// An error of one thing in a list of several, of which others may be fine.
+pub fn in_list(error: &ApiError) -> serde_json::Value {
+    serde_json::json!({"code": known(error.status()).as_u16(), "message": error.message()})
+}
+
 /// There is no such sandbox for the caller, whatever was asked for.
 pub fn no_sandbox(id: &str) -> ApiError {
     let id: String = id.chars().take(80).collect();

@@ -1,4 +1,4 @@
-//! Copies of a running sandbox that go on from where it is.
+//! Copies of a running sandbox that go on from where it is. Each comes to be, or not, by itself.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use serde_json::json as value;
 use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, json};
-use super::error::told;
+use super::error::{in_list, told};
 use super::sandboxes::{Named, find, optional_body};
 use super::time::positive;
 use super::view::SandboxView;
@@ -46,16 +46,18 @@ pub async fn fork(
         return Err(ApiError::conflict(message));
     }
     let children = (0..count).map(|_| SandboxId::random()).collect();
-    let children = api.lifecycle.fork(owner.clone(), id.clone(), children).await.map_err(|error| told(&id, error))?;
-    let mut forked = Vec::with_capacity(count);
-    for child in children {
-        forked.push(match api.lifecycle.set_time(&owner, &child.id, time, Shift::Any).await {
-            Ok(child) => value!({"sandbox": SandboxView::from(&child)}),
-            Err(error) => {
-                let error = told(&child.id, error);
-                value!({"error": {"code": error.status().as_u16(), "message": error.into_message()}})
-            }
+    let forked =
+        api.lifecycle.fork_each(owner.clone(), id.clone(), children).await.map_err(|error| told(&id, error))?;
+    let mut items = Vec::with_capacity(count);
+    for child in forked {
+        let timed = match child {
+            Ok(child) => api.lifecycle.set_time(&owner, &child.id, time, Shift::Any).await,
+            Err(error) => Err(error),
+        };
+        items.push(match timed {
+            Ok(child) => value!({"sandbox": SandboxView::new(&child, api.domain.as_ref())}),
+            Err(error) => value!({"error": in_list(&told(&id, error))}),
         });
     }
-    Ok(json(StatusCode::CREATED, &forked))
+    Ok(json(StatusCode::CREATED, &items))
 }

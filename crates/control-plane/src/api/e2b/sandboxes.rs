@@ -45,7 +45,7 @@ pub async fn find(api: &Api, owner: &OwnerId, id: &SandboxId) -> Result<Sandbox,
 }
 
 pub async fn get(State(api): State<Arc<Api>>, Caller(owner): Caller, Named(id): Named) -> Result<Response, ApiError> {
-    Ok(json(StatusCode::OK, &Detail::from(&find(&api, &owner, &id).await?)))
+    Ok(json(StatusCode::OK, &Detail::new(&find(&api, &owner, &id).await?, api.domain.as_ref())))
 }
 
 pub async fn kill(

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::CONTRACT;
+use crate::domain::Domain;
 use crate::store::Sandbox;
 
 /// Deprecated in the contract, and still asked for.
@@ -31,8 +32,9 @@ pub struct SandboxView<'a> {
     domain: Option<String>,
 }
 
-impl<'a> From<&'a Sandbox> for SandboxView<'a> {
-    fn from(sandbox: &'a Sandbox) -> Self {
+impl<'a> SandboxView<'a> {
+    /// Of a sandbox whose ports have names below `domain`.
+    pub fn new(sandbox: &'a Sandbox, domain: Option<&Domain>) -> Self {
         let token = sandbox.guest_access.token();
         let traffic = token.map(|token| token.traffic_token());
         // A sandbox that was made elsewhere of this one may have another's.
@@ -46,7 +48,7 @@ impl<'a> From<&'a Sandbox> for SandboxView<'a> {
             envd_version: CONTRACT,
             envd_access_token: token.map(|token| token.reveal()),
             traffic_access_token: traffic.filter(is_its_own).map(|token| token.reveal().to_owned()),
-            domain: None,
+            domain: domain.map(ToString::to_string),
         }
     }
 }
@@ -109,8 +111,9 @@ pub struct Detail<'a> {
     lifecycle: Value,
 }
 
-impl<'a> From<&'a Sandbox> for Detail<'a> {
-    fn from(sandbox: &'a Sandbox) -> Self {
+impl<'a> Detail<'a> {
+    /// Of a sandbox whose ports have names below `domain`.
+    pub fn new(sandbox: &'a Sandbox, domain: Option<&Domain>) -> Self {
         let on_timeout = match sandbox.on_expiry {
             OnExpiry::Destroy => "kill",
             OnExpiry::Pause => "pause",
@@ -119,7 +122,7 @@ impl<'a> From<&'a Sandbox> for Detail<'a> {
         Self {
             listed: sandbox.into(),
             envd_access_token: sandbox.guest_access.token().map(|token| token.reveal()),
-            domain: None,
+            domain: domain.map(ToString::to_string),
             allow_internet_access: sandbox.network.internet() == InternetAccess::On,
             network: network(&sandbox.network, sandbox.traffic_token.is_none()),
             lifecycle: json!({"onTimeout": on_timeout, "autoResume": auto_resume}),

@@ -196,7 +196,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
         let address = listener.local_addr().context("cannot tell the listen address")?;
         let shutdown = CancellationToken::new();
-        let serving = tokio::spawn(plane.run(listener, shutdown.clone()));
+        let serving = tokio::spawn(plane.run(listener, None, shutdown.clone()));
         Ok(Self { address, shutdown, serving })
     }
 

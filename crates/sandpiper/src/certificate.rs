@@ -1,16 +1,19 @@
-//! What stands in the certificates: who, for which role, until when.
+//! What stands in the certificates: who, for which role or domain, until when; and how they are kept.
 
 use std::fmt;
+use std::io::Write;
 use std::net::IpAddr;
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
+use control_plane::DomainName;
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use model::Role;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, NameConstraints, SanType, date_time_ymd,
 };
 
 /// A certificate and its key, as PEM.
@@ -81,13 +84,25 @@ impl fmt::Display for Name {
     }
 }
 
-/// An authority that signs itself.
+/// An authority for roles, which signs itself.
 pub fn authority(days: u32) -> anyhow::Result<Made> {
+    self_signed("Sandpiper authority".to_owned(), None, days)
+}
+
+/// An authority that is believed for names of one domain alone, so that whoever trusts it gives nothing else away.
+pub fn domain_authority(domain: &DomainName, days: u32) -> anyhow::Result<Made> {
+    let permitted_subtrees = vec![GeneralSubtree::DnsName(domain.to_string())];
+    let constraints = NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() };
+    self_signed(format!("Sandpiper authority for {domain}"), Some(constraints), days)
+}
+
+fn self_signed(name: String, constraints: Option<NameConstraints>, days: u32) -> anyhow::Result<Made> {
     let mut params = CertificateParams::default();
-    // It signs certificates of roles and no further authorities.
+    // It signs certificates and no further authorities.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.distinguished_name.push(DnType::CommonName, "Sandpiper authority");
+    params.name_constraints = constraints;
+    params.distinguished_name.push(DnType::CommonName, name);
     let until = set_validity(&mut params, days)?;
     let key = KeyPair::generate()?;
     Ok(Made { certificate: params.self_signed(&key)?.pem(), key: key.serialize_pem(), until })
@@ -95,23 +110,56 @@ pub fn authority(days: u32) -> anyhow::Result<Made> {
 
 /// A certificate for `role` at `names`, of which there is at least one, signed by the authority in these PEM texts.
 pub fn issue(authority: &str, authority_key: &str, role: Role, names: &[Name], days: u32) -> anyhow::Result<Made> {
-    let authority_key = KeyPair::from_pem(authority_key).context("the authority's key cannot be used")?;
-    let issuer =
-        Issuer::from_ca_cert_pem(authority, authority_key).context("the authority's certificate cannot be used")?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, format!("{} {}", role.as_str(), names[0]));
     params.subject_alt_names = names.iter().map(san).collect::<Result<_, _>>()?;
     params.subject_alt_names.push(SanType::DnsName(role.certificate_name().try_into()?));
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     // A host agent only ever answers, a control plane only ever calls.
     params.extended_key_usages = vec![match role {
         Role::HostAgent => ExtendedKeyUsagePurpose::ServerAuth,
         Role::ControlPlane => ExtendedKeyUsagePurpose::ClientAuth,
     }];
+    sign(params, authority, authority_key, days)
+}
+
+/// A server's certificate for a domain and every name right below it, signed by the authority in these PEM texts.
+pub fn issue_domain(authority: &str, authority_key: &str, domain: &DomainName, days: u32) -> anyhow::Result<Made> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, domain.to_string());
+    for name in [domain.to_string(), format!("*.{domain}")] {
+        params.subject_alt_names.push(SanType::DnsName(name.try_into()?));
+    }
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    sign(params, authority, authority_key, days)
+}
+
+fn sign(mut params: CertificateParams, authority: &str, authority_key: &str, days: u32) -> anyhow::Result<Made> {
+    let authority_key = KeyPair::from_pem(authority_key).context("the authority's key cannot be used")?;
+    let issuer =
+        Issuer::from_ca_cert_pem(authority, authority_key).context("the authority's certificate cannot be used")?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     let until = set_validity(&mut params, days)?;
     let key = KeyPair::generate()?;
     Ok(Made { certificate: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem(), until })
+}
+
+/// Until when a certificate in a PEM text is good.
+pub fn ends(certificate: &str) -> anyhow::Result<Timestamp> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).context("the text is no PEM")?;
+    let parsed = pem.parse_x509().context("the text is no certificate")?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).context("its end is not a time")
+}
+
+/// Writes a file for its owner alone, which is there entirely or not.
+pub fn write(directory: &Path, path: &Path, text: &str, replace: bool) -> anyhow::Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    // Made with mode 0600.
+    let mut file = tempfile::NamedTempFile::new_in(directory).with_context(failed)?;
+    file.write_all(text.as_bytes()).with_context(failed)?;
+    file.as_file().sync_all().with_context(failed)?;
+    let kept = if replace { file.persist(path) } else { file.persist_noclobber(path) };
+    kept.map(drop).map_err(|error| error.error).with_context(failed)
 }
 
 fn san(name: &Name) -> Result<SanType, rcgen::Error> {
