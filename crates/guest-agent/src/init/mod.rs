@@ -9,6 +9,7 @@ pub mod entropy;
 pub mod freeze;
 pub mod identity;
 pub mod machine_id;
+pub mod marks;
 mod mounts;
 pub mod network;
 pub mod power;

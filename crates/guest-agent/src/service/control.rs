@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::Agent;
 use super::error::HttpError;
 use crate::init::identity::{self, Identity};
-use crate::init::{clock, machine_id};
+use crate::init::{clock, machine_id, marks};
 use crate::process::reaper::Exit;
 use crate::process::{Chunk, Command, End, Event, Kind, Request, Streams};
 use crate::settings::{Applied, Settings, Update};
@@ -59,8 +59,10 @@ pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Status
             clock::follow(&time).map_err(|error| HttpError::internal(&error))?;
         }
         let sandbox_id = request.sandbox_id;
+        let settings = agent.settings.current();
         let write = tokio::task::spawn_blocking(move || {
             identity::assume(&identity)?;
+            marks::assume(&settings.envs)?;
             sandbox_id.map_or(Ok(()), |id| machine_id::assume(&id))
         });
         let write = write.await;

@@ -2,6 +2,7 @@
 //! into the codes of the wire contract; decides which route asks for which proof. Does no work itself.
 
 mod capture;
+mod compose;
 mod control;
 mod cors;
 pub mod direct;
@@ -94,6 +95,7 @@ fn router(agent: Arc<Agent>) -> Router {
     let protected = Router::new()
         .route("/envs", get(envs))
         .route("/metrics", get(metrics::metrics))
+        .route("/files/compose", post(compose::compose))
         .fallback_service(rpc(&agent).into_axum_service())
         .layer(from_fn_with_state(agent.clone(), gate::only_with_token));
     open.merge(control).merge(protected).layer(from_fn(cors::allow_everyone)).with_state(agent)

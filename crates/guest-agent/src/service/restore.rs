@@ -10,7 +10,7 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 use super::Agent;
 use crate::Role;
 use crate::init::identity::{self, Identity};
-use crate::init::{boot_id, entropy, freeze, machine_id};
+use crate::init::{boot_id, entropy, freeze, machine_id, marks};
 use crate::settings::Update;
 
 const SECOND: u64 = 1_000_000_000;
@@ -62,16 +62,18 @@ pub fn restore(agent: &Agent, restoration: Restoration) -> Result<(), RestoreErr
     if own_boot_id.as_deref().is_some_and(|id| !boot_id::is_valid(id)) {
         return Err(RestoreError::Garbled("the boot id must be a UUID".to_owned()));
     }
+    let envs = restoration.env_vars.into_iter().collect();
     if agent.role == Role::Init {
         entropy::reseed(&random).map_err(failed("mix in randomness"))?;
         identity::assume(&identity).map_err(failed("take on the name"))?;
         machine_id::assume(&restoration.sandbox_id).map_err(failed("take on the machine id"))?;
+        marks::assume(&envs).map_err(failed("say which sandbox it is"))?;
         own_boot_id.map_or(Ok(()), |id| boot_id::assume(&id)).map_err(failed("take on the boot id"))?;
     }
     agent.settings.apply(Update {
         timestamp: None,
         token: Some(restoration.access_token),
-        envs: Some(restoration.env_vars.into_iter().collect()),
+        envs: Some(envs),
         default_user: Some(restoration.default_user),
         default_workdir: Some(restoration.default_workdir),
     });

@@ -8,6 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::StreamExt;
 use reqwest::multipart::{Form, Part};
+use serde_json::json;
 
 use crate::harness::{Agent, PATIENCE, open_directory, pattern};
 
@@ -90,6 +91,47 @@ async fn forms_name_their_files() {
     let twice = form().part("file", part("four", "x"));
     assert_eq!(send_form(&agent, &query(Path::new(&name("4")), "root"), twice).await.0, 400);
     assert_eq!(send_form(&agent, "/files", Form::new().text("other", "x")).await.0, 400);
+}
+
+#[tokio::test]
+async fn files_become_one_and_are_gone() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    let compose = async |sources: &[&str], destination: &str, user: &str| {
+        let sources: Vec<_> = sources.iter().map(|name| at(name)).collect();
+        let body = json!({"source_paths": sources, "destination": at(destination), "username": user});
+        let answer = agent.http.post(agent.url("/files/compose")).body(body.to_string()).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    for name in ["1", "2", "3"] {
+        std::fs::write(at(name), name.repeat(3)).unwrap();
+    }
+    let (status, answer) = compose(&["2", "1"], "new/whole", "root").await;
+    assert_eq!((status, answer), (200, format!(r#"{{"name":"whole","type":"file","path":"{}"}}"#, at("new/whole"))));
+    assert_eq!(std::fs::read(at("new/whole")).unwrap(), b"222111");
+    assert!(!Path::new(&at("1")).exists() && !Path::new(&at("2")).exists());
+
+    // Whatever is wrong, nothing has changed.
+    std::fs::write(at("whole"), "before").unwrap();
+    std::fs::hard_link(at("whole"), at("same")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("endless")).unwrap();
+    for (sources, user, expect) in [
+        (&["3", "missing"][..], "root", 404),
+        (&["3", "same"], "root", 400),
+        (&["3", "endless"], "root", 400),
+        (&["3", "new"], "root", 400),
+        (&["3"], "nobody-here", 401),
+        (&["3"], "daemon", 403),
+        (&[], "root", 400),
+    ] {
+        let (status, answer) = compose(sources, "whole", user).await;
+        assert_eq!(status, expect, "{sources:?} {user}: {answer}");
+        assert_eq!(
+            (std::fs::read(at("whole")).unwrap(), std::fs::read(at("3")).unwrap()),
+            (b"before".into(), b"333".into())
+        );
+    }
 }
 
 #[tokio::test]
