@@ -5,7 +5,7 @@
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, Method, Uri, Version};
 use jiff::Timestamp;
 use model::SandboxId;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -115,6 +115,7 @@ fn for_guest(request: Request) -> Request {
     let (mut parts, body) = request.into_parts();
     headers::remove_hop_by_hop(&mut parts.headers);
     headers::for_guest(&mut parts.headers, None, None, Scheme::Http);
+    parts.version = Version::HTTP_11;
     parts.extensions.clear();
     Request::from_parts(parts, body)
 }

@@ -2,7 +2,6 @@
 
 import asyncio
 import datetime
-import os
 
 import e2b
 import httpx
@@ -12,7 +11,7 @@ from e2b import (
     SandboxNotFoundException, SandboxQuery, SandboxState, TimeoutException,
 )
 
-from harness import ais_absent, auntil
+from harness import SERVICE, ais_absent, api_url, auntil, repeated, routed, sandbox_url
 from published_sdk import araises, test
 
 UNKNOWN = "sb" + "0" * 20
@@ -22,7 +21,7 @@ async def sandbox_of(**options):
     return await AsyncSandbox.create(timeout=600, **options)
 
 
-@test
+@routed
 async def async_a_sandbox_from_its_creation_to_its_end():
     async with await sandbox_of(metadata={"kind": "async"}, envs={"A": "b"}) as sandbox:
         assert (await sandbox.commands.run("echo $A; whoami")).stdout == "b\nuser\n"
@@ -38,8 +37,8 @@ async def async_a_sandbox_from_its_creation_to_its_end():
         assert [one.sandbox_id for one in await pages.next_items()] == [sandbox.sandbox_id] and not pages.has_next
         assert await auntil("its first metrics", sandbox.get_metrics)
         assert await AsyncSandbox.get_metrics(sandbox.sandbox_id)
-        assert sandbox.connection_config.api_url == os.environ["E2B_API_URL"]
-        assert sandbox.envd_api_url == sandbox.envd_direct_url == os.environ["E2B_SANDBOX_URL"]
+        assert sandbox.connection_config.api_url == api_url()
+        assert sandbox.envd_api_url == sandbox.envd_direct_url == sandbox_url(sandbox)
         assert sandbox.get_host(80) == f"80-{sandbox.sandbox_id}.{sandbox.sandbox_domain}"
         assert sandbox.traffic_access_token is None and sandbox.get_mcp_url().endswith("/mcp")
         await araises(FileNotFoundException, sandbox.get_mcp_token())
@@ -74,7 +73,7 @@ async def async_a_sandbox_is_paused_forked_and_kept():
     assert await same.kill() is True
 
 
-@test
+@routed
 async def async_a_paused_sandbox_is_woken_once_by_many():
     sandbox = await sandbox_of(lifecycle={"on_timeout": "pause", "auto_resume": True})
     await sandbox.files.write("f", "x")
@@ -94,7 +93,7 @@ async def async_networks_are_replaced():
     await sandbox.kill()
 
 
-@test
+@routed
 async def async_commands_and_their_input():
     sandbox = await sandbox_of()
     commands = sandbox.commands
@@ -143,7 +142,7 @@ async def async_commands_and_their_input():
     await sandbox.kill()
 
 
-@test
+@routed
 async def async_files():
     sandbox = await sandbox_of()
     files = sandbox.files
@@ -176,6 +175,22 @@ async def async_files():
     await araises(NotFoundException, files.watch_dir("no/such", on_event=told.append))
     await files.remove("d")
     await araises(FileNotFoundException, files.read("d/z"))
+    await sandbox.kill()
+
+
+@routed
+async def async_services_have_names_of_their_own():
+    sandbox = await sandbox_of()
+    await sandbox.files.write("service.py", SERVICE)
+    await sandbox.commands.run("python3 service.py", background=True)
+    host = sandbox.get_host(8000)
+    async with httpx.AsyncClient() as client:
+        async def answered():
+            answer = await client.get(f"https://{host}/x")
+            return answer if answer.status_code == 200 else None
+
+        assert (await auntil("the service", answered)).json()["host"] == host
+    assert await asyncio.to_thread(repeated, host, "a word") == "a word"
     await sandbox.kill()
 
 

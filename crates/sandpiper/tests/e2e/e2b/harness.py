@@ -2,9 +2,14 @@
 profiler, so nothing of the SDK is changed. `run` writes what it found to standard output, as JSON."""
 
 import asyncio
+import base64
 import importlib.metadata
 import inspect
 import json
+import os
+import pathlib
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -18,7 +23,9 @@ from e2b.sandbox_async.filesystem import filesystem as async_files
 from e2b.sandbox_sync import git
 from e2b.sandbox_sync.commands import command, command_handle, pty
 from e2b.sandbox_sync.filesystem import filesystem, watch_handle
-from published_sdk import araises, code_of, raises
+from published_sdk import araises, code_of, raises, test
+
+SERVICE = (pathlib.Path(__file__).parent / "service.py").read_text()
 
 CLASSES = {
     "Sandbox": e2b.Sandbox,
@@ -110,6 +117,39 @@ def note_absent(method, error):
     absent[method] = str(error).split("does not offer ", 1)[1].strip().split(";")[0]
 
 
+# Tests of what depends on how the API and the sandboxes are addressed: they run in both ways.
+ROUTED = []
+
+
+def routed(function):
+    ROUTED.append(function.__name__)
+    return test(function)
+
+
+def api_url():
+    return os.environ.get("E2B_API_URL") or f"https://api.{os.environ['E2B_DOMAIN']}"
+
+
+def sandbox_url(sandbox):
+    return os.environ.get("E2B_SANDBOX_URL") or f"https://49983-{sandbox.sandbox_id}.{os.environ['E2B_DOMAIN']}"
+
+
+def repeated(host, text):
+    """What a WebSocket at a host repeats of a short text."""
+    name, port = host.rsplit(":", 1)
+    key = base64.b64encode(os.urandom(16)).decode()
+    with ssl.create_default_context().wrap_socket(socket.create_connection((name, int(port))), server_hostname=name) as tls:
+        tls.sendall(f"GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                    f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+        heard = tls.makefile("rb")
+        assert b" 101 " in heard.readline()
+        while heard.readline().strip():
+            pass
+        data = text.encode()
+        tls.sendall(bytes([0x81, 0x80 | len(data), 0, 0, 0, 0]) + data)
+        return heard.read(2 + len(data))[2:].decode()
+
+
 def until(what, condition, seconds=60):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -131,6 +171,8 @@ async def auntil(what, condition, seconds=60):
 
 
 def run():
+    if sys.argv[1:] == ["--routed"]:
+        sys.argv[1:] = ROUTED
     threading.setprofile(watch)
     failures = published_sdk.run_all(watch)
     threading.setprofile(None)
@@ -143,4 +185,4 @@ def run():
             found[name] = f"501: {absent[NEEDS_ONE[owner]]}"
         else:
             found[name] = min(reached.get(name, {""}))
-    json.dump({"version": importlib.metadata.version("e2b"), "failures": failures, "methods": found}, sys.stdout)
+    json.dump({"version": importlib.metadata.version("e2b"), "failures": failures, "methods": found, "routed": ROUTED}, sys.stdout)

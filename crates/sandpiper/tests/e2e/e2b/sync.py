@@ -14,7 +14,7 @@ from e2b import (
     SandboxQuery, SandboxState, Template, TimeoutException, Volume, Secret,
 )
 
-from harness import is_absent, until
+from harness import SERVICE, api_url, is_absent, repeated, routed, sandbox_url, until
 from published_sdk import raises, test
 
 UNKNOWN = "sb" + "0" * 20
@@ -28,7 +28,7 @@ def shared():
     return _shared
 
 
-@test
+@routed
 def a_sandbox_from_its_creation_to_its_end():
     metadata = {"a b": "c/d", "ü&=": "%"}
     began = datetime.datetime.now(datetime.timezone.utc)
@@ -42,9 +42,11 @@ def a_sandbox_from_its_creation_to_its_end():
         run = sandbox.commands.run
         assert run("echo $GREETING; whoami; pwd; sudo id -u").stdout == "hello\nuser\n/home/user\n0\n"
         assert run("echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID").stdout == f"true {sandbox.sandbox_id} base\n"
+        marks = run("cd /run/e2b; cat .E2B_SANDBOX .E2B_SANDBOX_ID .E2B_TEMPLATE_ID").stdout
+        assert marks == f"true{sandbox.sandbox_id}base", marks
         assert run("python --version && node --version && git --version && curl --version && which ss tput")
-        assert sandbox.connection_config.api_url == os.environ["E2B_API_URL"]
-        assert sandbox.envd_api_url == sandbox.envd_direct_url == os.environ["E2B_SANDBOX_URL"]
+        assert sandbox.connection_config.api_url == api_url()
+        assert sandbox.envd_api_url == sandbox.envd_direct_url == sandbox_url(sandbox)
         assert sandbox.get_host(80) == f"80-{sandbox.sandbox_id}.{sandbox.sandbox_domain}"
         assert sandbox.traffic_access_token is None
         assert sandbox.get_mcp_url().startswith("https://50005-")
@@ -136,7 +138,7 @@ def sandboxes_are_listed_by_what_they_are():
     assert Sandbox.list(query).next_items() == []
 
 
-@test
+@routed
 def commands_run_in_front_and_behind():
     commands = shared().commands
     heard = []
@@ -181,7 +183,7 @@ def input_is_sent_and_ended():
     assert commands.kill(commands.run("sleep 1000", background=True).pid) is True
 
 
-@test
+@routed
 def terminals():
     terminal = shared().pty
     heard = []
@@ -203,7 +205,7 @@ def terminals():
     assert terminal.kill(handle.pid) is False
 
 
-@test
+@routed
 def files_are_written_read_listed_and_removed():
     files = shared().files
     assert files.make_dir("work/deep") is True and files.make_dir("work/deep") is False
@@ -238,7 +240,7 @@ def files_are_written_read_listed_and_removed():
     assert files.read("/proc/version").startswith("Linux")
 
 
-@test
+@routed
 def changes_of_files_are_watched():
     files = shared().files
     files.make_dir("watched/below")
@@ -259,7 +261,23 @@ def changes_of_files_are_watched():
     raises(InvalidArgumentException, lambda: files.watch_dir("/etc/passwd"))
 
 
-@test
+@routed
+def pieces_become_one_file():
+    sandbox = shared()
+    for name in ("one", "two"):
+        sandbox.files.write(f"pieces/{name}", name)
+    headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "49983",
+               "X-Access-Token": sandbox.connection_config.sandbox_headers["X-Access-Token"]}
+    wish = {"source_paths": ["pieces/two", "pieces/one"], "destination": "pieces/whole"}
+    compose = lambda **more: httpx.post(f"{sandbox.envd_api_url}/files/compose", json=wish, headers={**headers, **more})
+    assert compose(**{"X-Access-Token": "other"}).status_code == 401
+    answer = compose()
+    assert answer.json() == {"name": "whole", "type": "file", "path": "/home/user/pieces/whole"}, answer.text
+    assert [one.name for one in sandbox.files.list("pieces")] == ["whole"]
+    assert sandbox.files.read("pieces/whole") == "twoone"
+
+
+@routed
 def signed_addresses_are_good_by_themselves():
     sandbox = shared()
     url = sandbox.upload_url("signed.txt")
@@ -356,6 +374,24 @@ def what_a_sandbox_may_reach_is_said_at_its_creation_and_later():
     assert get(**token).status_code == 502
 
 
+@routed
+def services_have_names_of_their_own():
+    sandbox = Sandbox.create(timeout=600, lifecycle={"on_timeout": "pause", "auto_resume": True})
+    sandbox.files.write("service.py", SERVICE)
+    sandbox.commands.run("python3 service.py", background=True)
+    host = sandbox.get_host(8000)
+    get = lambda: httpx.get(f"https://{host}/a%20b?c", headers={"X-API-Key": os.environ["E2B_API_KEY"]})
+    seen = until("the service", lambda: get() if get().status_code == 200 else None).json()
+    assert seen == {"path": "/a%20b?c", "host": host, "x-forwarded-proto": "https", "x-api-key": None}, seen
+    assert repeated(host, "a word") == "a word"
+    closed = httpx.get(f"https://{sandbox.get_host(9)}")
+    assert (closed.status_code, closed.json()["message"]) == (502, "The sandbox is running but port is not open")
+    sandbox.pause()
+    assert httpx.get(f"https://{host}", timeout=60).status_code == 200, "traffic wakes it"
+    sandbox.kill()
+    assert httpx.get(f"https://{host}").json()["message"] == "The sandbox was not found"
+
+
 @test
 def the_same_key_makes_one_sandbox():
     make = lambda: Sandbox.create(timeout=600, idempotency_key="the-same-key", metadata={"k": "v"})
@@ -397,7 +433,7 @@ def repositories():
     assert "secret" in sandbox.files.read(".git-credentials")
 
 
-@test
+@routed
 def a_kill_ends_what_is_under_way():
     sandbox = Sandbox.create(timeout=600)
     handle = sandbox.commands.run("sleep 1000", background=True)
