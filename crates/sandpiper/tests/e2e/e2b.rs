@@ -179,8 +179,8 @@ async fn a_server_is_measured_through_the_sdks_and_nothing_is_left() {
     bench.args(["--runs", "2", "--megabytes", "4", "--streams", "30", "--hold-sec", "3"]);
     let output = bench.output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert!(output.status.success(), "{report}: {said}");
     let median = |key: &str| {
         let row = report["rows"].as_array().unwrap().iter().find(|row| row["key"] == key);
         row.unwrap_or_else(|| panic!("{key} is missing: {report}"))["median"].as_f64().unwrap()
