@@ -7,10 +7,10 @@ export CARGO_TARGET_DIR
 export DESTDIR PREFIX UNITDIR SYSCONFDIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: bench-check compatibility help setup build install uninstall demo test sim integrity chaos check fmt openapi bench bench-control-plane deny clean
+.PHONY: bench-check bench-e2b compatibility help setup build install uninstall demo test sim integrity chaos check fmt openapi bench bench-control-plane deny clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the packages that Sandpiper needs to run
 	@scripts/setup.sh run
@@ -72,6 +72,10 @@ bench-check: setup build ## The same, and fail where a promise of SPECIFICATION.
 bench-control-plane: build ## Measure the control plane alone, on SQLite and on PostgreSQL
 	@scripts/setup.sh test
 	@scripts/bench-control-plane.sh $(SANDPIPER)
+
+bench-e2b: setup build ## Measure this machine through E2B's published SDKs: creates, files, many streams
+	@scripts/setup.sh test
+	@scripts/bench-e2b.sh $(SANDPIPER)
 
 deny: ## Check dependencies' licences and sources
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny

@@ -4,6 +4,7 @@
 //! can be divided by each other whatever the machine.
 
 mod control_plane;
+mod e2b;
 mod environment;
 mod figures;
 mod measure;
@@ -57,12 +58,16 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Measure a control plane alone, with many records and simulated hosts
     ControlPlane(control_plane::ControlPlaneBenchArgs),
+    /// Measure a server through E2B's published SDKs
+    E2b(e2b::E2bBenchArgs),
 }
 
 /// Measures and prints.
 pub async fn run(args: &BenchArgs) -> anyhow::Result<ExitCode> {
-    if let Some(BenchCommand::ControlPlane(args)) = &args.other {
-        return control_plane::run(args).await;
+    match &args.other {
+        Some(BenchCommand::ControlPlane(args)) => return control_plane::run(args).await,
+        Some(BenchCommand::E2b(args)) => return e2b::run(args).await,
+        None => {}
     }
     let client = args.server.client()?;
     let mut signals = Signals::listen()?;

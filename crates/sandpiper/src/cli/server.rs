@@ -18,10 +18,20 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
+    /// The address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The key, if one was given.
+    pub fn api_key(&self) -> Option<&str> {
+        self.api_key.as_deref().filter(|key| !key.is_empty())
+    }
+
     /// A client for it. Connects at the first call.
     pub fn client(&self) -> anyhow::Result<Client> {
         let client = Client::new(&self.url).context(BadConfig)?;
-        match self.api_key.as_deref().filter(|key| !key.is_empty()) {
+        match self.api_key() {
             Some(key) => client.with_key(key).context(BadConfig),
             None => Ok(client),
         }

@@ -122,7 +122,8 @@ impl Session {
         Ok(())
     }
 
-    fn metadata(&self) -> BTreeMap<String, String> {
+    /// What its sandboxes are found by.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
         BTreeMap::from([(self.label.0.to_owned(), self.label.1.clone())])
     }
 

@@ -36,6 +36,19 @@ pub enum Key {
     BurstFailures,
     MemoryIdle,
     CpuIdle,
+    PythonCreate,
+    PythonCreateByEight,
+    PythonUpload,
+    PythonDownload,
+    PythonStreams,
+    PythonStreamsLost,
+    JavascriptCreate,
+    JavascriptCreateByEight,
+    JavascriptUpload,
+    JavascriptDownload,
+    JavascriptStreams,
+    JavascriptStreamsLost,
+    CopyInGuest,
 }
 
 /// One thing that was measured.
@@ -81,6 +94,19 @@ impl Key {
             Self::BurstFailures => "failures among these",
             Self::MemoryIdle => "memory of an idle sandbox",
             Self::CpuIdle => "processor of an idle sandbox",
+            Self::PythonCreate => "Python: create to first command's output",
+            Self::PythonCreateByEight => "Python: the same, 8 at a time",
+            Self::PythonUpload => "Python: a file sent",
+            Self::PythonDownload => "Python: a file fetched",
+            Self::PythonStreams => "Python: streams held at once",
+            Self::PythonStreamsLost => "Python: lost among these",
+            Self::JavascriptCreate => "JavaScript: create to first command's output",
+            Self::JavascriptCreateByEight => "JavaScript: the same, 8 at a time",
+            Self::JavascriptUpload => "JavaScript: a file sent",
+            Self::JavascriptDownload => "JavaScript: a file fetched",
+            Self::JavascriptStreams => "JavaScript: streams held at once",
+            Self::JavascriptStreamsLost => "JavaScript: lost among these",
+            Self::CopyInGuest => "the file copied inside the guest",
         }
     }
 
@@ -99,7 +125,14 @@ impl Key {
             | Self::Snapshot
             | Self::ForkOne
             | Self::ForkTen
-            | Self::Burst => Some(Self::Boot),
+            | Self::Burst
+            | Self::PythonCreate
+            | Self::PythonCreateByEight
+            | Self::JavascriptCreate
+            | Self::JavascriptCreateByEight => Some(Self::Boot),
+            Self::PythonUpload | Self::PythonDownload | Self::JavascriptUpload | Self::JavascriptDownload => {
+                Some(Self::CopyInGuest)
+            }
             _ => None,
         }
     }
@@ -114,33 +147,38 @@ impl Report {
 
     /// For people.
     pub fn print(&self, with_promises: bool) -> io::Result<()> {
-        let rows = self.rows.iter().map(|row| self.show(row));
-        output::table(["MEASURED", "RUNS", "MEDIAN", "MIN", "P99", "MAX", "COMPARED WITH", "RATIO"], rows)?;
+        print_rows(&self.rows)?;
         if with_promises {
             output::line("")?;
             output::table(["PROMISED", "AT MOST", "MEASURED", ""], self.promises.iter().map(Outcome::show))?;
         }
         output::line(format_args!("template {}; {}", self.template, self.environment))
     }
+}
 
-    fn show(&self, row: &Row) -> [String; 8] {
-        let figures = &row.figures;
-        let show = |value| figures.unit.show(value);
-        let limit = row.key.compared_with().and_then(|key| find(&self.rows, key).map(|limit| (key, limit)));
-        let (with, ratio) = limit.map_or_else(Default::default, |(key, limit)| {
-            (key.describe().to_owned(), show_ratio(figures.median / limit.median.max(f64::MIN_POSITIVE)))
-        });
-        [
-            row.key.describe().to_owned(),
-            figures.runs.to_string(),
-            show(figures.median),
-            show(figures.min),
-            show(figures.p99),
-            show(figures.max),
-            with,
-            ratio,
-        ]
-    }
+/// A table of rows, for people.
+pub fn print_rows(rows: &[Row]) -> io::Result<()> {
+    let shown = rows.iter().map(|row| show(rows, row));
+    output::table(["MEASURED", "RUNS", "MEDIAN", "MIN", "P99", "MAX", "COMPARED WITH", "RATIO"], shown)
+}
+
+fn show(rows: &[Row], row: &Row) -> [String; 8] {
+    let figures = &row.figures;
+    let show = |value| figures.unit.show(value);
+    let limit = row.key.compared_with().and_then(|key| find(rows, key).map(|limit| (key, limit)));
+    let (with, ratio) = limit.map_or_else(Default::default, |(key, limit)| {
+        (key.describe().to_owned(), show_ratio(figures.median / limit.median.max(f64::MIN_POSITIVE)))
+    });
+    [
+        row.key.describe().to_owned(),
+        figures.runs.to_string(),
+        show(figures.median),
+        show(figures.min),
+        show(figures.p99),
+        show(figures.max),
+        with,
+        ratio,
+    ]
 }
 
 /// The figures of a thing, if it was measured.
@@ -172,8 +210,7 @@ mod tests {
     #[test]
     fn a_thing_stands_beside_what_it_is_compared_with() {
         let rows = vec![row(Key::Boot, 2400.0), row(Key::Pool, 30.0), row(Key::Exec, 9.0), row(Key::ExecInGuest, 4.5)];
-        let report = Report::new("minimal", rows, Environment::default());
-        let shown: Vec<_> = report.rows.iter().map(|row| report.show(row)[6..].to_vec()).collect();
+        let shown: Vec<_> = rows.iter().map(|row| show(&rows, row)[6..].to_vec()).collect();
         assert_eq!(shown[1], ["cold boot to running", "1/80"]);
         assert_eq!(shown[2], ["the same inside the guest", "2.00 ×"]);
         assert_eq!(shown[0], ["", ""]);
