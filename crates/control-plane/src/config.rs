@@ -57,10 +57,10 @@ pub struct ClientPatience {
     pub body: Duration,
     /// Until something of an answer is taken. A WebSocket's client may take as long as it likes.
     pub answer: Duration,
-    /// Between two requests on one connection. Longer than proxies keep theirs, so that none of them sends into a
-    /// connection that is being closed.
+    /// Between two requests on one connection. Longer than proxies and E2B's SDKs (five minutes) keep theirs, so that none
+    /// of them sends into a connection that is being closed.
     pub idle: Duration,
-    /// Between two signs of life to the client of a WebSocket.
+    /// Between two signs of life to the client of a WebSocket, or of HTTP/2.
     pub ping: Duration,
 }
 
@@ -70,7 +70,7 @@ impl Default for ClientPatience {
             header: Duration::from_secs(10),
             body: Duration::from_secs(30),
             answer: Duration::from_secs(60),
-            idle: Duration::from_secs(75),
+            idle: Duration::from_secs(330),
             ping: Duration::from_secs(30),
         }
     }

@@ -183,7 +183,7 @@ async fn answer<S>(
         .enable_connect_protocol()
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(MAX_HEADER as u32)
-        .keep_alive_interval(patience.idle)
+        .keep_alive_interval(patience.ping)
         .keep_alive_timeout(patience.answer);
     let connection = builder.serve_connection_with_upgrades(io, service).into_owned();
     if let Err(error) = watcher.watch(connection).await {

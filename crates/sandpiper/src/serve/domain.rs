@@ -25,7 +25,7 @@ const AUTHORITY_DAYS: u32 = 3650;
 /// Days that a certificate is.
 const CERTIFICATE_DAYS: u32 = 90;
 /// Days before its end at which a certificate is replaced.
-const MARGIN_DAYS: i32 = 30;
+const MARGIN_DAYS: u32 = 30;
 /// How often a server looks whether that is now.
 const LOOK: Duration = Duration::from_secs(3600);
 /// Ports that are tried where any will do: one that is free on one address may be taken on the other.
@@ -182,7 +182,7 @@ impl Keeper {
     async fn keep(self, shown: ServerIdentity, mut until: Timestamp) {
         loop {
             tokio::time::sleep(LOOK).await;
-            if !ends_within(until, Timestamp::now(), MARGIN_DAYS.unsigned_abs()) {
+            if !ends_within(until, Timestamp::now(), MARGIN_DAYS) {
                 continue;
             }
             match self.replace(&shown) {
