@@ -50,7 +50,7 @@ pub use metrics::{Series, Use};
 pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
-pub use seat::{Others, Seat, Worker, Workers};
+pub use seat::{Hands, Others, Seat, Worker, Workers};
 pub use snapshots::{Completed, Naming, Needed, NewSnapshot, Snapshot, SnapshotFilter};
 pub use traffic_token::{TrafficToken, TrafficTokenHash};
 pub use usage::{Running, step};

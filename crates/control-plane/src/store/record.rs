@@ -13,7 +13,7 @@ use model::{
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::{GuestAccess, TrafficTokenHash, Worker};
+use super::{GuestAccess, Hands, TrafficTokenHash};
 
 /// A sandbox that is about to be made.
 #[derive(Debug, Clone)]
@@ -103,8 +103,8 @@ pub struct Sandbox {
     pub last_active_at: Option<Timestamp>,
     /// When the record last changed.
     pub last_updated: Timestamp,
-    /// Which control plane changed its status last; none where that is not known.
-    pub worker: Option<Worker>,
+    /// Whose work that is which its status says is under way.
+    pub hands: Hands,
 }
 
 impl Sandbox {
@@ -146,7 +146,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             started_at: time(row, "started_at")?,
             last_active_at: time(row, "last_active_at")?,
             last_updated: time(row, "last_updated")?.unwrap_or_default(),
-            worker: Worker::recorded(row.try_get("worker")?),
+            hands: Hands::recorded(row.try_get("worker")?),
         })
     }
 }

@@ -5,7 +5,7 @@ use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status
 
 use super::connections::Connection;
 use super::events::{append_action, append_change};
-use super::{Action, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, Worker, failed};
+use super::{Action, Hands, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, Worker, failed};
 
 /// A new status and what changes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Change {
     keeps_disk: Option<bool>,
     /// Only of a sandbox whose time ends then.
     ends_at: Option<Timestamp>,
+    /// Whether nobody works any longer on what the status says is under way.
+    lets_go: bool,
     action: Option<Action>,
 }
 
@@ -27,8 +29,22 @@ impl Change {
     pub fn to(status: Status) -> Self {
         // One that is being started may yet be stopped again.
         let keeps_disk = Some(false).filter(|_| status != Status::Pending);
-        let (reason, host_ip, ends_at, action) = (String::new(), None, None, None);
-        Self { status, reason, host_ip, marks_start: false, marks_activity: false, keeps_disk, ends_at, action }
+        Self {
+            status,
+            reason: String::new(),
+            host_ip: None,
+            marks_start: false,
+            marks_activity: false,
+            keeps_disk,
+            ends_at: None,
+            lets_go: false,
+            action: None,
+        }
+    }
+
+    /// It stays as it is, on its way, and nobody knows how that ended: whoever compares records with hosts finds out.
+    pub fn let_go(seen: &Sandbox) -> Self {
+        Self { lets_go: true, keeps_disk: None, ..Self::to(seen.status) }
     }
 
     /// To `status`, because of `reason`.
@@ -144,7 +160,7 @@ impl Store {
             .bind(active)
             .bind(now)
             .bind(change.keeps_disk.map(i64::from))
-            .bind(self.worker.number())
+            .bind(if change.lets_go { Hands::NONE } else { self.worker.number() })
             .bind(seen.id.as_str())
             .bind(seen.owner.as_str())
             .bind(seen.status.as_str())
