@@ -157,7 +157,7 @@ impl Parts {
         self.make_network(host, spec).await
     }
 
-    /// Does nothing where there is one with a tap. That of a network that was adopted went with its monitor.
+    /// Begins it; [`Self::network_ready`] waits for the rest. Does nothing where there is one with a tap. That of a network that was adopted went with its monitor.
     pub(super) async fn make_network(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
         if self.tap.is_none() {
             self.remove_network().await.map_err(CreateError::Left)?;
@@ -166,6 +166,19 @@ impl Parts {
             let mut network = host.network.create(&spec.id, &spec.network).await?;
             self.tap = network.take_tap();
             self.network = Some(network);
+        }
+        Ok(())
+    }
+
+    /// Waits until what a guest may reach is settled: before it runs.
+    pub(super) async fn network_ready(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let ready = self.network.as_mut().expect("the network is begun first").ready().await;
+        if ready.is_err() {
+            // Half a network is none: who tries again makes another.
+            self.tap = None;
+        }
+        ready?;
+        if self.egress.is_none() {
             self.begin_egress(host, &spec.network).await?;
         }
         Ok(())
@@ -442,6 +455,8 @@ impl Parts {
         let jail = self.jail(host);
         let vm = host.vmm.boot(boot, &jail).await?;
         self.vm = Some(vm.clone());
+        // Long before its kernel looks for a network.
+        self.network_ready(host, spec).await?;
         Ok(vm)
     }
 

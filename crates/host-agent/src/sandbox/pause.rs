@@ -205,7 +205,11 @@ impl Parts {
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
         (self.vm, self.start) = (Some(vm.clone()), Start::Resume);
         let guest = self.guest_client();
-        if let Err(error) = self.pass_over(host, &guest, &paused).await {
+        let passed = async {
+            self.network_ready(host, spec).await?;
+            self.pass_over(host, &guest, &paused).await
+        };
+        if let Err(error) = passed.await {
             vm.kill().await;
             self.vm = None;
             return Err(error);

@@ -67,6 +67,7 @@ impl Parts {
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
         self.vm = Some(vm.clone());
         let loaded = begun.elapsed();
+        self.network_ready(host, spec).await?;
         vm.resume().await.map_err(CreateError::Go)?;
         let guest = self.guest_client();
         let identity = Identity { boot_id, ..identity(spec, self.template()) };
