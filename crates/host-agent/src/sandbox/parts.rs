@@ -407,7 +407,7 @@ impl Parts {
                     return Ok(guest);
                 }
                 Err(error) => {
-                    if matches!(error, CreateError::Deleted) || !host.vmm.give_up(accelerator) {
+                    if error.is_final() || !host.vmm.give_up(accelerator) {
                         return Err(error);
                     }
                     let error = &error as &dyn std::error::Error;
