@@ -1,6 +1,6 @@
 //! The jail around every virtual machine monitor: its own uid and gid, mount, PID, network, IPC and UTS namespaces, a
 //! file system that holds only the monitor's own files, no capabilities, `no_new_privs`, its own session, resource limits,
-//! a group of its own with limits on memory, processors and threads, and Landlock; the monitor adds its seccomp filter.
+//! a group of its own with limits on memory, processors, threads and the disk, and Landlock; the monitor adds its seccomp filter.
 //!
 //! A monitor is started by a helper process (this binary again, see [`inside`]): namespaces and credentials cannot be
 //! changed safely in a process with threads. The two speak over a socket pair, so that the monitor's identity is on
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     fn jail() -> Jail {
-        let limits = crate::cgroup::CgroupLimits { vcpus: 1, memory_mb: 64 };
+        let limits = crate::cgroup::CgroupLimits { vcpus: 1, memory_mb: 64, disk: None };
         Jail {
             uid: 65_534,
             identity_file: PathBuf::new(),

@@ -447,7 +447,7 @@ impl Parts {
         template: &Template,
     ) -> Result<Arc<dyn Vm>, CreateError> {
         let boot = BootSpec {
-            machine: self.machine(spec, Memory::Own(self.directory().join(MEMORY_FILE)))?,
+            machine: self.machine(host, spec, Memory::Own(self.directory().join(MEMORY_FILE)))?,
             kernel: template.kernel.image(),
             initramfs: template.initramfs.clone(),
         };
@@ -461,7 +461,7 @@ impl Parts {
     }
 
     /// What its virtual machine is made of, this time.
-    pub(super) fn machine(&self, spec: &SandboxSpec, memory: Memory) -> Result<Machine, CreateError> {
+    pub(super) fn machine(&self, host: &Host, spec: &SandboxSpec, memory: Memory) -> Result<Machine, CreateError> {
         let directory = self.directory();
         let tap = self.tap.as_ref().expect("the network came with a tap");
         let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(file_error("open", path));
@@ -481,6 +481,7 @@ impl Parts {
             tap: tap.try_clone().map_err(file_error("copy the tap of", directory))?,
             mac: net::GUEST_MAC,
             directory: directory.to_owned(),
+            disk_limits: host.disk_limits,
         })
     }
 
@@ -498,7 +499,8 @@ impl Parts {
     /// The control groups of its monitor, whether or not they are there.
     pub(super) fn find_cgroup(&mut self, host: &Host) -> (Cgroup, CgroupLimits) {
         let shape = self.record().spec.shape;
-        let limits = CgroupLimits { vcpus: shape.vcpus.get(), memory_mb: shape.memory.get() };
+        let disk = Some(host.disk_limits);
+        let limits = CgroupLimits { vcpus: shape.vcpus.get(), memory_mb: shape.memory.get(), disk };
         let cgroup = host.cgroups.of(self.slot(), limits);
         self.cgroup = Some(cgroup.clone());
         (cgroup, limits)

@@ -198,7 +198,7 @@ impl Parts {
         self.make_network(host, spec).await?;
         let state = paused.join(STATE);
         let state = File::open(&state).map_err(file_error("open", &state))?.into();
-        let machine = self.machine(spec, Memory::Own(memory))?;
+        let machine = self.machine(host, spec, Memory::Own(memory))?;
         let platform = manifest.origin.platform;
         self.platform = Some(platform.clone());
         let jail = self.jail(host);

@@ -62,7 +62,7 @@ impl Parts {
         (self.memory, self.start) = (MemoryOwner::Shared, Start::Restore);
         let platform = frozen.manifest.origin.platform.clone();
         self.platform = Some(platform.clone());
-        let machine = self.machine(spec, Memory::Frozen(directory.join(FROZEN_MEMORY_FILE)))?;
+        let machine = self.machine(host, spec, Memory::Frozen(directory.join(FROZEN_MEMORY_FILE)))?;
         let jail = self.jail(host);
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
         self.vm = Some(vm.clone());
