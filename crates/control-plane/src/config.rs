@@ -6,12 +6,15 @@ use std::time::Duration;
 use crate::retention::RetentionPolicy;
 use crate::store_url::StoreUrl;
 use crate::tls::Tls;
+use crate::token_key::TokenKey;
 
 /// Everything that a control plane needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where the records are.
     pub store: StoreUrl,
+    /// What tokens are sealed with there.
+    pub token_key: TokenKey,
     /// How the host agent is reached.
     pub host_agent: HostAgentAddress,
     /// What one request may use.
@@ -92,9 +95,10 @@ impl Default for Limits {
 
 impl Config {
     /// A configuration with the defaults for everything that has one.
-    pub fn new(store: StoreUrl, host_agent: HostAgentAddress) -> Self {
+    pub fn new(store: StoreUrl, token_key: TokenKey, host_agent: HostAgentAddress) -> Self {
         Self {
             store,
+            token_key,
             host_agent,
             limits: Limits::default(),
             allowed_hosts: Vec::new(),

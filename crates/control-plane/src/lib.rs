@@ -20,6 +20,7 @@ mod starting;
 mod store;
 mod store_url;
 mod tls;
+mod token_key;
 
 pub use api::openapi_yaml;
 pub use config::{ClientPatience, Config, HostAgentAddress, Limits};
@@ -34,3 +35,4 @@ pub use starting::Starting;
 pub use store::{ApiKey, OpenError, Passage, StoreError, Way};
 pub use store_url::{InvalidStoreUrl, PostgresUrl, StoreUrl};
 pub use tls::{Tls, TlsError};
+pub use token_key::{TokenKey, TokenKeyError};

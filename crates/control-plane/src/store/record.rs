@@ -86,7 +86,7 @@ pub struct Sandbox {
     /// What it may reach.
     pub network: NetworkPolicy,
     /// Who may speak with its guest agent directly.
-    pub guest_access: GuestAccess,
+    pub guest_access: GuestAccess<KeptToken>,
     /// Environment of every process in it.
     pub env: BTreeMap<String, String>,
     /// When its time is over, used or not.

@@ -88,8 +88,9 @@ impl Store {
     /// Records a sandbox as pending.
     pub async fn insert(&self, new: &NewSandbox) -> Result<Sandbox, StoreError> {
         let inserted = async {
+            let access = self.recorded_access(&new.id, &new.guest_access)?;
             let mut transaction = self.pool.begin().await?;
-            let sandbox = insert(&mut transaction, new, self.worker).await?;
+            let sandbox = insert(&mut transaction, new, access, self.worker).await?;
             transaction.commit().await?;
             Ok(sandbox)
         };
@@ -241,10 +242,12 @@ impl Store {
     }
 }
 
-/// Records a sandbox as pending, with whatever else the transaction does.
+/// Records a sandbox as pending, with whatever else the transaction does, and with this as who may speak with its guest
+/// agent.
 pub(super) async fn insert(
     connection: &mut Connection,
     new: &NewSandbox,
+    guest_access: Option<String>,
     worker: Worker,
 ) -> Result<Sandbox, sqlx::Error> {
     let now = Timestamp::now().as_millisecond();
@@ -278,7 +281,7 @@ pub(super) async fn insert(
     .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
     .bind(serde_json::to_string(&new.network).expect("a policy is plain data"))
     .bind(worker.number())
-    .bind(new.guest_access.as_recorded())
+    .bind(guest_access)
     .bind(serde_json::to_string(&new.env).expect("texts are JSON"))
     .bind(new.ends_at.map(Timestamp::as_millisecond))
     .fetch_one(&mut *connection)

@@ -13,7 +13,9 @@ use host_agent::sandbox::{LimitSettings, OnClose, PoolMode};
 use model::TemplateName;
 use vmm::{AcceleratorMode, DiskLimits};
 
-use super::{ConfigArgs, DatabaseArgs, DrainArgs, HostListen, LogArgs, ReconcileArgs, ServiceArgs, TlsArgs};
+use super::{
+    ConfigArgs, DatabaseArgs, DrainArgs, HostListen, LogArgs, ReconcileArgs, ServiceArgs, TlsArgs, TokenKeyArgs,
+};
 
 /// Where templates, sandboxes and the database are kept, unless told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/sandpiper";
@@ -62,6 +64,8 @@ pub struct UpArgs {
     #[command(flatten)]
     pub database: DatabaseArgs,
     #[command(flatten)]
+    pub token_key: TokenKeyArgs,
+    #[command(flatten)]
     pub reconcile: ReconcileArgs,
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -98,6 +102,8 @@ pub struct ControlPlaneArgs {
     pub api: ApiArgs,
     #[command(flatten)]
     pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub token_key: TokenKeyArgs,
     #[command(flatten)]
     pub reconcile: ReconcileArgs,
     #[command(flatten)]

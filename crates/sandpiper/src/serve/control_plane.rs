@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl};
+use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl, TokenKey};
 use tokio_util::sync::CancellationToken;
 
 use super::{ControlPlaneArgs, ReconcileArgs, ServiceArgs, listen};
@@ -15,9 +15,10 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
     let mut signals = Signals::listen()?;
     let host_agent = args.tls.address(&args.host_agent)?;
     let store = args.database.store(&args.data_dir)?;
+    let token_key = args.token_key.load(&args.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
-    let plane = open(store, host_agent, &args.reconcile, &args.service).await?;
+    let plane = open(store, token_key, host_agent, &args.reconcile, &args.service).await?;
     let shutdown = CancellationToken::new();
     output::note(format_args!("the control plane is ready at http://{address}"));
     let running = plane.run(listener, shutdown.clone());
@@ -35,11 +36,12 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
 /// Opens the control plane.
 pub async fn open(
     store: StoreUrl,
+    token_key: TokenKey,
     host_agent: HostAgentAddress,
     reconcile: &ReconcileArgs,
     service: &ServiceArgs,
 ) -> anyhow::Result<ControlPlane> {
-    let mut config = Config::new(store, host_agent);
+    let mut config = Config::new(store, token_key, host_agent);
     reconcile.apply(&mut config);
     service.apply(&mut config);
     ControlPlane::open(config).await.context("the control plane cannot start")

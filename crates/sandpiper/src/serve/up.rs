@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ::control_plane::{ControlPlane, HostAgentAddress, RunError, Starting, StoreUrl};
+use ::control_plane::{ControlPlane, HostAgentAddress, RunError, Starting, StoreUrl, TokenKey};
 use ::host_agent::HostAgent;
 use ::host_agent::service::{Drain, Listener, serve};
 use anyhow::{Context, bail};
@@ -20,12 +20,13 @@ use crate::console::output;
 pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let store = args.database.store(&args.host.data_dir)?;
+    let token_key = args.token_key.load(&args.host.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
     let starting = Starting::answer(&listener).context("cannot answer while starting")?;
     let agent = host_agent::start(&args.host).await?;
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
-    let Parts { plane, mut serving_host, path } = match connect(args, store, &agent, &stop_host).await {
+    let Parts { plane, mut serving_host, path } = match connect(args, (store, token_key), &agent, &stop_host).await {
         Ok(parts) => parts,
         Err(error) => {
             host_agent::stop(&agent, args.host.on_exit).await?;
@@ -80,13 +81,14 @@ struct Parts {
 
 async fn connect(
     args: &UpArgs,
-    store: StoreUrl,
+    (store, token_key): (StoreUrl, TokenKey),
     agent: &Arc<HostAgent>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Parts> {
     let (socket, path) = listen::unix(&args.host.data_dir)?;
     let serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), Drain::default(), stop.clone()));
     let plane =
-        control_plane::open(store, HostAgentAddress::Unix(path.clone()), &args.reconcile, &args.service).await?;
+        control_plane::open(store, token_key, HostAgentAddress::Unix(path.clone()), &args.reconcile, &args.service)
+            .await?;
     Ok(Parts { plane, serving_host, path })
 }

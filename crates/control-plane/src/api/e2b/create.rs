@@ -86,7 +86,7 @@ async fn create(
     let origin = origin(&api, &owner, &request.template_id).await?;
     let new = request.sandbox(&api, owner, origin, &version)?;
     let sandbox = api.lifecycle.create(new, MAKING, once).await?;
-    Ok(json(StatusCode::CREATED, &SandboxView::from(&sandbox)))
+    Ok(json(StatusCode::CREATED, &SandboxView::new(&api.store, &sandbox)?))
 }
 
 /// What a template's id stands for: a template, or a snapshot.

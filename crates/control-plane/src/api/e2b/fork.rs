@@ -50,7 +50,7 @@ pub async fn fork(
     let mut forked = Vec::with_capacity(count);
     for child in children {
         forked.push(match api.lifecycle.set_time(&owner, &child.id, time, Shift::Any).await {
-            Ok(child) => value!({"sandbox": SandboxView::from(&child)}),
+            Ok(child) => value!({"sandbox": SandboxView::new(&api.store, &child)?}),
             Err(error) => {
                 let error = told(&child.id, error);
                 value!({"error": {"code": error.status().as_u16(), "message": error.into_message()}})

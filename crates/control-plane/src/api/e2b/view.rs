@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::CONTRACT;
-use crate::store::Sandbox;
+use crate::store::{AccessToken, Sandbox, Store, StoreError, TrafficToken};
 
 /// Deprecated in the contract, and still asked for.
 const CLIENT: &str = "sandpiper";
@@ -26,28 +26,28 @@ pub struct SandboxView<'a> {
     alias: &'a str,
     envd_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    envd_access_token: Option<&'a str>,
+    envd_access_token: Option<String>,
     traffic_access_token: Option<String>,
     domain: Option<String>,
 }
 
-impl<'a> From<&'a Sandbox> for SandboxView<'a> {
-    fn from(sandbox: &'a Sandbox) -> Self {
-        let token = sandbox.guest_access.token();
-        let traffic = token.map(|token| token.traffic_token());
+impl<'a> SandboxView<'a> {
+    /// A sandbox, with its tokens.
+    pub fn new(store: &Store, sandbox: &'a Sandbox) -> Result<Self, StoreError> {
+        let token = store.access_token(sandbox)?;
+        let traffic = token.as_ref().map(AccessToken::traffic_token);
         // A sandbox that was made elsewhere of this one may have another's.
-        let is_its_own =
-            |token: &crate::store::TrafficToken| sandbox.traffic_token.as_ref().is_some_and(|hash| hash.is_of(token));
-        Self {
+        let is_its_own = |token: &TrafficToken| sandbox.traffic_token.as_ref().is_some_and(|hash| hash.is_of(token));
+        Ok(Self {
             template_id: sandbox.template.as_str(),
             sandbox_id: sandbox.id.as_str(),
             client_id: CLIENT,
             alias: sandbox.template.as_str(),
             envd_version: CONTRACT,
-            envd_access_token: token.map(|token| token.reveal()),
+            envd_access_token: token.map(|token| token.reveal().to_owned()),
             traffic_access_token: traffic.filter(is_its_own).map(|token| token.reveal().to_owned()),
             domain: None,
-        }
+        })
     }
 }
 
@@ -109,8 +109,9 @@ pub struct Detail<'a> {
     lifecycle: Value,
 }
 
-impl<'a> From<&'a Sandbox> for Detail<'a> {
-    fn from(sandbox: &'a Sandbox) -> Self {
+impl<'a> Detail<'a> {
+    /// A sandbox with this token.
+    pub fn new(sandbox: &'a Sandbox, token: Option<&'a AccessToken>) -> Self {
         let on_timeout = match sandbox.on_expiry {
             OnExpiry::Destroy => "kill",
             OnExpiry::Pause => "pause",
@@ -118,7 +119,7 @@ impl<'a> From<&'a Sandbox> for Detail<'a> {
         let auto_resume = sandbox.auto_resume == AutoResume::On;
         Self {
             listed: sandbox.into(),
-            envd_access_token: sandbox.guest_access.token().map(|token| token.reveal()),
+            envd_access_token: token.map(AccessToken::reveal),
             domain: None,
             allow_internet_access: sandbox.network.internet() == InternetAccess::On,
             network: network(&sandbox.network, sandbox.traffic_token.is_none()),
