@@ -20,7 +20,9 @@ use futures::future::BoxFuture;
 use model::{DiskMb, Shape};
 
 pub use accelerator::{Accelerator, AcceleratorChoice, AcceleratorMode, ForcedKvmUnusable, choose, kvm_obstacle};
-pub use launch::{Bind, BindAccess, Device, LaunchError, Launcher, Process, ProcessIdentity, Program, VmmProcess};
+pub use launch::{
+    Bind, BindAccess, Device, LaunchError, Launched, Launcher, Process, ProcessIdentity, Program, VmmProcess,
+};
 pub use log::{BoundedLog, LOG_LIMIT};
 pub use platform::{Platform, PlatformMismatch};
 
@@ -80,6 +82,9 @@ pub trait Vm: Send + Sync {
 
     /// What the monitor took from its start to its first answer.
     fn first_answer(&self) -> Duration;
+
+    /// How much later that came because of the launcher, at most. Nothing where an earlier run started it.
+    fn launch_delay(&self) -> Duration;
 
     /// Stops the vCPUs. Legal while they run.
     fn pause(&self) -> BoxFuture<'_, Result<(), VmError>>;

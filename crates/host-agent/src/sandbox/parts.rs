@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
 use model::{DiskMb, StartMode};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 
+use super::confinement::Confinement;
 use super::ledger::{Place, Share};
 use super::owner::RETRY_DELETE;
 use super::record::{RECORD, Record, Run};
@@ -65,6 +66,8 @@ pub(super) struct Parts {
     pub(super) guest: Option<Guest>,
     /// How that virtual machine came to be.
     pub(super) start: Start,
+    /// What was waited for meanwhile.
+    pub(super) confinement: Confinement,
     /// That it counts as one of its owner's.
     pub(super) place: Option<Place>,
     /// The memory and vCPUs that were promised to it.
@@ -163,7 +166,9 @@ impl Parts {
             self.remove_network().await.map_err(CreateError::Left)?;
         }
         if self.network.is_none() {
+            let begun = Instant::now();
             let mut network = host.network.create(&spec.id, &spec.network).await?;
+            self.confinement = Confinement { fence: begun.elapsed(), ..Confinement::default() };
             self.tap = network.take_tap();
             self.network = Some(network);
         }
@@ -303,7 +308,8 @@ impl Parts {
 
     /// The virtual machine, once its guest knows who it is.
     pub fn running(&self) -> Option<Running> {
-        Some(Running { guest: self.guest.clone()?, vm: self.vm.clone()?, start: self.start })
+        let (start, confinement) = (self.start, self.confinement);
+        Some(Running { guest: self.guest.clone()?, vm: self.vm.clone()?, start, confinement })
     }
 
     /// The guest, once it knows who it is.
@@ -454,6 +460,7 @@ impl Parts {
         self.platform = Some(host.vmm.platform());
         let jail = self.jail(host);
         let vm = host.vmm.boot(boot, &jail).await?;
+        self.confinement.jail = vm.launch_delay();
         self.vm = Some(vm.clone());
         // Long before its kernel looks for a network.
         self.network_ready(host, spec).await?;

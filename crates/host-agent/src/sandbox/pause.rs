@@ -203,6 +203,7 @@ impl Parts {
         self.platform = Some(platform.clone());
         let jail = self.jail(host);
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
+        self.confinement.jail = vm.launch_delay();
         (self.vm, self.start) = (Some(vm.clone()), Start::Resume);
         let guest = self.guest_client();
         let passed = async {

@@ -65,6 +65,7 @@ impl Parts {
         let machine = self.machine(host, spec, Memory::Frozen(directory.join(FROZEN_MEMORY_FILE)))?;
         let jail = self.jail(host);
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
+        self.confinement.jail = vm.launch_delay();
         self.vm = Some(vm.clone());
         let loaded = begun.elapsed();
         self.network_ready(host, spec).await?;

@@ -142,10 +142,10 @@ impl Qemu {
         }
         .into_program();
         let started = Instant::now();
-        let process = launcher.launch(program).await?;
+        let launched = launcher.launch(program).await?;
         let log = BoundedLog::default();
         let following = log.follow(stderr_reader);
-        QemuVm::connect(started, process, &qmp_socket, &console_socket, Stderr { log, following }, layer_count).await
+        QemuVm::connect(started, launched, &qmp_socket, &console_socket, Stderr { log, following }, layer_count).await
     }
 }
 
