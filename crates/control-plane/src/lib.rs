@@ -13,6 +13,7 @@ mod listen;
 mod metrics;
 mod proxy;
 mod reconcile;
+mod request_host;
 mod retention;
 mod server;
 mod simulation;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use http::header::HOST;
 use http::{Method, StatusCode, Uri, Version};
 use hyper::client::conn::http1;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,6 +16,7 @@ use super::upgrade::Wish;
 use super::{Proxy, headers, location};
 use crate::listen::body::Guarded;
 use crate::listen::{Peer, Unhurried};
+use crate::store::Sandbox;
 
 /// What the header of a guest's answer may have.
 const MAX_HEADER: usize = 64 << 10;
@@ -24,6 +26,7 @@ const MAX_HEADERS: usize = 200;
 pub async fn forward(
     proxy: &Proxy,
     target: &Target,
+    sandbox: &Sandbox,
     mut request: Request,
     held: impl Send + Unpin + 'static,
 ) -> Result<Response, Refusal> {
@@ -32,6 +35,9 @@ pub async fn forward(
         return Err(Refusal::Tunnel);
     }
     let mut request = for_guest(request);
+    if let Some(host) = sandbox.request_host.as_ref().and_then(|host| host.for_port(target.port)) {
+        request.headers_mut().insert(HOST, host);
+    }
     if let Some(wish) = &wish {
         wish.say(&mut request);
     }

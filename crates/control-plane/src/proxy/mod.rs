@@ -161,7 +161,7 @@ impl Proxy {
         let passing = async {
             let sandbox = self.lifecycle.reachable(&target.id).await?;
             self.record_use(&sandbox).await;
-            forward::forward(self, &target, request, (place, task)).await
+            forward::forward(self, &target, &sandbox, request, (place, task)).await
         };
         tokio::select! {
             passed = passing => passed,

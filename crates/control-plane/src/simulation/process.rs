@@ -127,6 +127,7 @@ impl SimulatedControlPlane {
             metadata: Default::default(),
             traffic_token: None,
             network: Default::default(),
+            request_host: None,
             guest_access: Default::default(),
             env: Default::default(),
             ends_at: None,

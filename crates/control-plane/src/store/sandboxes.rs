@@ -6,6 +6,7 @@ use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status
 use super::connections::Connection;
 use super::events::{append_action, append_change};
 use super::{Action, Hands, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, Worker, failed};
+use crate::request_host::RequestHost;
 
 /// A new status and what changes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -259,8 +260,8 @@ pub(super) async fn insert(
     let sandbox = sqlx::query_as(
         "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
          timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
-         traffic_token_hash, network, worker, guest_access, env, ends_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
-         $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) returning *",
+         traffic_token_hash, network, worker, guest_access, env, ends_at, request_host) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
+         $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) returning *",
     )
     .bind(new.id.as_str())
     .bind(new.owner.as_str())
@@ -284,6 +285,7 @@ pub(super) async fn insert(
     .bind(guest_access)
     .bind(serde_json::to_string(&new.env).expect("texts are JSON"))
     .bind(new.ends_at.map(Timestamp::as_millisecond))
+    .bind(new.request_host.as_ref().map(RequestHost::as_str))
     .fetch_one(&mut *connection)
     .await?;
     for (name, value) in metadata {

@@ -21,6 +21,7 @@ pub fn sandbox(owner: &str) -> NewSandbox {
         traffic_token: None,
         metadata: Default::default(),
         network: Default::default(),
+        request_host: None,
         guest_access: Default::default(),
         env: Default::default(),
         ends_at: None,

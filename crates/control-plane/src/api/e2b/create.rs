@@ -128,6 +128,7 @@ impl CreateRequest {
             traffic_token,
             metadata: Metadata::of_any_text(self.metadata.unwrap_or_default())
                 .map_err(|error| ApiError::invalid_request(error.to_string()))?,
+            request_host: network.request_host()?,
             network: network.policy(self.allow_internet_access)?,
             guest_access,
             env: checked(self.env_vars.unwrap_or_default())?,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use model::{AutoResume, InternetAccess, NetworkPolicy, OnExpiry, Status};
+use model::{AutoResume, InternetAccess, OnExpiry, Status};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -122,16 +122,21 @@ impl<'a> Detail<'a> {
             envd_access_token: token.map(AccessToken::reveal),
             domain: None,
             allow_internet_access: sandbox.network.internet() == InternetAccess::On,
-            network: network(&sandbox.network, sandbox.traffic_token.is_none()),
+            network: network(sandbox),
             lifecycle: json!({"onTimeout": on_timeout, "autoResume": auto_resume}),
         }
     }
 }
 
-fn network(policy: &NetworkPolicy, allow_public_traffic: bool) -> Value {
+fn network(sandbox: &Sandbox) -> Value {
+    let (policy, allow_public_traffic) = (&sandbox.network, sandbox.traffic_token.is_none());
     let allowed: Vec<_> = policy.allowed().iter().map(ToString::to_string).collect();
     let denied: Vec<_> = policy.denied().iter().map(ToString::to_string).collect();
-    json!({"allowOut": allowed, "denyOut": denied, "allowPublicTraffic": allow_public_traffic})
+    let mut network = json!({"allowOut": allowed, "denyOut": denied, "allowPublicTraffic": allow_public_traffic});
+    if let Some(host) = &sandbox.request_host {
+        network["maskRequestHost"] = json!(host.as_str());
+    }
+    network
 }
 
 /// What runs, or soon will, is running; whatever can be woken is paused.
