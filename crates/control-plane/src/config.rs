@@ -35,6 +35,8 @@ pub struct Config {
     pub drain: Duration,
     /// How long clients may take.
     pub patience: ClientPatience,
+    /// How long guests may take for the beginning of an answer that is passed on as it is.
+    pub guest_patience: GuestPatience,
 }
 
 /// Where the host agent listens.
@@ -76,6 +78,21 @@ impl Default for ClientPatience {
     }
 }
 
+/// How long a guest may neither answer nor take anything of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestPatience {
+    /// Its guest agent.
+    pub agent: Duration,
+    /// What listens at another of its ports. E2B waits for so long.
+    pub service: Duration,
+}
+
+impl Default for GuestPatience {
+    fn default() -> Self {
+        Self { agent: Duration::from_secs(60), service: Duration::from_secs(610) }
+    }
+}
+
 /// Bounds on what one request may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -109,6 +126,7 @@ impl Config {
             retention: RetentionPolicy::default(),
             drain: Duration::from_secs(30),
             patience: ClientPatience::default(),
+            guest_patience: GuestPatience::default(),
         }
     }
 }

@@ -24,7 +24,7 @@ mod tls;
 mod token_key;
 
 pub use api::openapi_yaml;
-pub use config::{ClientPatience, Config, HostAgentAddress, Limits};
+pub use config::{ClientPatience, Config, GuestPatience, HostAgentAddress, Limits};
 pub use host::{InProcess, in_process};
 pub use keys::Keys;
 pub use retention::RetentionPolicy;

@@ -147,6 +147,7 @@ impl ControlPlane {
             known_hosts: known_hosts.clone(),
             drain: drain.clone(),
             connections: Connections::default(),
+            patience: self.config.guest_patience,
         };
         let service = Front::new(proxy, service(Arc::new(api), known_hosts, drain.clone()));
         let closed = CancellationToken::new();

@@ -10,6 +10,7 @@ use http::{Method, StatusCode, Uri, Version};
 use hyper::client::conn::http1;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::progress::Progress;
 use super::refusal::Refusal;
 use super::target::{self, Target};
 use super::upgrade::Wish;
@@ -46,7 +47,9 @@ pub async fn forward(
     builder.max_buf_size(MAX_HEADER).max_headers(MAX_HEADERS);
     let (mut sender, connection) = builder.handshake(connection).await.map_err(no_answer)?;
     let speaking = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
-    let mut answer = sender.send_request(request).await.map_err(no_answer)?;
+    let (progress, request) = Progress::of(request);
+    let answer = progress.answered(proxy.patience.service, sender.send_request(request)).await;
+    let mut answer = answer.ok_or(Refusal::Silent)?.map_err(no_answer)?;
     let guest = hyper::upgrade::on(&mut answer);
     let (mut parts, body) = answer.into_parts();
     parts.version = Version::HTTP_11;

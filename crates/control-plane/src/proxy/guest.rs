@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use model::SandboxId;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::progress::Progress;
 use super::refusal::Refusal;
 use super::signature::{Signed, Unsigned};
 use super::target::{Named, Target};
@@ -56,7 +57,9 @@ impl Proxy {
         let place = self.connections.take(&target.id).ok_or(Refusal::TooMany(connections::LIMIT))?;
         let sandbox = self.lifecycle.reachable(&target.id).await?;
         self.record_use(&sandbox).await;
-        let answer = match self.host.call_guest(&target.id, for_guest(request)).await {
+        let (progress, request) = Progress::of(for_guest(request));
+        let answer = progress.answered(self.patience.agent, self.host.call_guest(&target.id, request)).await;
+        let answer = match answer.ok_or(Refusal::Silent)? {
             Ok(answer) => answer,
             Err(error) => return Err(self.unanswered(&target.id, error.into()).await),
         };
