@@ -26,6 +26,9 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use model::DiskMb;
 
+#[cfg(fuzzing)]
+pub use qmp::fuzzing;
+
 pub use bundle::{Bundle, BundleError, MINIMUM_VERSION, QemuVersion};
 
 use crate::{
