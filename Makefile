@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR
 export DESTDIR PREFIX UNITDIR SYSCONFDIR
 SANDPIPER := $(CARGO_TARGET_DIR)/release/sandpiper
 
-.PHONY: bench-check bench-e2b compatibility help setup build install uninstall demo test sim integrity chaos check fmt openapi bench bench-control-plane deny clean
+.PHONY: bench-check bench-e2b compatibility help setup build install uninstall demo test sim integrity chaos fuzz check fmt openapi bench bench-control-plane deny clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ integrity: ## Pause, resume, capture and fork at random, CYCLES times (100), and
 	SANDPIPER_INTEGRITY_CYCLES=$${CYCLES:-100} SANDPIPER_CLOCK_SEC=600 \
 		cargo nextest run --release --locked --workspace --no-capture \
 		-E 'binary(e2e) & (test(integrity::) + test(a_clock_stays_right))'
+
+fuzz: ## Make up input for everything that strangers send, SECONDS_EACH (300) for each of six targets, and keep what is new
+	@scripts/setup.sh test
+	@scripts/fuzz.sh $${SECONDS_EACH:-300} keep
 
 chaos: ## Kill host agent, control planes and database at random during OPERATIONS (1000) random operations on real sandboxes
 	@scripts/setup.sh test

@@ -41,6 +41,7 @@ group 'format and lints' style
 group 'units' nextest -E 'not binary(e2e)'
 if [ "$mode" = all ]; then
     group 'documentation examples' cargo test --release --locked --workspace --doc --quiet
+    group 'fuzz targets' scripts/fuzz.sh 5
     group 'templates' templates
     group 'end to end, real virtual machines' nextest -E 'binary(e2e)'
 fi

@@ -262,6 +262,10 @@ pub struct Footprint {
     pub monitor_start_us: u64,
     /// How it came to be: `boot`, `restore`, `pool` or `resume`.
     pub start: String,
+    /// What was waited for its jail meanwhile, at most.
+    pub jail_us: u64,
+    /// What was waited for its network: namespace, links and rules.
+    pub fence_us: u64,
 }
 
 /// The wire form of [`ExecOutput`].

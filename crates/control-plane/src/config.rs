@@ -7,12 +7,15 @@ use crate::domain::Domain;
 use crate::retention::RetentionPolicy;
 use crate::store_url::StoreUrl;
 use crate::tls::Tls;
+use crate::token_key::TokenKey;
 
 /// Everything that a control plane needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where the records are.
     pub store: StoreUrl,
+    /// What tokens are sealed with there.
+    pub token_key: TokenKey,
     /// How the host agent is reached.
     pub host_agent: HostAgentAddress,
     /// What one request may use.
@@ -35,6 +38,8 @@ pub struct Config {
     pub drain: Duration,
     /// How long clients may take.
     pub patience: ClientPatience,
+    /// How long guests may take for the beginning of an answer that is passed on as it is.
+    pub guest_patience: GuestPatience,
 }
 
 /// Where the host agent listens.
@@ -76,6 +81,21 @@ impl Default for ClientPatience {
     }
 }
 
+/// How long a guest may neither answer nor take anything of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestPatience {
+    /// Its guest agent.
+    pub agent: Duration,
+    /// What listens at another of its ports. E2B waits for so long.
+    pub service: Duration,
+}
+
+impl Default for GuestPatience {
+    fn default() -> Self {
+        Self { agent: Duration::from_secs(60), service: Duration::from_secs(610) }
+    }
+}
+
 /// Bounds on what one request may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -95,9 +115,10 @@ impl Default for Limits {
 
 impl Config {
     /// A configuration with the defaults for everything that has one.
-    pub fn new(store: StoreUrl, host_agent: HostAgentAddress) -> Self {
+    pub fn new(store: StoreUrl, token_key: TokenKey, host_agent: HostAgentAddress) -> Self {
         Self {
             store,
+            token_key,
             host_agent,
             limits: Limits::default(),
             allowed_hosts: Vec::new(),
@@ -109,6 +130,7 @@ impl Config {
             retention: RetentionPolicy::default(),
             drain: Duration::from_secs(30),
             patience: ClientPatience::default(),
+            guest_patience: GuestPatience::default(),
         }
     }
 }

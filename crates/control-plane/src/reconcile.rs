@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{Desired, HostId, Observed, OnHost, Patience, SandboxId, SnapshotId, Status, Step, Work, plan};
+use model::{Desired, HostId, Observed, OnHost, Patience, SandboxId, SnapshotId, Status, Step, plan};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -354,7 +354,7 @@ fn desired(record: &Sandbox, workers: &Workers) -> Desired {
         id: record.id.clone(),
         status: record.status,
         last_updated: record.last_updated,
-        work: if workers.are_without(record.worker) { Work::Abandoned } else { Work::MayGoOn },
+        work: workers.work(record.hands),
         last_active: record.last_active_at,
         lifetime: record.lifetime,
     }

@@ -75,7 +75,7 @@ impl ControlPlane {
     pub async fn open(config: Config) -> Result<Self, OpenError> {
         // Before anything else: what is younger than this is our own work.
         let since = Timestamp::now();
-        let store = Store::open(&config.store).await?;
+        let store = Store::open(&config.store).await?.sealing_with(config.token_key.clone()).await?;
         let seat = Seat::take(&config.store, store.worker()).await?;
         let metrics = Metrics::new();
         let host = HostAgent::new(&config.host_agent, metrics.clone());
@@ -162,6 +162,7 @@ impl ControlPlane {
             known_hosts: known_hosts.clone(),
             drain: drain.clone(),
             connections: Connections::default(),
+            patience: self.config.guest_patience,
         };
         let service = Front::new(proxy, service(Arc::new(api), known_hosts, drain.clone()));
         let closed = CancellationToken::new();

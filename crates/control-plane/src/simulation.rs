@@ -21,6 +21,7 @@ use crate::reconcile::{Memory, Reconciler, Report};
 use crate::retention::Retainer;
 use crate::store::{OpenError, Seat, Store, StoreError};
 use crate::store_url::StoreUrl;
+use crate::token_key::TokenKey;
 
 pub use process::{Failure, Recorded, Records, SimulatedControlPlane, Wish};
 
@@ -99,7 +100,7 @@ impl Simulation {
     /// Reconcilers for these hosts, whose agents answer at these addresses.
     pub fn passes(&self, hosts: &[(HostId, HostAgentAddress)]) -> Passes {
         let reconciler = |(id, address): &(HostId, HostAgentAddress)| {
-            let config = Config::new(StoreUrl::Sqlite(Default::default()), address.clone());
+            let config = Config::new(StoreUrl::Sqlite(Default::default()), TokenKey::random(), address.clone());
             let (metrics, nudge, now) = (Metrics::new(), Arc::new(Notify::new()), Timestamp::now());
             let host = HostAgent::new(address, metrics.clone());
             let lifecycle = Lifecycle::new(self.store.clone(), host.clone(), TaskTracker::new(), nudge, metrics);

@@ -13,7 +13,7 @@ use model::InstanceId;
 use rustix::fs::FlockOperation;
 use vmm::Vmm;
 use vmm::qemu::{BundleError, Qemu};
-use vmm::{AcceleratorMode, ForcedKvmUnusable};
+use vmm::{AcceleratorMode, DiskLimits, ForcedKvmUnusable};
 
 use crate::cgroup::Cgroups;
 use crate::files::write_durably;
@@ -51,6 +51,8 @@ pub struct HostConfig {
     pub uid_base: u32,
     /// What each guest may send and receive.
     pub traffic: TrafficLimits,
+    /// What each may ask of its disk.
+    pub disk_limits: DiskLimits,
     /// Layers of the jail that monitors may lack where the machine does.
     pub allow_degraded_jail: Vec<Layer>,
     /// The agent that guests run.
@@ -87,6 +89,8 @@ pub struct Host {
     pub boot_timeout: Duration,
     /// Free disk space that sandboxes never use, in MiB.
     pub disk_reserve_mb: u64,
+    /// What each guest may ask of its disk.
+    pub disk_limits: DiskLimits,
     /// The machine's present boot.
     pub machine_boot: String,
     uid_base: u32,
@@ -157,7 +161,7 @@ impl Host {
         let choice = vmm::choose(config.accelerator, vmm::kvm_obstacle())?;
         tracing::info!(accelerator = %choice.accelerator, reason = %choice.reason, "accelerator chosen");
         let vmm = Arc::new(Qemu::open(&config.data_dir, config.qemu.as_deref(), choice)?);
-        let (cgroups, lacking_layers) = layers(&home.instance, &config.allow_degraded_jail)?;
+        let (cgroups, lacking_layers) = layers(&home.instance, &config)?;
         let network = NetworkConfig {
             limits: config.traffic,
             resolvers: resolvers(),
@@ -194,6 +198,7 @@ impl Host {
             templates,
             boot_timeout: config.boot_timeout,
             disk_reserve_mb: config.disk_reserve_mb,
+            disk_limits: config.disk_limits,
             machine_boot: machine::boot_id().map_err(HostError::MachineBoot)?,
             uid_base: config.uid_base,
             data_dir: config.data_dir,
@@ -269,15 +274,16 @@ impl Home {
 }
 
 /// The groups for monitors, and what the jail lacks here of what it was allowed to lack.
-fn layers(instance: &InstanceId, allowed: &[Layer]) -> Result<(Cgroups, Vec<LackingLayer>), HostError> {
-    let (cgroups, missing) = Cgroups::open(instance);
+fn layers(instance: &InstanceId, config: &HostConfig) -> Result<(Cgroups, Vec<LackingLayer>), HostError> {
+    let (cgroups, missing) = Cgroups::open(instance, &config.data_dir);
     let lacking = jail::lacking(missing);
-    if let Some(refused) = lacking.iter().find(|lacking| !allowed.contains(&lacking.layer)) {
+    let is_allowed = |layer: Layer| !layer.is_required() || config.allow_degraded_jail.contains(&layer);
+    if let Some(refused) = lacking.iter().find(|lacking| !is_allowed(lacking.layer)) {
         cgroups.close();
         return Err(refused.clone().into());
     }
     for LackingLayer { layer, reason } in &lacking {
-        tracing::warn!(%layer, %reason, "the jail is degraded: monitors run without this layer, as allowed");
+        tracing::warn!(%layer, %reason, "the jail is degraded: monitors run without this layer");
     }
     Ok((cgroups, lacking))
 }
@@ -400,6 +406,7 @@ mod tests {
             limits: LimitSettings::default(),
             pool: PoolMode::Off,
             traffic: TrafficLimits::default(),
+            disk_limits: DiskLimits::default(),
             allow_degraded_jail: Layer::ALL.to_vec(),
             guest_agent: b"",
         });

@@ -36,6 +36,8 @@ pub enum Work {
     MayGoOn,
     /// They are not there.
     Abandoned,
+    /// They do not know how it ended, and say that it is nobody's any more.
+    LetGo,
 }
 
 /// A sandbox that a host has.
@@ -138,7 +140,7 @@ fn settle(record: &Desired, on_host: Option<Status>, now: Timestamp, patience: &
         Status::Error => return None,
     };
     let is_abandoned = record.work == Work::Abandoned && is_older(record.last_updated, patience.abandoned, now);
-    let is_leftover = record.last_updated < patience.started || is_abandoned;
+    let is_leftover = record.last_updated < patience.started || is_abandoned || record.work == Work::LetGo;
     if is_transient && !is_leftover && !is_older(record.last_updated, patience.transient, now) {
         return None;
     }
@@ -278,6 +280,20 @@ mod tests {
                 let planned = plan(std::slice::from_ref(&record), &on_host(None), at(now), &PATIENCE);
                 assert_eq!(planned.len(), steps, "{status} at {now}");
             }
+        }
+    }
+
+    #[test]
+    fn work_that_nobody_has_any_more_is_settled_at_once_and_only_when_the_host_has_settled_it() {
+        for (status, host, steps) in [
+            (Status::Resuming, Some(Status::Running), 1),
+            (Status::Resuming, Some(Status::Resuming), 0),
+            (Status::Resuming, None, 1),
+            (Status::Pausing, Some(Status::Running), 1),
+            (Status::Pausing, Some(Status::Pausing), 0),
+        ] {
+            let record = Desired { work: Work::LetGo, ..record(status, 100) };
+            assert_eq!(plan(&[record], &on_host(host), at(100), &PATIENCE).len(), steps, "{status}, host {host:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -58,4 +59,26 @@ fn a_server_without_keys_listens_only_on_loopback() {
     assert_eq!(output.status.code(), Some(64));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("key create") && said.contains("--insecure-no-auth"), "{said}");
+}
+
+#[test]
+fn a_token_key_that_cannot_be_used_ends_the_start_and_says_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("other.key");
+    let refusal = || {
+        let arguments = ["control-plane", "--listen", "127.0.0.1:0", "--token-key", key.to_str().unwrap()];
+        let output = sandpiper(directory.path(), &arguments);
+        assert_eq!(output.status.code(), Some(64));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = refusal();
+    assert!(said.contains("no token key at") && said.contains("/dev/urandom"), "{said}");
+    std::fs::write(&key, [1; 32]).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = refusal();
+    assert!(said.contains("chmod 600"), "{said}");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(&key, [1; 31]).unwrap();
+    let said = refusal();
+    assert!(said.contains("31 bytes"), "{said}");
 }

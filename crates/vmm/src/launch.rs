@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use serde::{Deserialize, Serialize};
@@ -71,7 +73,18 @@ pub enum Device {
 pub trait Launcher: Send + Sync {
     /// Starts the program as its own session. It outlives us. Its identity is on disk before its first instruction,
     /// so that it can be found again whatever happens to us. After an error no process is left.
-    fn launch(&self, program: Program) -> BoxFuture<'_, Result<VmmProcess, LaunchError>>;
+    fn launch(&self, program: Program) -> BoxFuture<'_, Result<Launched, LaunchError>>;
+}
+
+/// A program that was started.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its process.
+    pub process: VmmProcess,
+    /// What the launcher took before its first instruction.
+    pub before: Duration,
+    /// What the launcher took from there until it was done.
+    pub after: Duration,
 }
 
 /// Why a program did not start.

@@ -20,7 +20,9 @@ use futures::future::BoxFuture;
 use model::{DiskMb, Shape};
 
 pub use accelerator::{Accelerator, AcceleratorChoice, AcceleratorMode, ForcedKvmUnusable, choose, kvm_obstacle};
-pub use launch::{Bind, BindAccess, Device, LaunchError, Launcher, Process, ProcessIdentity, Program, VmmProcess};
+pub use launch::{
+    Bind, BindAccess, Device, LaunchError, Launched, Launcher, Process, ProcessIdentity, Program, VmmProcess,
+};
 pub use log::{BoundedLog, LOG_LIMIT};
 pub use platform::{Platform, PlatformMismatch};
 
@@ -81,6 +83,9 @@ pub trait Vm: Send + Sync {
     /// What the monitor took from its start to its first answer.
     fn first_answer(&self) -> Duration;
 
+    /// How much later that came because of the launcher, at most. Nothing where an earlier run started it.
+    fn launch_delay(&self) -> Duration;
+
     /// Stops the vCPUs. Legal while they run.
     fn pause(&self) -> BoxFuture<'_, Result<(), VmError>>;
 
@@ -131,6 +136,31 @@ pub struct Machine {
     pub mac: [u8; 6],
     /// An existing directory of the caller's, for the monitor's sockets.
     pub directory: PathBuf,
+    /// What its guest's requests to the disk are held to.
+    pub disk_limits: DiskLimits,
+}
+
+/// What a guest may ask of its disk, reading and writing together. What is more waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskLimits {
+    /// MiB a second.
+    pub megabytes_per_second: u32,
+    /// Requests a second.
+    pub operations_per_second: u32,
+}
+
+impl Default for DiskLimits {
+    /// More than one guest needs, and less than a disk of these days gives.
+    fn default() -> Self {
+        Self { megabytes_per_second: 400, operations_per_second: 20_000 }
+    }
+}
+
+impl DiskLimits {
+    /// Bytes a second.
+    pub fn bytes_per_second(&self) -> u64 {
+        u64::from(self.megabytes_per_second) << 20
+    }
 }
 
 /// A file that holds the guest's memory. It is as large as the memory.

@@ -24,6 +24,11 @@ struct View {
     monitor_start_us: u64,
     /// How it came to be: `boot`, `restore`, `pool` or `resume`.
     start: String,
+    /// Microseconds that were waited for its jail meanwhile, at most; 0 where it was taken over from an earlier run of the
+    /// host agent.
+    jail_us: u64,
+    /// Microseconds that were waited for its network: namespace, links and rules.
+    fence_us: u64,
 }
 
 /// Measure what a sandbox costs its host
@@ -43,6 +48,8 @@ pub async fn get(State(api): State<Arc<Api>>, Caller(owner): Caller, InPath(id):
         cpu_us: footprint.cpu_us,
         monitor_start_us: footprint.monitor_start_us,
         start: footprint.start,
+        jail_us: footprint.jail_us,
+        fence_us: footprint.fence_us,
     };
     Ok(json(StatusCode::OK, &view))
 }

@@ -313,6 +313,7 @@ pub async fn create(
             .try_into()
             .map_err(|error: model::InvalidMetadata| invalid(&error))?,
         network: request.network.unwrap_or_default().policy()?,
+        request_host: None,
         guest_access: Default::default(),
         env: Default::default(),
         ends_at: None,

@@ -106,6 +106,10 @@ pub struct Footprint {
     pub monitor_start_us: u64,
     /// How it came to be, in the host's word.
     pub start: String,
+    /// Microseconds that were waited for its jail meanwhile.
+    pub jail_us: u64,
+    /// Microseconds that were waited for its network.
+    pub fence_us: u64,
 }
 
 pub(super) fn within(deadline: Duration) -> CallOptions {
@@ -280,6 +284,8 @@ impl HostAgent {
             cpu_us: reply.cpu_us,
             monitor_start_us: reply.monitor_start_us,
             start: reply.start,
+            jail_us: reply.jail_us,
+            fence_us: reply.fence_us,
         })
     }
 

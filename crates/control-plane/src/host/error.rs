@@ -72,6 +72,11 @@ impl HostError {
         self.code() == Some(ErrorCode::DeadlineExceeded)
     }
 
+    /// Whether nobody can say what the host agent did, or is still doing.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unreachable(_)) || self.is_timeout()
+    }
+
     /// Whether the host agent turned a request down before it did anything: the request was wrong, or there is no
     /// room. Everything else may have left something half done.
     pub fn is_refusal(&self) -> bool {

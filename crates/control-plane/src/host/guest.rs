@@ -15,8 +15,8 @@ use super::{HostAgent, HostError};
 const ANSWERED_BY_GUEST: HeaderName = HeaderName::from_static("x-envd-version");
 
 impl HostAgent {
-    /// Passes a request to a guest agent and answers with whatever that does. Neither has a deadline: the caller's
-    /// patience is what counts.
+    /// Passes a request to a guest agent and answers with whatever that does. Neither has a deadline here: the caller has
+    /// one for the beginning of the answer, and its own caller's patience is what counts for the rest.
     pub async fn call_guest(&self, id: &SandboxId, request: Request<Body>) -> Result<Response<Incoming>, HostError> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());

@@ -172,6 +172,7 @@ fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
         traffic_token,
         metadata: parent.metadata.clone(),
         network: parent.network.clone(),
+        request_host: parent.request_host.clone(),
         guest_access,
         env: parent.env.clone(),
         ends_at: parent.ends_at,

@@ -104,13 +104,16 @@ impl Lifecycle {
                 self.apply(&changing, change.with_action(direction.action())).await
             }
             Err(error) => {
-                self.nudge.notify_one();
                 let change = match transition(changing.status, Event::RolledBack)? {
+                    // To say that it is as before could be wrong.
+                    _ if error.is_unknown() => Change::let_go(&changing),
                     Status::Stopped => Change::stopped_with_disk(&settled.status_reason),
                     other => Change::to(other),
                 };
                 let action = Action::failed(direction.kind(), error.to_string());
-                self.apply(&changing, change.with_action(action)).await?;
+                let recorded = self.apply(&changing, change.with_action(action)).await;
+                self.nudge.notify_one();
+                recorded?;
                 Err(LifecycleError::Host(error))
             }
         }

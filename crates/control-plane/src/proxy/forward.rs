@@ -5,16 +5,19 @@ use std::net::IpAddr;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use http::header::HOST;
 use http::{Method, StatusCode, Uri, Version};
 use hyper::client::conn::http1;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::progress::Progress;
 use super::refusal::Refusal;
 use super::target::{self, Target};
 use super::upgrade::Wish;
 use super::{Proxy, headers, location};
 use crate::listen::body::Guarded;
 use crate::listen::{Peer, Scheme, Unhurried};
+use crate::store::Sandbox;
 
 /// What the header of a guest's answer may have.
 const MAX_HEADER: usize = 64 << 10;
@@ -24,6 +27,7 @@ const MAX_HEADERS: usize = 200;
 pub async fn forward(
     proxy: &Proxy,
     target: &Target,
+    sandbox: &Sandbox,
     mut request: Request,
     held: impl Send + Unpin + 'static,
 ) -> Result<Response, Refusal> {
@@ -32,6 +36,9 @@ pub async fn forward(
         return Err(Refusal::Tunnel);
     }
     let mut request = for_guest(request);
+    if let Some(host) = sandbox.request_host.as_ref().and_then(|host| host.for_port(target.port)) {
+        request.headers_mut().insert(HOST, host);
+    }
     if let Some(wish) = &wish {
         wish.say(&mut request);
     }
@@ -40,7 +47,9 @@ pub async fn forward(
     builder.max_buf_size(MAX_HEADER).max_headers(MAX_HEADERS);
     let (mut sender, connection) = builder.handshake(connection).await.map_err(no_answer)?;
     let speaking = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
-    let mut answer = sender.send_request(request).await.map_err(no_answer)?;
+    let (progress, request) = Progress::of(request);
+    let answer = progress.answered(proxy.patience.service, sender.send_request(request)).await;
+    let mut answer = answer.ok_or(Refusal::Silent)?.map_err(no_answer)?;
     let guest = hyper::upgrade::on(&mut answer);
     let (mut parts, body) = answer.into_parts();
     parts.version = Version::HTTP_11;

@@ -10,13 +10,14 @@ use jiff::Timestamp;
 use model::SandboxId;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::progress::Progress;
 use super::refusal::Refusal;
 use super::signature::{Signed, Unsigned};
 use super::target::{Named, Target};
 use super::{Proxy, connections, headers};
 use crate::listen::body::Guarded;
 use crate::listen::{Scheme, Unhurried};
-use crate::store::{AccessToken, GuestAccess, Sandbox};
+use crate::store::{GuestAccess, KeptToken, Sandbox};
 
 /// The guest agent's port for its callers.
 pub const PORT: u16 = 49983;
@@ -52,11 +53,13 @@ impl Proxy {
             return Err(Refusal::NoRoute(request.uri().path().to_owned()));
         }
         let sandbox = self.store.get_of_anyone(&target.id).await?.ok_or(Refusal::NotFound)?;
-        admit(&sandbox, &request)?;
+        self.admit(&sandbox, &request)?;
         let place = self.connections.take(&target.id).ok_or(Refusal::TooMany(connections::LIMIT))?;
         let sandbox = self.lifecycle.reachable(&target.id).await?;
         self.record_use(&sandbox).await;
-        let answer = match self.host.call_guest(&target.id, for_guest(request)).await {
+        let (progress, request) = Progress::of(for_guest(request));
+        let answer = progress.answered(self.patience.agent, self.host.call_guest(&target.id, request)).await;
+        let answer = match answer.ok_or(Refusal::Silent)? {
             Ok(answer) => answer,
             Err(error) => return Err(self.unanswered(&target.id, error.into()).await),
         };
@@ -83,31 +86,35 @@ impl Proxy {
             tokens.into_iter().find(|(_, token)| signed.is_by(token)).ok_or(Refusal::Unsigned(Unsigned::Wrong))?;
         Ok(Target { id, port: PORT, named: Named::ByHeaders })
     }
-}
 
-/// Whether the caller may do what it asks for.
-fn admit(sandbox: &Sandbox, request: &Request) -> Result<(), Refusal> {
-    let token = match &sandbox.guest_access {
-        GuestAccess::Closed => return Err(Refusal::Reserved),
-        GuestAccess::Open => return Ok(()),
-        GuestAccess::Token(token) => token,
-    };
-    // What a browser asks before the call itself carries no proof.
-    if request.method() == Method::OPTIONS || request.uri().path() == HEALTH {
-        return Ok(());
-    }
-    match shown(token, request.headers()) {
-        Some(true) => Ok(()),
-        Some(false) => Err(Refusal::WrongToken),
-        None if request.uri().path() == FILES => {
-            Signed::of(request.method(), request.uri()).check(token, Timestamp::now()).map_err(Refusal::Unsigned)
+    /// Whether the caller may do what it asks for.
+    fn admit(&self, sandbox: &Sandbox, request: &Request) -> Result<(), Refusal> {
+        let token = match &sandbox.guest_access {
+            GuestAccess::Closed => return Err(Refusal::Reserved),
+            GuestAccess::Open => return Ok(()),
+            GuestAccess::Token(token) => token,
+        };
+        // What a browser asks before the call itself carries no proof.
+        if request.method() == Method::OPTIONS || request.uri().path() == HEALTH {
+            return Ok(());
         }
-        None => Err(Refusal::NoToken),
+        match shown(token, request.headers()) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Refusal::WrongToken),
+            None if request.uri().path() == FILES => self.check_signature(sandbox, request),
+            None => Err(Refusal::NoToken),
+        }
+    }
+
+    fn check_signature(&self, sandbox: &Sandbox, request: &Request) -> Result<(), Refusal> {
+        let signed = Signed::of(request.method(), request.uri());
+        let token = self.store.access_token(sandbox)?.ok_or(Refusal::Reserved)?;
+        signed.check(&token, Timestamp::now()).map_err(Refusal::Unsigned)
     }
 }
 
 /// Whether the token that a caller shows is the right one; none where it shows none.
-fn shown(token: &AccessToken, headers: &HeaderMap) -> Option<bool> {
+fn shown(token: &KeptToken, headers: &HeaderMap) -> Option<bool> {
     headers.get(ACCESS_TOKEN).map(|given| token.is(given.as_bytes()))
 }
 

@@ -13,6 +13,7 @@ mod forward;
 mod guest;
 mod headers;
 mod location;
+mod progress;
 mod refusal;
 mod signature;
 mod target;
@@ -32,6 +33,7 @@ use jiff::Timestamp;
 use tower::{Service, ServiceExt};
 
 use crate::api::{Drain, KnownHosts, method_label};
+use crate::config::GuestPatience;
 use crate::host::HostAgent;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
@@ -66,6 +68,8 @@ pub struct Proxy {
     pub drain: Drain,
     /// How many connections each sandbox has.
     pub connections: Connections,
+    /// How long guests may be silent.
+    pub patience: GuestPatience,
 }
 
 /// The whole of what an address answers: traffic, and the API.
@@ -161,7 +165,7 @@ impl Proxy {
         let passing = async {
             let sandbox = self.lifecycle.reachable(&target.id).await?;
             self.record_use(&sandbox).await;
-            forward::forward(self, &target, request, (place, task)).await
+            forward::forward(self, &target, &sandbox, request, (place, task)).await
         };
         tokio::select! {
             passed = passing => passed,

@@ -44,6 +44,8 @@ pub enum Refusal {
     PortClosed,
     /// Somebody listens and does not speak HTTP, or ended before the answer.
     NoAnswer,
+    /// Somebody listens and neither answered nor took the request in time.
+    Silent,
     /// The sandbox answers so many requests already.
     TooMany(usize),
     /// The sandbox is private, and no token came.
@@ -93,6 +95,7 @@ impl Refusal {
             Self::NotFound if dialect == Dialect::Text => StatusCode::NOT_FOUND,
             Self::NotRunning(_) if dialect == Dialect::Text => StatusCode::CONFLICT,
             Self::NotFound | Self::NotRunning(_) | Self::PortClosed | Self::NoAnswer => StatusCode::BAD_GATEWAY,
+            Self::Silent => StatusCode::GATEWAY_TIMEOUT,
             Self::Transitioning => StatusCode::CONFLICT,
             Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::TokenMissing | Self::TokenWrong => StatusCode::FORBIDDEN,
@@ -123,6 +126,7 @@ impl Refusal {
             Self::Transitioning => "The sandbox is still transitioning. Try again in a moment.".to_owned(),
             Self::PortClosed => "The sandbox is running but port is not open".to_owned(),
             Self::NoAnswer => "The sandbox is running but the service at the port gave no HTTP answer".to_owned(),
+            Self::Silent => "The sandbox is running but gave no answer in time".to_owned(),
             Self::TooMany(limit) => {
                 format!("The sandbox has too many concurrent incoming connections (limit: {limit})")
             }
@@ -157,7 +161,7 @@ impl Refusal {
             (Dialect::Json, Some((id, port))) => {
                 let mut body = json!({"sandboxId": id, "message": message, "code": status.as_u16()});
                 match self {
-                    Self::PortClosed | Self::NoAnswer | Self::Reserved => body["port"] = json!(port),
+                    Self::PortClosed | Self::NoAnswer | Self::Silent | Self::Reserved => body["port"] = json!(port),
                     Self::TooMany(limit) => body["connectionLimit"] = json!(limit),
                     _ => {}
                 }

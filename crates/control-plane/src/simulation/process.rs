@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::server::ControlPlane;
 use crate::store::{Memory, Naming, NewSandbox, OpenError, Others, Seat, Store, StoreError, Way};
 use crate::store_url::StoreUrl;
+use crate::token_key::TokenKey;
 
 /// The records of a simulated installation. They survive their control planes.
 #[derive(Clone)]
@@ -100,7 +101,10 @@ impl SimulatedControlPlane {
         let since = Timestamp::now();
         let store = Store::in_memory(records.0.clone(), Some(way));
         let nowhere = HostAgentAddress::Unix(Default::default());
-        let config = Config { reconcile_interval: every, ..Config::new(StoreUrl::Sqlite(Default::default()), nowhere) };
+        let config = Config {
+            reconcile_interval: every,
+            ..Config::new(StoreUrl::Sqlite(Default::default()), TokenKey::random(), nowhere)
+        };
         let metrics = Metrics::new();
         let host = HostAgent::in_process(host, metrics.clone());
         let seat = (Seat::only(), Others::None);
@@ -123,6 +127,7 @@ impl SimulatedControlPlane {
             metadata: Default::default(),
             traffic_token: None,
             network: Default::default(),
+            request_host: None,
             guest_access: Default::default(),
             env: Default::default(),
             ends_at: None,

@@ -3,28 +3,28 @@
 use std::fmt;
 
 use jiff::Timestamp;
+use model::Status;
 use sha2::{Digest, Sha256};
-use sqlx::Row;
-use subtle::ConstantTimeEq;
 
-use model::{SandboxId, Status};
-
+use super::kept_token::{KeptToken, NoKeptToken};
 use super::keys::hex;
-use super::{Sandbox, Store, StoreError, TrafficToken, failed};
+use super::{Sandbox, TrafficToken};
 
 const BYTES: usize = 20;
-const OPEN: &str = "open";
 
-/// Who may speak with a guest agent.
+/// What is recorded of access for whoever knows an id.
+pub(super) const OPEN: &str = "open";
+
+/// Who may speak with a guest agent: of a sandbox that is to be made, or as it is kept of one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum GuestAccess {
+pub enum GuestAccess<T = AccessToken> {
     /// Nobody: its sandbox was not made for clients that do.
     #[default]
     Closed,
     /// Whoever knows the sandbox's id.
     Open,
     /// Whoever shows this.
-    Token(AccessToken),
+    Token(T),
 }
 
 /// What callers of a guest agent show. Told to the sandbox's owner, never logged.
@@ -44,9 +44,9 @@ impl AccessToken {
         &self.0
     }
 
-    /// Whether a caller has shown it.
-    pub fn is(&self, given: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(given).into()
+    /// One that is kept.
+    pub(super) fn recorded(text: String) -> Self {
+        Self(text)
     }
 
     /// The token for the traffic of the same sandbox: its owner is told both, and whoever has that one cannot tell this.
@@ -62,57 +62,37 @@ impl fmt::Debug for AccessToken {
     }
 }
 
-impl GuestAccess {
+impl<T> GuestAccess<T> {
     /// The token, where there is one.
-    pub fn token(&self) -> Option<&AccessToken> {
+    pub fn token(&self) -> Option<&T> {
         match self {
             Self::Token(token) => Some(token),
             Self::Closed | Self::Open => None,
         }
     }
 
+    /// Whether nobody may.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+
     /// The same kind of access for another sandbox.
-    pub fn renewed(&self) -> Self {
+    pub fn renewed(&self) -> GuestAccess {
         match self {
-            Self::Token(_) => Self::Token(AccessToken::random()),
-            other => other.clone(),
-        }
-    }
-
-    pub(super) fn as_recorded(&self) -> Option<&str> {
-        match self {
-            Self::Closed => None,
-            Self::Open => Some(OPEN),
-            Self::Token(token) => Some(token.reveal()),
-        }
-    }
-
-    pub(super) fn recorded(text: Option<String>) -> Self {
-        match text {
-            None => Self::Closed,
-            Some(text) if text == OPEN => Self::Open,
-            Some(token) => Self::Token(AccessToken(token)),
+            Self::Closed => GuestAccess::Closed,
+            Self::Open => GuestAccess::Open,
+            Self::Token(_) => GuestAccess::Token(AccessToken::random()),
         }
     }
 }
 
-impl Store {
-    /// The tokens of all sandboxes that may run or be woken: for a call that shows a signature made with one of them and
-    /// does not say of which sandbox.
-    pub async fn access_tokens(&self) -> Result<Vec<(SandboxId, AccessToken)>, StoreError> {
-        let tokens = async {
-            let rows = sqlx::query(
-                "select id, guest_access from sandboxes \
-                 where guest_access is not null and guest_access <> $1 and status not in ('stopped', 'error')",
-            )
-            .bind(OPEN)
-            .fetch_all(&self.pool)
-            .await?;
-            rows.iter()
-                .map(|row| Ok((super::record::parse(row, "id")?, AccessToken(row.try_get("guest_access")?))))
-                .collect::<Result<Vec<_>, sqlx::Error>>()
-        };
-        tokens.await.map_err(failed("read the sandboxes' tokens"))
+impl GuestAccess<KeptToken> {
+    pub(super) fn recorded(text: Option<String>) -> Result<Self, NoKeptToken> {
+        match text {
+            None => Ok(Self::Closed),
+            Some(text) if text == OPEN => Ok(Self::Open),
+            Some(text) => KeptToken::recorded(text).map(Self::Token),
+        }
     }
 }
 
@@ -129,7 +109,7 @@ impl Sandbox {
     /// Environment of its processes: what its owner gave, and for programs that expect it, what it is.
     pub fn guest_env(&self) -> std::collections::BTreeMap<String, String> {
         let mut env = self.env.clone();
-        if self.guest_access != GuestAccess::Closed {
+        if !self.guest_access.is_closed() {
             let own = [
                 ("E2B_SANDBOX", "true"),
                 ("E2B_SANDBOX_ID", self.id.as_str()),
@@ -157,14 +137,13 @@ mod tests {
     #[test]
     fn a_token_is_its_own_and_its_traffic_token_is_another_one() {
         let token = AccessToken::random();
-        assert!(token.is(token.reveal().as_bytes()) && !token.is(b"") && !token.is(b"0"));
         assert_eq!(token.traffic_token(), token.traffic_token());
         assert_ne!(token.traffic_token().reveal(), token.reveal());
         assert_eq!(format!("{token:?}"), "AccessToken");
         let renewed = GuestAccess::Token(token.clone()).renewed();
         assert!(renewed.token().is_some_and(|other| *other != token));
         assert_eq!(
-            (GuestAccess::Open.renewed(), GuestAccess::Closed.renewed()),
+            (<GuestAccess>::Open.renewed(), <GuestAccess>::Closed.renewed()),
             (GuestAccess::Open, GuestAccess::Closed)
         );
     }
@@ -176,9 +155,13 @@ mod tests {
             let env = [("A".to_owned(), "b".to_owned())].into();
             let new = NewSandbox { guest_access: access.clone(), env, ..testing::sandbox("alice") };
             let sandbox = store.insert(&new).await.unwrap();
-            assert_eq!((&sandbox.guest_access, &sandbox.env), (&access, &new.env));
+            assert_eq!(sandbox.env, new.env);
+            assert_eq!(store.access_token(&sandbox).unwrap().as_ref(), access.token());
+            let kind = |access: &GuestAccess| (access.is_closed(), *access == GuestAccess::Open);
+            let is_open = matches!(sandbox.guest_access, GuestAccess::Open);
+            assert_eq!((sandbox.guest_access.is_closed(), is_open), kind(&access));
             let is_e2b = sandbox.guest_env().contains_key("E2B_SANDBOX");
-            assert_eq!(is_e2b, access != GuestAccess::Closed);
+            assert_eq!(is_e2b, !access.is_closed());
         }
         let listed = store.access_tokens().await.unwrap();
         assert_eq!(listed.iter().map(|(_, token)| token.clone()).collect::<Vec<_>>(), [token]);

@@ -19,6 +19,7 @@ use tokio::task::unconstrained;
 use super::connections::Connections;
 use super::open::{OpenError, migrate};
 use super::{Store, StoreError, Worker, failed};
+use crate::token_key::TokenKey;
 
 /// A database in memory. It is there as long as any clone of this.
 #[derive(Clone)]
@@ -82,7 +83,14 @@ impl Store {
     /// A store of what is in memory, reached by `way`.
     pub fn in_memory(memory: Memory, way: Option<Arc<dyn Way>>) -> Self {
         let pool = Connections::Only(Only { memory, way });
-        Self { pool, news: Arc::new(watch::Sender::new(0)), used: Arc::default(), worker: Worker::random() }
+        Self {
+            pool,
+            news: Arc::new(watch::Sender::new(0)),
+            used: Arc::default(),
+            worker: Worker::random(),
+            // Nobody reads this memory but who has the key.
+            token_key: Some(TokenKey::new(&[7; 32])),
+        }
     }
 
     /// Every sandbox of everybody.

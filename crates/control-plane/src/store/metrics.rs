@@ -141,6 +141,7 @@ mod tests {
             snapshot: None,
             metadata: Default::default(),
             network: Default::default(),
+            request_host: None,
             guest_access: Default::default(),
             env: Default::default(),
             ends_at: None,

@@ -12,6 +12,7 @@ mod guest_access;
 mod hosts;
 mod idempotency;
 mod in_memory;
+mod kept_token;
 mod keys;
 mod list;
 mod metrics;
@@ -26,6 +27,7 @@ mod snapshots;
 mod sqlite;
 #[cfg(test)]
 mod testing;
+mod token_sealing;
 mod traffic_token;
 mod usage;
 
@@ -37,12 +39,15 @@ use tokio::sync::watch;
 
 use connections::Connections;
 
+use crate::token_key::TokenKey;
+
 pub use deadlines::Shift;
 pub use events::{Action, Actor, Event, EventKind, Outcome, sandbox_of};
 pub use guest_access::{AccessToken, GuestAccess};
 pub use hosts::HostFacts;
 pub use idempotency::{Claim, Inserted, Once};
 pub use in_memory::{Memory, Passage, Way};
+pub use kept_token::KeptToken;
 pub(crate) use keys::hex;
 pub use keys::{Admission, ApiKey, looks_like_key};
 pub use list::{Cursor, Filter};
@@ -50,8 +55,9 @@ pub use metrics::{Series, Use};
 pub use open::OpenError;
 pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
-pub use seat::{Others, Seat, Worker, Workers};
+pub use seat::{Hands, Others, Seat, Worker, Workers};
 pub use snapshots::{Completed, Naming, Needed, NewSnapshot, Snapshot, SnapshotFilter};
+pub use token_sealing::SealingError;
 pub use traffic_token::{TrafficToken, TrafficTokenHash};
 pub use usage::{Running, step};
 
@@ -65,6 +71,8 @@ pub struct Store {
     used: Arc<Mutex<HashMap<String, Instant>>>,
     /// Whose work it records.
     worker: Worker,
+    /// What tokens are sealed with; none where nobody is to be told one.
+    token_key: Option<TokenKey>,
 }
 
 /// A query that the database did not answer.

@@ -43,6 +43,9 @@ pub enum OpenError {
     /// The server answers no more.
     #[error(transparent)]
     Seat(#[from] super::StoreError),
+    /// Tokens are sealed with another key.
+    #[error(transparent)]
+    Sealing(#[from] super::SealingError),
 }
 
 impl Store {
@@ -55,7 +58,13 @@ impl Store {
             StoreUrl::Postgres(url) => postgres::open(url).await?,
         };
         let pool = Connections::Pool(pool);
-        Ok(Self { pool, news: Arc::new(watch::Sender::new(0)), used: Arc::default(), worker: Worker::random() })
+        Ok(Self {
+            pool,
+            news: Arc::new(watch::Sender::new(0)),
+            used: Arc::default(),
+            worker: Worker::random(),
+            token_key: None,
+        })
     }
 }
 

@@ -13,7 +13,8 @@ use model::{
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::{GuestAccess, TrafficTokenHash, Worker};
+use super::{GuestAccess, Hands, KeptToken, TrafficTokenHash};
+use crate::request_host::RequestHost;
 
 /// A sandbox that is about to be made.
 #[derive(Debug, Clone)]
@@ -42,6 +43,8 @@ pub struct NewSandbox {
     pub metadata: Metadata,
     /// What it may reach.
     pub network: NetworkPolicy,
+    /// The Host that servers in it see, where it is not the one that was called.
+    pub request_host: Option<RequestHost>,
     /// Who may speak with its guest agent directly.
     pub guest_access: GuestAccess,
     /// Environment of every process in it.
@@ -85,8 +88,10 @@ pub struct Sandbox {
     pub metadata: Metadata,
     /// What it may reach.
     pub network: NetworkPolicy,
+    /// The Host that servers in it see, where it is not the one that was called.
+    pub request_host: Option<RequestHost>,
     /// Who may speak with its guest agent directly.
-    pub guest_access: GuestAccess,
+    pub guest_access: GuestAccess<KeptToken>,
     /// Environment of every process in it.
     pub env: BTreeMap<String, String>,
     /// When its time is over, used or not.
@@ -103,8 +108,8 @@ pub struct Sandbox {
     pub last_active_at: Option<Timestamp>,
     /// When the record last changed.
     pub last_updated: Timestamp,
-    /// Which control plane changed its status last; none where that is not known.
-    pub worker: Option<Worker>,
+    /// Whose work that is which its status says is under way.
+    pub hands: Hands,
 }
 
 impl Sandbox {
@@ -137,7 +142,9 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             traffic_token: row.try_get::<Option<String>, _>("traffic_token_hash")?.map(TrafficTokenHash::recorded),
             metadata: metadata(row)?,
             network: network(row)?,
-            guest_access: GuestAccess::recorded(row.try_get("guest_access")?),
+            request_host: optional(row, "request_host")?,
+            guest_access: GuestAccess::recorded(row.try_get("guest_access")?)
+                .map_err(|error| undecodable("guest_access", error))?,
             env: env(row)?,
             ends_at: time(row, "ends_at")?,
             guest_ip: row.try_get("guest_ip")?,
@@ -146,7 +153,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             started_at: time(row, "started_at")?,
             last_active_at: time(row, "last_active_at")?,
             last_updated: time(row, "last_updated")?.unwrap_or_default(),
-            worker: Worker::recorded(row.try_get("worker")?),
+            hands: Hands::recorded(row.try_get("worker")?),
         })
     }
 }

@@ -5,7 +5,8 @@ use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status
 
 use super::connections::Connection;
 use super::events::{append_action, append_change};
-use super::{Action, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, Worker, failed};
+use super::{Action, Hands, NewSandbox, Sandbox, Store, StoreError, TrafficTokenHash, Worker, failed};
+use crate::request_host::RequestHost;
 
 /// A new status and what changes with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Change {
     keeps_disk: Option<bool>,
     /// Only of a sandbox whose time ends then.
     ends_at: Option<Timestamp>,
+    /// Whether nobody works any longer on what the status says is under way.
+    lets_go: bool,
     action: Option<Action>,
 }
 
@@ -27,8 +30,22 @@ impl Change {
     pub fn to(status: Status) -> Self {
         // One that is being started may yet be stopped again.
         let keeps_disk = Some(false).filter(|_| status != Status::Pending);
-        let (reason, host_ip, ends_at, action) = (String::new(), None, None, None);
-        Self { status, reason, host_ip, marks_start: false, marks_activity: false, keeps_disk, ends_at, action }
+        Self {
+            status,
+            reason: String::new(),
+            host_ip: None,
+            marks_start: false,
+            marks_activity: false,
+            keeps_disk,
+            ends_at: None,
+            lets_go: false,
+            action: None,
+        }
+    }
+
+    /// It stays as it is, on its way, and nobody knows how that ended: whoever compares records with hosts finds out.
+    pub fn let_go(seen: &Sandbox) -> Self {
+        Self { lets_go: true, keeps_disk: None, ..Self::to(seen.status) }
     }
 
     /// To `status`, because of `reason`.
@@ -72,8 +89,9 @@ impl Store {
     /// Records a sandbox as pending.
     pub async fn insert(&self, new: &NewSandbox) -> Result<Sandbox, StoreError> {
         let inserted = async {
+            let access = self.recorded_access(&new.id, &new.guest_access)?;
             let mut transaction = self.pool.begin().await?;
-            let sandbox = insert(&mut transaction, new, self.worker).await?;
+            let sandbox = insert(&mut transaction, new, access, self.worker).await?;
             transaction.commit().await?;
             Ok(sandbox)
         };
@@ -144,7 +162,7 @@ impl Store {
             .bind(active)
             .bind(now)
             .bind(change.keeps_disk.map(i64::from))
-            .bind(self.worker.number())
+            .bind(if change.lets_go { Hands::NONE } else { self.worker.number() })
             .bind(seen.id.as_str())
             .bind(seen.owner.as_str())
             .bind(seen.status.as_str())
@@ -225,10 +243,12 @@ impl Store {
     }
 }
 
-/// Records a sandbox as pending, with whatever else the transaction does.
+/// Records a sandbox as pending, with whatever else the transaction does, and with this as who may speak with its guest
+/// agent.
 pub(super) async fn insert(
     connection: &mut Connection,
     new: &NewSandbox,
+    guest_access: Option<String>,
     worker: Worker,
 ) -> Result<Sandbox, sqlx::Error> {
     let now = Timestamp::now().as_millisecond();
@@ -240,8 +260,8 @@ pub(super) async fn insert(
     let sandbox = sqlx::query_as(
         "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
          timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
-         traffic_token_hash, network, worker, guest_access, env, ends_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
-         $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) returning *",
+         traffic_token_hash, network, worker, guest_access, env, ends_at, request_host) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
+         $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) returning *",
     )
     .bind(new.id.as_str())
     .bind(new.owner.as_str())
@@ -262,9 +282,10 @@ pub(super) async fn insert(
     .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
     .bind(serde_json::to_string(&new.network).expect("a policy is plain data"))
     .bind(worker.number())
-    .bind(new.guest_access.as_recorded())
+    .bind(guest_access)
     .bind(serde_json::to_string(&new.env).expect("texts are JSON"))
     .bind(new.ends_at.map(Timestamp::as_millisecond))
+    .bind(new.request_host.as_ref().map(RequestHost::as_str))
     .fetch_one(&mut *connection)
     .await?;
     for (name, value) in metadata {

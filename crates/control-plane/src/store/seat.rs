@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use model::Work;
 use sqlx::{AnyConnection, Connection};
 
 use super::{StoreError, failed};
@@ -37,14 +38,39 @@ impl Worker {
         Self((i32::from_ne_bytes(bytes) & i32::MAX).max(1))
     }
 
-    /// As a record says it.
-    pub(super) fn recorded(number: i64) -> Option<Self> {
+    /// As the database says it.
+    fn recorded(number: i64) -> Option<Self> {
         i32::try_from(number).ok().filter(|number| *number > 0).map(Self)
     }
 
     /// For a record.
     pub(super) fn number(self) -> i64 {
         self.0.into()
+    }
+}
+
+/// In whose hands that is what a record says is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hands {
+    /// It is not known: the record is older than these numbers.
+    Unknown,
+    /// In those of whoever changed it last.
+    Of(Worker),
+    /// Whoever had it does not know how it ended, and has let go of it.
+    None,
+}
+
+impl Hands {
+    /// As a record says [`Hands::None`].
+    pub(super) const NONE: i64 = -1;
+
+    /// As a record says it.
+    pub(super) fn recorded(number: i64) -> Self {
+        match Worker::recorded(number) {
+            Some(worker) => Self::Of(worker),
+            None if number == Self::NONE => Self::None,
+            None => Self::Unknown,
+        }
     }
 }
 
@@ -58,9 +84,13 @@ pub enum Workers {
 }
 
 impl Workers {
-    /// Whether it is known that nobody works on a record any more that this one changed last.
-    pub fn are_without(&self, worker: Option<Worker>) -> bool {
-        matches!((self, worker), (Self::These(these), Some(worker)) if !these.contains(&worker))
+    /// Whether somebody may be working on what is in these hands.
+    pub fn work(&self, hands: Hands) -> Work {
+        match (self, hands) {
+            (_, Hands::None) => Work::LetGo,
+            (Self::These(these), Hands::Of(worker)) if !these.contains(&worker) => Work::Abandoned,
+            _ => Work::MayGoOn,
+        }
     }
 }
 
@@ -224,12 +254,12 @@ mod tests {
         let (second, _) = Seat::take(&url, other).await.unwrap();
         assert_eq!(first.workers().await, Workers::These(HashSet::from([one, other])));
         drop(second);
-        let gone = async || first.workers().await.are_without(Some(other)).then_some(());
-        let mut gone = gone;
+        let mut gone = async || (first.workers().await.work(Hands::Of(other)) == Work::Abandoned).then_some(());
         testkit::wait_for("the second to be gone", async || gone().await).await;
         let now = first.workers().await;
-        assert!(!now.are_without(Some(one)) && !now.are_without(None));
-        assert!(!Seat::only().workers().await.are_without(Some(other)), "it cannot be told");
+        assert_eq!([Hands::Of(one), Hands::Unknown].map(|hands| now.work(hands)), [Work::MayGoOn; 2]);
+        assert_eq!(now.work(Hands::None), Work::LetGo);
+        assert_eq!(Seat::only().workers().await.work(Hands::Of(other)), Work::MayGoOn, "it cannot be told");
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use model::{AutoResume, Lifetime, OnExpiry, SandboxId};
 
 use crate::store::{Memory, NewSandbox, Store};
 use crate::store_url::StoreUrl;
+use crate::token_key::TokenKey;
 
 /// A new sandbox of `owner`, with the defaults for everything else.
 pub fn sandbox(owner: &str) -> NewSandbox {
@@ -20,10 +21,16 @@ pub fn sandbox(owner: &str) -> NewSandbox {
         traffic_token: None,
         metadata: Default::default(),
         network: Default::default(),
+        request_host: None,
         guest_access: Default::default(),
         env: Default::default(),
         ends_at: None,
     }
+}
+
+/// With which a database's tokens are sealed, unless a test has another one.
+pub fn token_key() -> TokenKey {
+    TokenKey::new(&[7; 32])
 }
 
 /// An empty database that is there as long as this is.
@@ -44,9 +51,19 @@ impl Database {
 
     pub async fn open(&self) -> Store {
         match self {
-            Self::At { url, .. } => Store::open(url).await.unwrap(),
+            Self::At { url, .. } => Store { token_key: Some(token_key()), ..Store::open(url).await.unwrap() },
             Self::InMemory(memory) => Store::in_memory(memory.clone(), None),
         }
+    }
+
+    /// Whether a text is in one of its files; none where these are not ours to look at.
+    pub fn holds(&self, text: &str) -> Option<bool> {
+        let Self::At { _directory: Some(directory), .. } = self else { return None };
+        let has = |path| {
+            let content: Vec<u8> = std::fs::read(path).unwrap();
+            content.windows(text.len()).any(|window| window == text.as_bytes())
+        };
+        Some(std::fs::read_dir(directory.path()).unwrap().any(|file| has(file.unwrap().path())))
     }
 
     pub fn in_memory() -> Self {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl};
+use control_plane::{Config, ControlPlane, HostAgentAddress, StoreUrl, TokenKey};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -40,7 +40,7 @@ impl Fixture {
         let host = Arc::new(FakeHost::default());
         let socket = directory.path().join("host.sock");
         let store = StoreUrl::Sqlite(directory.path().join("store.db"));
-        let mut config = Config::new(store, HostAgentAddress::Unix(socket.clone()));
+        let mut config = Config::new(store, TokenKey::random(), HostAgentAddress::Unix(socket.clone()));
         config.drain = Duration::from_secs(5);
         change(&mut config);
         let host_port = Some(host.serve(&socket));

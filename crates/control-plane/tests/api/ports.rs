@@ -414,3 +414,48 @@ async fn a_server_that_ends_answers_what_it_has_begun_and_ends_websockets() {
     let last = tokio::time::timeout(Duration::from_secs(5), socket.next()).await.expect("it has ended");
     assert!(!matches!(last, Some(Ok(Frame::Text(_)))), "{last:?}");
 }
+
+#[tokio::test]
+async fn a_service_that_neither_answers_nor_takes_anything_is_given_up() {
+    let server = Fixture::with(|config| config.guest_patience.service = Duration::from_millis(300)).await;
+    service(&server).await;
+    let id = server.create().await;
+    let (status, body) = json_of(request(&server, &name(PORT, &id), "/silent")).await;
+    assert_eq!((status, &body["port"]), (504, &json!(PORT)), "{body}");
+    server.host.until(|state| state.joined == 0).await;
+    // Nor one that does not read what it is sent: more than all buffers on the way hold.
+    let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = deaf.local_addr().unwrap();
+    server.host.update(|state| state.ports.insert(PORT + 1, address));
+    let upload = server.http.post(server.url("/")).header("host", name(PORT + 1, &id)).body(vec![b'x'; 64 << 20]);
+    assert_eq!(json_of(upload).await.0, 504);
+    // An answer that has begun takes as long as it likes.
+    let mut endless = request(&server, &name(PORT, &id), "/endless").send().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(endless.chunk().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn servers_in_a_sandbox_see_the_host_that_was_asked_for() {
+    let server = Fixture::start().await;
+    service(&server).await;
+    let create = |host: &str| json!({"templateID": "minimal", "network": {"maskRequestHost": host}});
+    let (status, made) = server.post("/v2/sandboxes", create("app-${PORT}.internal:${PORT}")).await;
+    assert_eq!(status, 201, "{made}");
+    let id = made["sandboxID"].as_str().unwrap();
+    let called = name(PORT, id);
+    let (_, seen) = json_of(request(&server, &called, "/")).await;
+    assert_eq!(seen["headers"]["host"], "app-8000.internal:8000");
+    assert_eq!(seen["headers"]["x-forwarded-host"], json!(called));
+    let (_, detail) = server.get(&format!("/sandboxes/{id}")).await;
+    assert_eq!(detail["network"]["maskRequestHost"], "app-${PORT}.internal:${PORT}");
+    let (_, children) = server.post(&format!("/sandboxes/{id}/fork"), json!({})).await;
+    let child = children[0]["sandbox"]["sandboxID"].as_str().unwrap_or_else(|| panic!("{children}"));
+    let (_, seen) = json_of(request(&server, &name(PORT, child), "/")).await;
+    assert_eq!(seen["headers"]["host"], "app-8000.internal:8000");
+    let (status, body) = server.post("/v2/sandboxes", create("a b")).await;
+    assert_eq!(status, 400, "{body}");
+    let (_, plain) = server.post("/v2/sandboxes", create("")).await;
+    let called = name(PORT, plain["sandboxID"].as_str().unwrap());
+    assert_eq!(json_of(request(&server, &called, "/")).await.1["headers"]["host"], json!(called));
+}

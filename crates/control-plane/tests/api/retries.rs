@@ -107,6 +107,29 @@ async fn a_call_that_does_something_each_time_is_not_made_again() {
 }
 
 #[tokio::test]
+async fn a_sandbox_whose_pause_or_resume_was_not_answered_is_on_its_way_until_its_host_says_what_it_is() {
+    let (server, wire) = server().await;
+    let id = server.create().await;
+    for (method, transient, settled) in [("pause", "pausing", "paused"), ("resume", "resuming", "running")] {
+        let _gate = server.host.hold(method);
+        let looks = server.host.hold("list");
+        let path = format!("/v1/sandboxes/{id}/{method}");
+        let request = server.post(&path, json!(null));
+        let cut = async {
+            server.host.until(|state| state.calls.iter().any(|call| call.starts_with(method))).await;
+            wire.cut();
+        };
+        let ((status, body), ()) = tokio::join!(request, cut);
+        assert_eq!((status.as_u16(), code(&body)), (503, "host_unavailable"), "{method}");
+        assert_eq!(server.status(&id).await, transient, "nobody knows");
+        // It was carried out after all.
+        server.host.update(|state| state.sandboxes.insert(id.clone(), settled.to_owned()));
+        looks.add_permits(1000);
+        server.until_status(&id, settled).await;
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_always_hangs_up_is_called_twice_and_no_more() {
     let (server, wire) = server().await;
     let gate = server.host.hold("create");

@@ -1,8 +1,10 @@
-//! Control groups: what a monitor may take of the host's memory, processors and process numbers, whatever its guest does.
+//! Control groups: what a monitor may take of the host's memory, processors, process numbers and disk throughput, whatever
+//! its guest does.
 //!
 //! One group for each network slot, under one for the installation, in every hierarchy that has a controller of use. Both
 //! versions do, also mixed. Knows nothing of what runs in a group.
 
+mod block_device;
 mod hierarchy;
 mod limits;
 #[cfg(test)]
@@ -20,6 +22,7 @@ pub use hierarchy::{Controller, Missing};
 pub use limits::CgroupLimits;
 
 use crate::net::Slot;
+use block_device::BlockDevice;
 use hierarchy::Hierarchy;
 
 /// A group can be removed a moment after its last process has ended: so often that is tried, with [`PAUSE`] between.
@@ -43,9 +46,12 @@ pub struct Cgroup {
 
 impl Cgroups {
     /// Makes the installation's group wherever a controller of use is mounted, and says which controllers cannot be had.
-    pub fn open(instance: &InstanceId) -> (Self, Vec<Missing>) {
+    /// Sandboxes are in `data_dir`.
+    pub fn open(instance: &InstanceId, data_dir: &Path) -> (Self, Vec<Missing>) {
         let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-        Self::in_mounts(instance, &mounts)
+        // What the kernel says nothing of is not limited.
+        let disk = BlockDevice::under(data_dir).ok().flatten();
+        Self::in_mounts(instance, &mounts, disk.as_ref())
     }
 
     /// No groups at all.
@@ -53,8 +59,8 @@ impl Cgroups {
         Self { hierarchies: Arc::new([]) }
     }
 
-    fn in_mounts(instance: &InstanceId, mounts: &str) -> (Self, Vec<Missing>) {
-        let (hierarchies, missing) = hierarchy::find(mounts, &format!("sandpiper-{instance}"));
+    fn in_mounts(instance: &InstanceId, mounts: &str, disk: Option<&BlockDevice>) -> (Self, Vec<Missing>) {
+        let (hierarchies, missing) = hierarchy::find(mounts, &format!("sandpiper-{instance}"), disk);
         (Self { hierarchies: hierarchies.into() }, missing)
     }
 

@@ -26,7 +26,7 @@ const TASK_FILE: &str = "egress.task.json";
 const REFUSED_FILE: &str = "egress.refused";
 
 /// What it may take: a processor, and 256 MiB.
-const LIMITS: CgroupLimits = CgroupLimits { vcpus: 1, memory_mb: 0 };
+const LIMITS: CgroupLimits = CgroupLimits { vcpus: 1, memory_mb: 0, disk: None };
 
 /// Why a sandbox has no way to names. It reaches nothing by name then.
 #[derive(Debug, thiserror::Error)]

@@ -16,13 +16,21 @@ pub enum Layer {
     CgroupCpu,
     /// A limit on processes and threads.
     CgroupPids,
+    /// A second limit on throughput of the disk, beside the monitor's own.
+    CgroupIo,
     /// The kernel's second look at what files are opened.
     Landlock,
 }
 
 impl Layer {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::CgroupMemory, Self::CgroupCpu, Self::CgroupPids, Self::Landlock];
+    pub const ALL: [Self; 5] = [Self::CgroupMemory, Self::CgroupCpu, Self::CgroupPids, Self::CgroupIo, Self::Landlock];
+
+    /// Whether a server without it starts only where it is told to. The disk's throughput is limited by the monitor itself
+    /// too, and many a file system is on no single disk that the kernel could limit: that is told, and refused to nobody.
+    pub fn is_required(self) -> bool {
+        self != Self::CgroupIo
+    }
 
     /// The name by which users know it.
     pub fn as_str(self) -> &'static str {
@@ -30,6 +38,7 @@ impl Layer {
             Self::CgroupMemory => "cgroup-memory",
             Self::CgroupCpu => "cgroup-cpu",
             Self::CgroupPids => "cgroup-pids",
+            Self::CgroupIo => "cgroup-io",
             Self::Landlock => "landlock",
         }
     }
@@ -43,7 +52,7 @@ impl fmt::Display for Layer {
 
 /// A name that no layer has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is none of cgroup-memory, cgroup-cpu, cgroup-pids, landlock")]
+#[error("{0:?} is none of cgroup-memory, cgroup-cpu, cgroup-pids, cgroup-io, landlock")]
 pub struct UnknownLayer(String);
 
 impl FromStr for Layer {
@@ -73,6 +82,7 @@ pub fn lacking(cgroups: Vec<Missing>) -> Vec<LackingLayer> {
             Controller::Memory => Layer::CgroupMemory,
             Controller::Cpu => Layer::CgroupCpu,
             Controller::Pids => Layer::CgroupPids,
+            Controller::Io => Layer::CgroupIo,
         };
         LackingLayer { layer, reason: missing.reason }
     });
@@ -93,6 +103,12 @@ mod tests {
             assert_eq!(layer.as_str().parse(), Ok(layer));
         }
         assert!("seccomp".parse::<Layer>().unwrap_err().to_string().contains("cgroup-memory"));
+    }
+
+    #[test]
+    fn only_the_second_limit_on_the_disk_may_be_lacking_without_leave() {
+        let optional: Vec<_> = Layer::ALL.into_iter().filter(|layer| !layer.is_required()).collect();
+        assert_eq!(optional, [Layer::CgroupIo]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The jail around every virtual machine monitor: its own uid and gid, mount, PID, network, IPC and UTS namespaces, a
 //! file system that holds only the monitor's own files, no capabilities, `no_new_privs`, its own session, resource limits,
-//! a group of its own with limits on memory, processors and threads, and Landlock; the monitor adds its seccomp filter.
+//! a group of its own with limits on memory, processors, threads and the disk, and Landlock; the monitor adds its seccomp filter.
 //!
 //! A monitor is started by a helper process (this binary again, see [`inside`]): namespaces and credentials cannot be
 //! changed safely in a process with threads. The two speak over a socket pair, so that the monitor's identity is on
@@ -30,7 +30,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use rustix::io::retry_on_intr;
@@ -38,7 +38,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
-use vmm::{LaunchError, Launcher, ProcessIdentity, Program, VmmProcess};
+use vmm::{LaunchError, Launched, Launcher, ProcessIdentity, Program, VmmProcess};
 
 pub use layer::{LackingLayer, Layer, UnknownLayer, lacking};
 pub use order::ResourceLimits;
@@ -83,7 +83,7 @@ pub enum Landlock {
 }
 
 impl Launcher for Jail {
-    fn launch(&self, program: Program) -> BoxFuture<'_, Result<VmmProcess, LaunchError>> {
+    fn launch(&self, program: Program) -> BoxFuture<'_, Result<Launched, LaunchError>> {
         let (order, descriptors) = Order::program(self, program);
         Box::pin(self.start(order, descriptors))
     }
@@ -101,16 +101,16 @@ impl Jail {
     ) -> Result<VmmProcess, LaunchError> {
         let null = std::fs::File::open("/dev/null").map_err(failed("open /dev/null"))?;
         let descriptors = [OwnedFd::from(null), namespace].into_iter().chain(descriptors).collect();
-        self.start(Order::egress(self, task, root), descriptors).await
+        Ok(self.start(Order::egress(self, task, root), descriptors).await?.process)
     }
 
-    async fn start(&self, order: Order, descriptors: Vec<OwnedFd>) -> Result<VmmProcess, LaunchError> {
-        let jail = self.clone();
+    async fn start(&self, order: Order, descriptors: Vec<OwnedFd>) -> Result<Launched, LaunchError> {
+        let (jail, begun) = (self.clone(), Instant::now());
         let (sender, receiver) = tokio::sync::oneshot::channel();
         // The steps block, and once begun they must come to their end even when nobody waits any more.
         tokio::task::spawn_blocking(move || {
-            if let Err(Ok(process)) = sender.send(jail.start_blocking(&order, descriptors)) {
-                tokio::spawn(async move { process.kill().await });
+            if let Err(Ok(launched)) = sender.send(jail.start_blocking(&order, descriptors, begun)) {
+                tokio::spawn(async move { launched.process.kill().await });
             }
         });
         let stopped = |_| failed("start the jail")(io::Error::other("the server is stopping"));
@@ -124,7 +124,12 @@ fn failed(step: impl Into<String>) -> impl FnOnce(io::Error) -> LaunchError {
 }
 
 impl Jail {
-    fn start_blocking(&self, order: &Order, descriptors: Vec<OwnedFd>) -> Result<VmmProcess, LaunchError> {
+    fn start_blocking(
+        &self,
+        order: &Order,
+        descriptors: Vec<OwnedFd>,
+        begun: Instant,
+    ) -> Result<Launched, LaunchError> {
         self.cgroup.make().map_err(failed("make the jail's control groups"))?;
         let (ours, theirs) = channel().map_err(failed("make the jail's channel"))?;
         let mut helper = std::process::Command::new("/proc/self/exe")
@@ -139,7 +144,9 @@ impl Jail {
         // Lets everyone at the other end stop who still waits for an answer.
         drop(ours);
         helper.wait().map_err(failed("wait for the jail's helper"))?;
-        result
+        let (process, executes) = result?;
+        let (before, after) = (executes.duration_since(begun), executes.elapsed());
+        Ok(Launched { process, before, after })
     }
 
     /// Puts the process where nothing that it does can hurt others. The kernel lets a process change its group only when all
@@ -150,7 +157,13 @@ impl Jail {
         std::fs::write(&score, OOM_SCORE_ADJ).map_err(failed(format!("write {score}")))
     }
 
-    fn converse(&self, channel: &OwnedFd, order: &Order, descriptors: Vec<OwnedFd>) -> Result<VmmProcess, LaunchError> {
+    /// Returns the process, and since when it executes what it is for.
+    fn converse(
+        &self,
+        channel: &OwnedFd,
+        order: &Order,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(VmmProcess, Instant), LaunchError> {
         send_order(channel, order, &descriptors).map_err(failed("hand over to the jail's helper"))?;
         drop(descriptors);
         let pid = match receive_report(channel).map_err(failed("hear from the jail's helper"))? {
@@ -165,16 +178,19 @@ impl Jail {
             let confined = scope.spawn(|| self.confine(pid));
             let released = record(&self.identity_file, identity)
                 .map_err(failed(format!("write {}", self.identity_file.display())))
-                .and_then(|()| release(channel));
+                .and_then(|()| release(channel))
+                .map(|()| Instant::now());
             let panicked = |_| Err(failed("enter the jail's control groups")(io::ErrorKind::Other.into()));
-            released.and(confined.join().unwrap_or_else(panicked))
+            released.and_then(|executes| confined.join().unwrap_or_else(panicked).map(|()| executes))
         });
-        if let Err(error) = started {
-            // Whoever hears of the error may rely on it that no process is left.
-            tokio::runtime::Handle::current().block_on(process.kill());
-            return Err(error);
+        match started {
+            Ok(executes) => Ok((process, executes)),
+            Err(error) => {
+                // Whoever hears of the error may rely on it that no process is left.
+                tokio::runtime::Handle::current().block_on(process.kill());
+                Err(error)
+            }
         }
-        Ok(process)
     }
 }
 
@@ -245,7 +261,7 @@ mod tests {
     use super::*;
 
     fn jail() -> Jail {
-        let limits = crate::cgroup::CgroupLimits { vcpus: 1, memory_mb: 64 };
+        let limits = crate::cgroup::CgroupLimits { vcpus: 1, memory_mb: 64, disk: None };
         Jail {
             uid: 65_534,
             identity_file: PathBuf::new(),

@@ -50,6 +50,7 @@ impl Network {
             addresses,
             tap: None,
             namespace,
+            rest: None,
             connector,
             claim,
             installation: installation.clone(),

@@ -39,6 +39,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{InstanceId, NetworkPolicy, SandboxId};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 pub use address::{AddressPlan, GUEST_IP, GUEST_MAC, InvalidPlan, SandboxAddresses, TAP_IP, TAP_PREFIX};
 pub use adopt::AdoptError;
@@ -52,7 +54,7 @@ pub use remove::RemoveError;
 pub use seam::{Dial, GuestConnector, GuestNetwork, GuestStream, Networks};
 pub use slot::{ClaimError, Slot};
 
-use build::Built;
+use build::Begun;
 use connect::{InNamespace, SocketThread};
 use firewall::Firewall;
 use slot::{Claim, Claims};
@@ -152,14 +154,21 @@ impl Network {
         Ok(Self { installation: installation.into(), sockets })
     }
 
-    /// Makes the network of a sandbox, from which its guest reaches what `policy` lets it. What a failure leaves half made is undone; what a cancelled call has made is
+    /// Begins the network of a sandbox, from which its guest reaches what `policy` lets it: its tap is there, and the rest
+    /// comes while a monitor is started. What a failure leaves half made is undone; what a cancelled call has made is
     /// claimed for `sandbox` and goes with the next sweep.
     pub async fn create(&self, sandbox: &SandboxId, policy: &NetworkPolicy) -> Result<SandboxNetwork, CreateError> {
         let (installation, claim) = (self.installation.clone(), self.installation.claim_for(sandbox));
-        let policy = policy.clone();
-        let build = move || async move { installation.build(claim, &policy).await };
-        let Built { slot, addresses, claim, tap, namespace } =
-            blocking::to_the_end(build).await.map_err(CreateError::Thread)??;
+        let (policy, (tell, begun)) = (policy.clone(), oneshot::channel());
+        let build = {
+            let (installation, claim) = (installation.clone(), claim.clone());
+            move || async move { installation.build(claim, &policy, tell).await }
+        };
+        let mut rest = blocking::begin(build);
+        let Ok(Begun { slot, addresses, tap, namespace }) = begun.await else {
+            let failed = blocking::ended(&mut rest).await.map_err(CreateError::Thread)?;
+            return Err(failed.expect_err("a network that was made was handed over"));
+        };
         let namespace: Arc<OwnedFd> = namespace.into();
         let way = InNamespace { namespace: namespace.clone(), sockets: self.sockets.clone() };
         Ok(SandboxNetwork {
@@ -167,9 +176,10 @@ impl Network {
             addresses,
             tap: Some(tap),
             namespace,
+            rest: Some(rest),
             connector: GuestConnector::new(way),
             claim,
-            installation: self.installation.clone(),
+            installation,
         })
     }
 
@@ -201,6 +211,8 @@ pub struct SandboxNetwork {
     /// Until the VMM gets it.
     tap: Option<OwnedFd>,
     namespace: Arc<OwnedFd>,
+    /// What is still made of it.
+    rest: Option<JoinHandle<io::Result<Result<(), CreateError>>>>,
     connector: GuestConnector,
     /// What gives the right to remove it.
     claim: Claim,
@@ -226,6 +238,15 @@ impl SandboxNetwork {
     /// The tap for the VMM, once. The device lives as long as its descriptor.
     pub fn take_tap(&mut self) -> Option<OwnedFd> {
         self.tap.take()
+    }
+
+    /// Waits until all of it is there: the rules are in force, and the guest is reached and reaches what it may. Until then
+    /// nothing passes. After an error it is to be deleted.
+    pub async fn ready(&mut self) -> Result<(), CreateError> {
+        let Some(rest) = &mut self.rest else { return Ok(()) };
+        let done = blocking::ended(rest).await;
+        self.rest = None;
+        done.unwrap_or_else(|error| Err(CreateError::Thread(error)))
     }
 
     /// What connects to the guest, for those who outlive a borrow of this.
@@ -261,6 +282,8 @@ impl SandboxNetwork {
 
     /// Removes everything, as far as possible; the slot is given back only when all else is gone. May be repeated.
     pub async fn delete(&mut self) -> Result<(), RemoveError> {
+        // Whatever became of it: it must not go on while it is removed.
+        let _ = self.ready().await;
         let (installation, tap) = (self.installation.clone(), self.tap.take());
         let (slot, claim) = (self.slot, self.claim.clone());
         let remove = move || async move {

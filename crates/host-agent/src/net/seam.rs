@@ -21,7 +21,7 @@ use super::{
 
 /// The networks of a host's sandboxes.
 pub trait Networks: Send + Sync {
-    /// Makes the network of a sandbox, from which its guest reaches what `policy` lets it, or nothing.
+    /// Begins the network of a sandbox, from which its guest reaches what `policy` lets it, or makes nothing.
     fn create<'a>(
         &'a self,
         sandbox: &'a SandboxId,
@@ -48,6 +48,10 @@ pub trait GuestNetwork: Send + Sync {
 
     /// The tap for the VMM, once.
     fn take_tap(&mut self) -> Option<OwnedFd>;
+
+    /// Waits until its rules are in force and its guest can be reached: before a guest runs. Until then nothing passes.
+    /// After an error it is to be deleted.
+    fn ready(&mut self) -> BoxFuture<'_, Result<(), CreateError>>;
 
     /// What connects to the guest, for those who outlive a borrow of this.
     fn connector(&self) -> GuestConnector;
@@ -133,6 +137,10 @@ impl GuestNetwork for SandboxNetwork {
 
     fn take_tap(&mut self) -> Option<OwnedFd> {
         SandboxNetwork::take_tap(self)
+    }
+
+    fn ready(&mut self) -> BoxFuture<'_, Result<(), CreateError>> {
+        Box::pin(SandboxNetwork::ready(self))
     }
 
     fn connector(&self) -> GuestConnector {

@@ -42,7 +42,7 @@ impl Parts {
         };
         match self.restore(host, spec, &bake, None, cancel).await {
             Ok(()) => Ok(true),
-            Err(CreateError::Deleted) => Err(CreateError::Deleted),
+            Err(error) if error.is_final() => Err(error),
             Err(error) => {
                 tracing::warn!(
                     sandbox = %spec.id,

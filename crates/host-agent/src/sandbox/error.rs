@@ -129,6 +129,13 @@ pub enum CreateError {
     Left(DestroyError),
 }
 
+impl CreateError {
+    /// Whether another way to make the sandbox would end in the same: neither a monitor nor what it loads is at fault.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Deleted | Self::Network(_) | Self::Egress(_))
+    }
+}
+
 /// Why a sandbox was not paused or resumed. It is as it was, unless it is in error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use vmm::Vm;
 
 use super::UseError;
+use super::confinement::Confinement;
 use super::metrics::ticks;
 
 /// The unit of processor time in `/proc` on every Linux that runs on x86-64.
@@ -51,6 +52,8 @@ pub struct Footprint {
     pub monitor_start: Duration,
     /// How it came to be.
     pub start: Start,
+    /// What was waited for jail and fence meanwhile; nothing where an earlier run started it.
+    pub confinement: Confinement,
 }
 
 /// Why it is not known what a sandbox costs.
@@ -66,14 +69,14 @@ pub enum FootprintError {
 
 impl Footprint {
     /// As it is now.
-    pub(super) fn of(vm: &dyn Vm, start: Start) -> io::Result<Self> {
+    pub(super) fn of(vm: &dyn Vm, start: Start, confinement: Confinement) -> io::Result<Self> {
         let pid = vm.process().pid().ok_or(io::ErrorKind::Unsupported)?;
         let garbled = |what| io::Error::new(io::ErrorKind::InvalidData, what);
         let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
         let pss_kib = pss_kib(&memory).ok_or_else(|| garbled("no Pss"))?;
         let used = ticks(&fs::read_to_string(format!("/proc/{pid}/stat"))?).ok_or_else(|| garbled("no times"))?;
         let cpu = TICK * u32::try_from(used).unwrap_or(u32::MAX);
-        Ok(Self { pss_bytes: pss_kib * 1024, cpu, monitor_start: vm.first_answer(), start })
+        Ok(Self { pss_bytes: pss_kib * 1024, cpu, monitor_start: vm.first_answer(), start, confinement })
     }
 }
 

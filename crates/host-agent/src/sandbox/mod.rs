@@ -9,6 +9,7 @@ mod adopt;
 mod attend;
 mod bake;
 mod capture;
+mod confinement;
 mod disk;
 mod error;
 mod footprint;
@@ -51,6 +52,7 @@ use activity::Activity;
 pub use activity::Busy;
 pub use admission::LimitSettings;
 pub(crate) use admission::Meminfo;
+pub use confinement::Confinement;
 pub use error::{CaptureError, CreateError, DestroyError, TransitionError, UseError};
 pub use footprint::{Footprint, FootprintError, Start};
 use gone::Gone;
@@ -167,6 +169,8 @@ struct Running {
     guest: Guest,
     vm: Arc<dyn Vm>,
     start: Start,
+    /// What was waited for meanwhile.
+    confinement: Confinement,
 }
 
 /// A guest that may be talked to. While this exists the sandbox counts as busy and does not expire.
@@ -369,7 +373,7 @@ impl Sandboxes {
         let handle = self.handle(id).ok_or_else(|| UseError::NotFound(id.clone()))?;
         let status = handle.view.borrow().status;
         let running = handle.running().ok_or_else(|| UseError::NotRunning { id: id.clone(), status })?;
-        Footprint::of(&*running.vm, running.start).map_err(FootprintError::Look)
+        Footprint::of(&*running.vm, running.start, running.confinement).map_err(FootprintError::Look)
     }
 
     /// What a sandbox uses and has used, whatever it is in now.

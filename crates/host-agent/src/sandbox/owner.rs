@@ -539,6 +539,7 @@ mod tests {
             pool: crate::sandbox::PoolMode::Off,
             uid_base: 2_000_000_000,
             traffic: Default::default(),
+            disk_limits: Default::default(),
             allow_degraded_jail: crate::jail::Layer::ALL.to_vec(),
             guest_agent: b"",
         };

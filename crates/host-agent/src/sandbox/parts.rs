@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::FutureExt;
 use model::{DiskMb, StartMode};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use vmm::{BootSpec, Machine, Memory, Platform, Vm};
 
+use super::confinement::Confinement;
 use super::ledger::{Place, Share};
 use super::owner::RETRY_DELETE;
 use super::record::{RECORD, Record, Run};
@@ -65,6 +66,8 @@ pub(super) struct Parts {
     pub(super) guest: Option<Guest>,
     /// How that virtual machine came to be.
     pub(super) start: Start,
+    /// What was waited for meanwhile.
+    pub(super) confinement: Confinement,
     /// That it counts as one of its owner's.
     pub(super) place: Option<Place>,
     /// The memory and vCPUs that were promised to it.
@@ -157,15 +160,30 @@ impl Parts {
         self.make_network(host, spec).await
     }
 
-    /// Does nothing where there is one with a tap. That of a network that was adopted went with its monitor.
+    /// Begins it; [`Self::network_ready`] waits for the rest. Does nothing where there is one with a tap. That of a network that was adopted went with its monitor.
     pub(super) async fn make_network(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
         if self.tap.is_none() {
             self.remove_network().await.map_err(CreateError::Left)?;
         }
         if self.network.is_none() {
+            let begun = Instant::now();
             let mut network = host.network.create(&spec.id, &spec.network).await?;
+            self.confinement = Confinement { fence: begun.elapsed(), ..Confinement::default() };
             self.tap = network.take_tap();
             self.network = Some(network);
+        }
+        Ok(())
+    }
+
+    /// Waits until what a guest may reach is settled: before it runs.
+    pub(super) async fn network_ready(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let ready = self.network.as_mut().expect("the network is begun first").ready().await;
+        if ready.is_err() {
+            // Half a network is none: who tries again makes another.
+            self.tap = None;
+        }
+        ready?;
+        if self.egress.is_none() {
             self.begin_egress(host, &spec.network).await?;
         }
         Ok(())
@@ -290,7 +308,8 @@ impl Parts {
 
     /// The virtual machine, once its guest knows who it is.
     pub fn running(&self) -> Option<Running> {
-        Some(Running { guest: self.guest.clone()?, vm: self.vm.clone()?, start: self.start })
+        let (start, confinement) = (self.start, self.confinement);
+        Some(Running { guest: self.guest.clone()?, vm: self.vm.clone()?, start, confinement })
     }
 
     /// The guest, once it knows who it is.
@@ -394,7 +413,7 @@ impl Parts {
                     return Ok(guest);
                 }
                 Err(error) => {
-                    if matches!(error, CreateError::Deleted) || !host.vmm.give_up(accelerator) {
+                    if error.is_final() || !host.vmm.give_up(accelerator) {
                         return Err(error);
                     }
                     let error = &error as &dyn std::error::Error;
@@ -434,19 +453,22 @@ impl Parts {
         template: &Template,
     ) -> Result<Arc<dyn Vm>, CreateError> {
         let boot = BootSpec {
-            machine: self.machine(spec, Memory::Own(self.directory().join(MEMORY_FILE)))?,
+            machine: self.machine(host, spec, Memory::Own(self.directory().join(MEMORY_FILE)))?,
             kernel: template.kernel.image(),
             initramfs: template.initramfs.clone(),
         };
         self.platform = Some(host.vmm.platform());
         let jail = self.jail(host);
         let vm = host.vmm.boot(boot, &jail).await?;
+        self.confinement.jail = vm.launch_delay();
         self.vm = Some(vm.clone());
+        // Long before its kernel looks for a network.
+        self.network_ready(host, spec).await?;
         Ok(vm)
     }
 
     /// What its virtual machine is made of, this time.
-    pub(super) fn machine(&self, spec: &SandboxSpec, memory: Memory) -> Result<Machine, CreateError> {
+    pub(super) fn machine(&self, host: &Host, spec: &SandboxSpec, memory: Memory) -> Result<Machine, CreateError> {
         let directory = self.directory();
         let tap = self.tap.as_ref().expect("the network came with a tap");
         let open = |path: &Path| File::open(path).map(OwnedFd::from).map_err(file_error("open", path));
@@ -466,6 +488,7 @@ impl Parts {
             tap: tap.try_clone().map_err(file_error("copy the tap of", directory))?,
             mac: net::GUEST_MAC,
             directory: directory.to_owned(),
+            disk_limits: host.disk_limits,
         })
     }
 
@@ -483,7 +506,8 @@ impl Parts {
     /// The control groups of its monitor, whether or not they are there.
     pub(super) fn find_cgroup(&mut self, host: &Host) -> (Cgroup, CgroupLimits) {
         let shape = self.record().spec.shape;
-        let limits = CgroupLimits { vcpus: shape.vcpus.get(), memory_mb: shape.memory.get() };
+        let disk = Some(host.disk_limits);
+        let limits = CgroupLimits { vcpus: shape.vcpus.get(), memory_mb: shape.memory.get(), disk };
         let cgroup = host.cgroups.of(self.slot(), limits);
         self.cgroup = Some(cgroup.clone());
         (cgroup, limits)

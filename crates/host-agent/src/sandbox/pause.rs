@@ -198,14 +198,19 @@ impl Parts {
         self.make_network(host, spec).await?;
         let state = paused.join(STATE);
         let state = File::open(&state).map_err(file_error("open", &state))?.into();
-        let machine = self.machine(spec, Memory::Own(memory))?;
+        let machine = self.machine(host, spec, Memory::Own(memory))?;
         let platform = manifest.origin.platform;
         self.platform = Some(platform.clone());
         let jail = self.jail(host);
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
+        self.confinement.jail = vm.launch_delay();
         (self.vm, self.start) = (Some(vm.clone()), Start::Resume);
         let guest = self.guest_client();
-        if let Err(error) = self.pass_over(host, &guest, &paused).await {
+        let passed = async {
+            self.network_ready(host, spec).await?;
+            self.pass_over(host, &guest, &paused).await
+        };
+        if let Err(error) = passed.await {
             vm.kill().await;
             self.vm = None;
             return Err(error);

@@ -62,11 +62,13 @@ impl Parts {
         (self.memory, self.start) = (MemoryOwner::Shared, Start::Restore);
         let platform = frozen.manifest.origin.platform.clone();
         self.platform = Some(platform.clone());
-        let machine = self.machine(spec, Memory::Frozen(directory.join(FROZEN_MEMORY_FILE)))?;
+        let machine = self.machine(host, spec, Memory::Frozen(directory.join(FROZEN_MEMORY_FILE)))?;
         let jail = self.jail(host);
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
+        self.confinement.jail = vm.launch_delay();
         self.vm = Some(vm.clone());
         let loaded = begun.elapsed();
+        self.network_ready(host, spec).await?;
         vm.resume().await.map_err(CreateError::Go)?;
         let guest = self.guest_client();
         let identity = Identity { boot_id, ..identity(spec, self.template()) };

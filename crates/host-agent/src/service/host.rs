@@ -237,6 +237,8 @@ impl Service for HostService {
             cpu_us: microseconds(footprint.cpu),
             monitor_start_us: microseconds(footprint.monitor_start),
             start: footprint.start.as_str().to_owned(),
+            jail_us: microseconds(footprint.confinement.jail),
+            fence_us: microseconds(footprint.confinement.fence),
             ..Default::default()
         })
     }

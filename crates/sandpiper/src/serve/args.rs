@@ -11,10 +11,11 @@ use host_agent::jail::Layer;
 use host_agent::net::TrafficLimits;
 use host_agent::sandbox::{LimitSettings, OnClose, PoolMode};
 use model::TemplateName;
-use vmm::AcceleratorMode;
+use vmm::{AcceleratorMode, DiskLimits};
 
 use super::{
     ConfigArgs, DatabaseArgs, DomainArgs, DrainArgs, HostListen, LogArgs, ReconcileArgs, ServiceArgs, TlsArgs,
+    TokenKeyArgs,
 };
 
 /// Where templates, sandboxes and the database are kept, unless told otherwise.
@@ -66,6 +67,8 @@ pub struct UpArgs {
     #[command(flatten)]
     pub database: DatabaseArgs,
     #[command(flatten)]
+    pub token_key: TokenKeyArgs,
+    #[command(flatten)]
     pub reconcile: ReconcileArgs,
     #[command(flatten)]
     pub service: ServiceArgs,
@@ -104,6 +107,8 @@ pub struct ControlPlaneArgs {
     pub domain: DomainArgs,
     #[command(flatten)]
     pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub token_key: TokenKeyArgs,
     #[command(flatten)]
     pub reconcile: ReconcileArgs,
     #[command(flatten)]
@@ -190,8 +195,16 @@ pub struct HostArgs {
     #[arg(long, env = "SANDPIPER_GUEST_CONNECTIONS", value_name = "NUMBER", default_value_t = 4096,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub guest_connections: u32,
+    /// Megabytes a second that a sandbox may read from its disk and write to it, together
+    #[arg(long, env = "SANDPIPER_GUEST_DISK_BANDWIDTH_MB", value_name = "MB", default_value_t = 400,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub guest_disk_bandwidth_mb: u32,
+    /// Requests a second that a sandbox may make to its disk
+    #[arg(long, env = "SANDPIPER_GUEST_DISK_IOPS", value_name = "NUMBER", default_value_t = 20_000,
+          value_parser = clap::value_parser!(u32).range(10..=100_000_000))]
+    pub guest_disk_iops: u32,
     /// A layer of the jail around virtual machines that may be done without where the machine has none: cgroup-memory,
-    /// cgroup-cpu, cgroup-pids or landlock. May be given several times, or separated by commas
+    /// cgroup-cpu, cgroup-pids, cgroup-io or landlock. May be given several times, or separated by commas
     #[arg(long, env = "SANDPIPER_ALLOW_DEGRADED_JAIL", value_name = "LAYER", value_delimiter = ',')]
     pub allow_degraded_jail: Vec<Layer>,
     /// QEMU to use instead of the one in the search path
@@ -220,6 +233,10 @@ impl HostArgs {
                 megabytes_per_second: self.guest_bandwidth_mb,
                 new_connections_per_second: self.guest_new_connections,
                 connections: self.guest_connections,
+            },
+            disk_limits: DiskLimits {
+                megabytes_per_second: self.guest_disk_bandwidth_mb,
+                operations_per_second: self.guest_disk_iops,
             },
             allow_degraded_jail: self.allow_degraded_jail.clone(),
             guest_agent: crate::GUEST_AGENT,

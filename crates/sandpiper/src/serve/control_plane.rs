@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use control_plane::{Config, ControlPlane, Domain, HostAgentAddress, StoreUrl};
+use control_plane::{Config, ControlPlane, Domain, HostAgentAddress, StoreUrl, TokenKey};
 use tokio_util::sync::CancellationToken;
 
 use super::domain::OpenDomain;
@@ -16,11 +16,12 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
     let mut signals = Signals::listen()?;
     let host_agent = args.tls.address(&args.host_agent)?;
     let store = args.database.store(&args.data_dir)?;
+    let token_key = args.token_key.load(&args.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
     let domain = args.domain.open(address, &args.data_dir).await?;
     let name = domain.as_ref().map(|domain| domain.domain.clone());
-    let plane = open(store, host_agent, name, &args.reconcile, &args.service).await?;
+    let plane = open((store, token_key), host_agent, name, &args.reconcile, &args.service).await?;
     let shutdown = CancellationToken::new();
     let (https, _renewing) = domain.inspect(OpenDomain::announce).map(OpenDomain::parts).unzip();
     output::note(format_args!("the control plane is ready at http://{address}"));
@@ -38,13 +39,13 @@ pub async fn control_plane(args: &ControlPlaneArgs) -> anyhow::Result<ExitCode> 
 
 /// Opens the control plane.
 pub async fn open(
-    store: StoreUrl,
+    (store, token_key): (StoreUrl, TokenKey),
     host_agent: HostAgentAddress,
     domain: Option<Domain>,
     reconcile: &ReconcileArgs,
     service: &ServiceArgs,
 ) -> anyhow::Result<ControlPlane> {
-    let mut config = Config::new(store, host_agent);
+    let mut config = Config::new(store, token_key, host_agent);
     config.domain = domain;
     reconcile.apply(&mut config);
     service.apply(&mut config);

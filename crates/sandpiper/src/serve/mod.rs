@@ -10,6 +10,7 @@ mod listen;
 mod reconcile;
 mod service;
 mod tls;
+mod token_key;
 mod up;
 
 pub use args::{ApiArgs, ControlPlaneArgs, DEFAULT_DATA_DIR, DEFAULT_LISTEN, HostAgentArgs, HostArgs, OnExit, UpArgs};
@@ -20,4 +21,5 @@ pub use host_agent::host_agent;
 pub use reconcile::ReconcileArgs;
 pub use service::{ConfigArgs, DrainArgs, LogArgs, ServiceArgs};
 pub use tls::{HostListen, TlsArgs};
+pub use token_key::TokenKeyArgs;
 pub use up::up;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use ::control_plane::{ControlPlane, HostAgentAddress, RunError, Starting, StoreUrl};
+use ::control_plane::{ControlPlane, HostAgentAddress, RunError, Starting, StoreUrl, TokenKey};
 use ::host_agent::HostAgent;
 use ::host_agent::service::{Drain, Listener, serve};
 use anyhow::{Context, bail};
@@ -21,14 +21,16 @@ use crate::console::output;
 pub async fn up(args: &UpArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let store = args.database.store(&args.host.data_dir)?;
+    let token_key = args.token_key.load(&args.host.data_dir)?;
     let listener = listen::api(&args.api, &store).await?;
     let address = listener.local_addr().context("cannot tell the listen address")?;
     let domain = args.domain.open(address, &args.host.data_dir).await?;
     let starting = Starting::answer(&listener).context("cannot answer while starting")?;
     let agent = host_agent::start(&args.host).await?;
     let (stop_api, stop_host) = (CancellationToken::new(), CancellationToken::new());
-    let Parts { plane, mut serving_host, path } = match connect(args, store, domain.as_ref(), &agent, &stop_host).await
-    {
+    let records = (store, token_key);
+    let connected = connect(args, records, domain.as_ref(), &agent, &stop_host).await;
+    let Parts { plane, mut serving_host, path } = match connected {
         Ok(parts) => parts,
         Err(error) => {
             host_agent::stop(&agent, args.host.on_exit).await?;
@@ -84,7 +86,7 @@ struct Parts {
 
 async fn connect(
     args: &UpArgs,
-    store: StoreUrl,
+    records: (StoreUrl, TokenKey),
     domain: Option<&OpenDomain>,
     agent: &Arc<HostAgent>,
     stop: &CancellationToken,
@@ -93,6 +95,6 @@ async fn connect(
     let serving_host = tokio::spawn(serve(agent.clone(), Listener::Unix(socket), Drain::default(), stop.clone()));
     let domain = domain.map(|domain| domain.domain.clone());
     let host = HostAgentAddress::Unix(path.clone());
-    let plane = control_plane::open(store, host, domain, &args.reconcile, &args.service).await?;
+    let plane = control_plane::open(records, host, domain, &args.reconcile, &args.service).await?;
     Ok(Parts { plane, serving_host, path })
 }

@@ -164,10 +164,16 @@ impl Worker<'_> {
         if self.sandbox.is_none() {
             return;
         }
-        if self.settled().await == "paused" {
-            assert!(self.change("resume").await, "{} cannot be resumed", self.id());
+        // What was killed last may be noticed by a call that fails.
+        while self.settled().await == "paused" {
+            let path = format!("/v1/sandboxes/{}/resume", self.id());
+            let answer = self.until("an answer that is certain", "POST", &path, &[200, 409, 500]).await;
+            // Somebody else's resume, which was cut, may have been carried out.
+            assert_ne!(answer.status, 500, "{} cannot be resumed: {}", self.id(), answer.body);
         }
-        assert!(self.verify().await, "{} does not answer", self.id());
+        while !self.verify().await {
+            self.until("a server that answers", "GET", "/health", &[200]).await;
+        }
     }
 }
 

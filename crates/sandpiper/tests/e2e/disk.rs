@@ -60,6 +60,7 @@ async fn a_sandbox_comes_to_be_as_asked_for_and_says_what_it_costs() {
         let number = |name: &str| footprint.body[name].as_u64().unwrap();
         assert!((10_000_000..600_000_000).contains(&number("pss_bytes")), "{footprint:?}");
         assert!(number("cpu_us") > 0 && (1_000..30_000_000).contains(&number("monitor_start_us")), "{footprint:?}");
+        assert!(number("jail_us") > 0 && number("fence_us") > 0, "{footprint:?}");
     }
     let wrong = server.call("POST", "/v1/sandboxes", json!({ "start": "pool" })).await;
     assert_eq!((wrong.status, wrong.body["error"]["code"].as_str()), (400, Some("invalid_request")));

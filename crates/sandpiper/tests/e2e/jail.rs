@@ -130,6 +130,14 @@ async fn a_monitor_can_take_no_more_of_the_host_than_its_shape_says() {
     assert_eq!(in_group("pids.max").unwrap().trim(), "130");
     let cpu = in_group("cpu.cfs_quota_us").or_else(|| in_group("cpu.max")).unwrap();
     assert!(cpu.starts_with("250000"), "{cpu}");
+    let health = server.call("GET", "/health", serde_json::Value::Null).await.body;
+    if health["lacking_jail_layers"] == json!([]) {
+        let disk = in_group("blkio.throttle.write_bps_device").or_else(|| in_group("io.max")).unwrap();
+        assert!(disk.contains(&(800_u64 << 20).to_string()), "{disk}");
+    } else {
+        // Where the tests' directory is on no disk of its own.
+        assert_eq!(health["lacking_jail_layers"], json!(["cgroup-io"]));
+    }
 
     server.call("DELETE", &format!("/v1/sandboxes/{id}"), serde_json::Value::Null).await;
     assert!(server.inventory().of_kind("cgroup").iter().all(|group| !group.ends_with(&own)), "nothing is left");
@@ -180,7 +188,7 @@ async fn a_machine_that_lacks_a_layer_of_the_jail_is_refused_unless_that_is_allo
     let arguments = ["--allow-degraded-jail", layers].map(Into::into).to_vec();
     let server = testkit::Server::start(&binary, testkit::ServerOptions { arguments, ..Default::default() }).await;
     let health = server.call("GET", "/health", serde_json::Value::Null).await.body;
-    assert_eq!(health["lacking_jail_layers"], json!(["cgroup-memory", "cgroup-cpu", "cgroup-pids"]));
+    assert_eq!(health["lacking_jail_layers"], json!(["cgroup-memory", "cgroup-cpu", "cgroup-pids", "cgroup-io"]));
     assert!(server.log().contains("the jail is degraded"), "{}", server.log());
     let id = server.create(json!({})).await;
     assert_eq!(server.shell(&id, "echo hello").await, (0, "hello\n".to_owned()));

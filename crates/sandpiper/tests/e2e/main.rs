@@ -13,6 +13,7 @@ mod clock;
 mod command_line;
 mod database;
 mod disk;
+mod disk_limits;
 mod docs_page;
 mod e2b;
 mod exec;

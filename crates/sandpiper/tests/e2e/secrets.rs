@@ -12,7 +12,7 @@ use tokio::process::Command;
 use super::{binary, server};
 
 /// What may hold a guest's memory or disk: there a guest's own secrets are its own affair.
-const OF_GUESTS: [&str; 4] = ["overlay.qcow2", "memory", "state", "rootfs.ext4"];
+const OF_GUESTS: [&str; 5] = ["overlay.qcow2", "memory", "frozen-memory", "state", "rootfs.ext4"];
 
 /// Makes an API key in the records of a server that runs.
 async fn key(server: &Server, name: &str) -> String {
@@ -45,7 +45,11 @@ fn processes() -> Vec<(String, Vec<u8>)> {
 }
 
 fn holds(content: &[u8], secret: &str) -> bool {
-    content.windows(secret.len()).any(|window| window == secret.as_bytes())
+    holds_bytes(content, secret.as_bytes())
+}
+
+fn holds_bytes(content: &[u8], secret: &[u8]) -> bool {
+    content.windows(secret.len()).any(|window| window == secret)
 }
 
 async fn said(request: RequestBuilder) -> (u16, String) {
@@ -67,6 +71,22 @@ async fn keys_and_tokens_are_in_no_log_error_process_list_file_or_record() {
     assert_eq!(status, 201, "{text}");
     let made: Value = serde_json::from_str(&text).unwrap();
     let (id, token) = (made["id"].as_str().unwrap(), made["traffic_access_token"].as_str().unwrap().to_owned());
+
+    // What a client of E2B is told, also again.
+    let of_e2b = json!({ "templateID": "minimal", "secure": true, "network": { "allowPublicTraffic": false } });
+    let (status, text) = said(call(Method::POST, "/sandboxes", &right).json(&of_e2b)).await;
+    assert_eq!(status, 201, "{text}");
+    let of_e2b: Value = serde_json::from_str(&text).unwrap();
+    let told = |name: &str| of_e2b[name].as_str().unwrap_or_else(|| panic!("{name} of {of_e2b}")).to_owned();
+    let (access, traffic, second) = (told("envdAccessToken"), told("trafficAccessToken"), told("sandboxID"));
+    let (_, text) = said(call(Method::POST, &format!("/sandboxes/{second}/connect"), &right).json(&json!({}))).await;
+    let again: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&again["envdAccessToken"], &again["trafficAccessToken"]), (&json!(access), &json!(traffic)));
+    let guest = |token: &str| {
+        let request = http.get(format!("{}/envs", server.url())).header("x-access-token", token.to_owned());
+        request.header("e2b-sandbox-id", &second).header("e2b-sandbox-port", "49983")
+    };
+    assert_eq!(said(guest(&access)).await.0, 200);
 
     let list = Command::new(binary()).args(["key", "ls", "--json", "--data-dir"]).arg(server.data_dir()).output();
     let keys: Value = serde_json::from_slice(&list.await.unwrap().stdout).unwrap();
@@ -93,6 +113,7 @@ async fn keys_and_tokens_are_in_no_log_error_process_list_file_or_record() {
     answers.push(said(port(&token)).await);
     let wrong_token = "canary-of-a-token-91ab37";
     answers.push(said(port(wrong_token)).await);
+    answers.push(said(guest(wrong_token)).await);
     for body in [json!({ "cmd": "true" }), json!({ "cmd": 5 }), json!({ "cmd": "true", "api_key": right })] {
         answers.push(said(call(Method::POST, &format!("/v1/sandboxes/{id}/exec"), &right).json(&body)).await);
     }
@@ -110,7 +131,12 @@ async fn keys_and_tokens_are_in_no_log_error_process_list_file_or_record() {
     assert!(server.log().len() > 10_000, "it was told to say everything");
     let read = |file: PathBuf| (file.display().to_string(), fs::read(&file).unwrap_or_default());
     let places: Vec<_> = listed.into_iter().map(read).chain(processes()).collect();
-    for secret in [&right, &revoked, &wrong, &odd, &token, &wrong_token.to_owned()] {
+    let key = fs::read(server.data_dir().join("token.key")).unwrap();
+    assert!(
+        places.iter().filter(|(_, content)| holds_bytes(content, &key)).count() == 1,
+        "the token key is in its file"
+    );
+    for secret in [&right, &revoked, &wrong, &odd, &token, &access, &traffic, &wrong_token.to_owned()] {
         let bare = secret.trim_start_matches("e2b_");
         for (place, content) in &places {
             assert!(!holds(content, bare), "{place} holds {secret}");

@@ -7,6 +7,8 @@ use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
 use testkit::{Server, wait_for};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::fence::is_inside;
@@ -32,8 +34,13 @@ const SWITCHES: [(&[&str], &str); 8] = [
 ];
 
 async fn security_test(server: &Server, arguments: &[&str]) -> Output {
+    security_test_by(server.url(), server, arguments).await
+}
+
+/// The same, where the server is called at another address.
+async fn security_test_by(url: &str, server: &Server, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary());
-    command.args(["security-test", "--json", "--url", server.url(), "--data-dir"]).arg(server.data_dir());
+    command.args(["security-test", "--json", "--url", url, "--data-dir"]).arg(server.data_dir());
     command.args(arguments).stdin(Stdio::null()).output().await.unwrap()
 }
 
@@ -74,12 +81,15 @@ async fn every_claim_holds_and_nothing_is_left() {
 /// A program that switches something off, and tells that it did by its end.
 fn switch(server: &Server, script: &str) -> tempfile::TempPath {
     let instance = fs::read_to_string(server.data_dir().join("instance-id")).unwrap();
-    let instance = instance.trim();
+    let (instance, data_dir) = (instance.trim(), server.data_dir().display());
     let text = format!(
         "#!/bin/sh\nset -e\nslot() {{ echo \"$1\" | {{ IFS=. read -r _ _ high low; echo $((high * 256 + low)); }}; }}\n\
          table=sp_{instance} first=$1 second=$2\nhost() {{ nft \"$@\"; }}\n\
          attacker() {{ ip netns exec sp-{instance}-$(slot $first) nft \"$@\"; }}\n\
-         neighbour() {{ ip netns exec sp-{instance}-$(slot $second) nft \"$@\"; }}\n{script}\n"
+         neighbour() {{ ip netns exec sp-{instance}-$(slot $second) nft \"$@\"; }}\n\
+         url={} sandpiper={} data_dir={data_dir} group=sandpiper-{instance}/$(slot $first)\n{script}\n",
+        server.url(),
+        binary().display()
     );
     let mut file = tempfile::Builder::new().suffix(".sh").tempfile().unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
@@ -101,7 +111,6 @@ async fn every_claim_about_the_network_is_seen_to_fail_where_its_mechanism_is_of
         let arguments: Vec<_> = only.chain(["--before", program.to_str().unwrap()]).collect();
         for claim in claims(&security_test(&server, &arguments).await) {
             assert_eq!(claim["result"], "fail", "without its mechanism: {claim:#}");
-            assert!(claim["shown_to_fail"].is_string(), "{claim:#}");
             seen.push(claim["id"].as_str().unwrap().to_owned());
         }
         nothing_is_left(&server).await;
@@ -147,5 +156,149 @@ async fn an_interrupted_test_leaves_nothing() {
     wait_for("its way to its target", async || ip(&["rule"]).await.contains("iif").then_some(())).await;
     assert!(Command::new("kill").args(["-INT", &running.id().unwrap().to_string()]).status().await.unwrap().success());
     assert_eq!(running.wait().await.unwrap().code(), Some(130));
+    nothing_is_left(&server).await;
+}
+
+/// Where the attacker's monitor is, and which groups it is in.
+const FIND_MONITOR: &str = r#"
+for directory in "$data_dir"/sandboxes/*; do
+    monitor=$(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$directory/vmm.json" | head -n 1)
+    grep -q "/$group\$" "/proc/$monitor/cgroup" && break
+    monitor=
+done
+test -n "$monitor"
+groups=$(find /sys/fs/cgroup -type d -path "*/$group")
+"#;
+
+/// What a monitor that was taken over could do, in its group: takes what there is of one thing, tells by its first end when it
+/// has begun, and is gone as soon as the monitor is.
+const INTRUDER: &str = r#"
+use strict; use warnings; use POSIX ();
+my ($what, $monitor, $directory, @groups) = @ARGV;
+pipe(my $read, my $write) or die "pipe: $!";
+my $told = "";
+if (fork) { close $write; sysread($read, $told, 1); exit(length $told ? 0 : 1) }
+close $read;
+POSIX::setsid();
+for my $group (@groups) {
+    my $set = sub { open(my $file, ">", "$group/$_[0]") or return; print $file $_[1]; close $file };
+    for (["pids.max", "max"], ["memory.limit_in_bytes", "-1"], ["memory.max", "max"], ["cpu.cfs_quota_us", "-1"],
+         ["cpu.max", "max"], ["cpu.shares", "100000"], ["cpu.weight", "10000"]) { $set->(@$_) }
+    $set->("cgroup.procs", $$);
+}
+my ($held, @children) = ("");
+my $child = sub { my $pid = fork // die "fork: $!"; if (!$pid) { $_[0]->(); POSIX::_exit(0) } push @children, $pid };
+if ($what eq "forks") { $child->(sub { sleep 600 }) for 1 .. 200 }
+if ($what eq "memory") { $held = "x" x (1 << 30) }
+if ($what eq "processors") { $child->(sub { 1 while 1 }) for 1 .. 3 }
+if ($what eq "disk") {
+    $child->(sub {
+        open(my $file, "+>", "$directory/../flood-of-the-test") or die "flood: $!";
+        unlink "$directory/../flood-of-the-test";
+        my $block = "x" x (1 << 22);
+        while (1) { sysseek($file, 0, 0); syswrite($file, $block) for 1 .. 16 }
+    }) for 1 .. 2;
+}
+if ($what eq "beside") {
+    $child->(sub {
+        open(my $file, ">", "$directory/said-by-the-test") or die "beside: $!";
+        for (1 .. 64) { syswrite($file, "x" x (1 << 20)); select(undef, undef, undef, 0.1) }
+        sleep 600;
+    });
+}
+open(STDERR, ">", "/dev/null");
+syswrite($write, "x");
+close $write;
+select(undef, undef, undef, 0.01) while kill 0, $monitor;
+kill 9, @children;
+"#;
+
+/// What each intruder takes, which claim it breaks, and what is then said.
+const INTRUSIONS: [(&str, &str, &str); 5] = [
+    ("forks", "fork-bomb", "threads"),
+    ("memory", "memory-hog", "bytes of memory"),
+    ("processors", "cpu-burn", "% of a processor"),
+    ("disk", "disk-flood", "bytes to and from its disk"),
+    ("beside", "console-flood", "bytes beside its disk"),
+];
+
+#[tokio::test]
+async fn every_claim_about_load_is_seen_to_fail_where_its_mechanism_is_off() {
+    if !is_inside("security::every_claim_about_load_is_seen_to_fail_where_its_mechanism_is_off") {
+        return;
+    }
+    let server = server(&[]).await;
+    let intruder = tempfile::NamedTempFile::new().unwrap();
+    fs::write(intruder.path(), INTRUDER).unwrap();
+    let perl = intruder.path().display();
+    for (what, claim, said) in INTRUSIONS {
+        let script = format!("{FIND_MONITOR}\nperl {perl} {what} \"$monitor\" \"$directory\" $groups");
+        let program = switch(&server, &script);
+        let arguments = ["--only", claim, "--before", program.to_str().unwrap()];
+        let claims = claims(&security_test(&server, &arguments).await);
+        let found = claims[0]["found"].as_str().unwrap();
+        assert!(claims[0]["result"] == "fail" && found.contains(said), "{claim} {claims:#?}");
+        nothing_is_left(&server).await;
+    }
+}
+
+/// Passes traffic on as the server does, and refuses no port: what names a sandbox goes there, and the rest to the server.
+async fn careless_proxy(server: &Server) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, upstream) = (listener.local_addr().unwrap(), server.url().trim_start_matches("http://").to_owned());
+    tokio::spawn(async move {
+        while let Ok((caller, _)) = listener.accept().await {
+            let upstream = upstream.clone();
+            tokio::spawn(async move { drop(pass(caller, &upstream).await) });
+        }
+    });
+    format!("http://{address}")
+}
+
+async fn pass(mut caller: TcpStream, upstream: &str) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+        if caller.read_buf(&mut head).await? == 0 {
+            return Ok(());
+        }
+    }
+    let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let header = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let label = header("host").and_then(|host| host.split_once('.')?.0.split_once('-'));
+    let named = header("e2b-sandbox-port").zip(header("e2b-sandbox-id")).or(label);
+    let mut callee = match named.filter(|(port, _)| port.parse::<u16>().is_ok()) {
+        Some((port, id)) => {
+            let sandbox = reqwest::get(format!("http://{upstream}/v1/sandboxes/{id}")).await;
+            let sandbox: Value = sandbox.unwrap().json().await.unwrap();
+            TcpStream::connect(format!("{}:{port}", sandbox["host_ip"].as_str().unwrap())).await?
+        }
+        None => TcpStream::connect(upstream).await?,
+    };
+    callee.write_all(&head).await?;
+    copy_bidirectional(&mut caller, &mut callee).await.map(drop)
+}
+
+/// Gives the guest's loopback the host's address too.
+const TAKE_THE_HOST_S_ADDRESS: &str = r#"
+"$sandpiper" sandbox exec --url "$url" "${directory##*/}" -- perl -MSocket -e '
+    socket(my $socket, PF_INET, SOCK_DGRAM, 0) or die "socket: $!";
+    ioctl($socket, 0x8916, pack("a16 S n a4 x8", "lo:1", AF_INET, 0, inet_aton(shift))) or die "address: $!"' "#;
+
+#[tokio::test]
+async fn every_claim_about_control_routes_is_seen_to_fail_where_its_mechanism_is_off() {
+    if !is_inside("security::every_claim_about_control_routes_is_seen_to_fail_where_its_mechanism_is_off") {
+        return;
+    }
+    let server = server(&[]).await;
+    let careless = careless_proxy(&server).await;
+    let seen = claims(&security_test_by(&careless, &server, &["--only", "proxy-control"]).await);
+    assert_eq!(seen[0]["result"], "fail", "{seen:#?}");
+    assert!(seen[0]["found"].as_str().unwrap().contains("GET /health at port 49983"), "{seen:#?}");
+    nothing_is_left(&server).await;
+
+    let program = switch(&server, &format!("{FIND_MONITOR}{TAKE_THE_HOST_S_ADDRESS}{}", host_agent::net::TAP_IP));
+    let arguments = ["--only", "guest-control", "--before", program.to_str().unwrap()];
+    let seen = claims(&security_test(&server, &arguments).await);
+    assert!(seen[0]["found"].as_str().unwrap().contains("at the host's address was answered"), "{seen:#?}");
     nothing_is_left(&server).await;
 }

@@ -2,6 +2,8 @@
 //! go on calling.
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -100,6 +102,16 @@ impl Site {
         let arguments = texts(&["host-agent", "--listen", &socket, "--data-dir", &host, "--disk-reserve-mb", "64"]);
         let agent = Process::start(arguments, path("host-agent.log")).await;
         let database = database.map(Postgres::database);
+        // All that use it have the same key.
+        let token_key = path("token.key");
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&token_key)
+            .unwrap()
+            .write_all(&[42; 32])
+            .unwrap();
         let (mut running, mut urls) = (Vec::new(), Vec::new());
         for number in 0..planes {
             let address = super::building::free_address();
@@ -110,7 +122,7 @@ impl Site {
             // Another one settles soon what a killed one had begun, and overtakes what is slow.
             arguments.extend(texts(&["--given-up-after-sec", "10"]));
             if let Some(database) = &database {
-                arguments.extend(texts(&["--database-url", database]));
+                arguments.extend(texts(&["--database-url", database, "--token-key", &token_key.display().to_string()]));
             }
             running.push(Process::start(arguments, path(&format!("plane{number}.log"))).await);
             urls.push(format!("http://{address}"));

@@ -10,7 +10,7 @@ use host_agent::net::TrafficLimits;
 use host_agent::sandbox::{LimitSettings, PoolMode};
 use host_agent::service::InProcess;
 use host_agent::{Failpoint, HostAgent, HostConfig, Machine, Surroundings};
-use vmm::AcceleratorMode;
+use vmm::{AcceleratorMode, DiskLimits};
 
 use crate::monitor::Monitors;
 use crate::network::Wires;
@@ -81,6 +81,7 @@ async fn live(world: &World, life: &Life, callee: &Callee) {
         pool: PoolMode::Off,
         uid_base: 2_000_000_000,
         traffic: TrafficLimits::default(),
+        disk_limits: DiskLimits::default(),
         allow_degraded_jail: Vec::new(),
         guest_agent: b"simulated",
     };

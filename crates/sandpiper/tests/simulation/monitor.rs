@@ -322,6 +322,10 @@ impl Vm for Monitor {
         &self.process
     }
 
+    fn launch_delay(&self) -> Duration {
+        Duration::ZERO
+    }
+
     fn first_answer(&self) -> Duration {
         Duration::ZERO
     }

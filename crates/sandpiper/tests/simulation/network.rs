@@ -122,6 +122,17 @@ impl GuestNetwork for Wire {
         self.tap.take()
     }
 
+    fn ready(&mut self) -> BoxFuture<'_, Result<(), CreateError>> {
+        Box::pin(async {
+            self.world.step(&self.life, "network.ready").await;
+            let busy = self.world.state().weather.busy;
+            match self.world.happens(busy) {
+                true => Err(CreateError::Thread(io::Error::other("the simulated kernel is busy"))),
+                false => Ok(()),
+            }
+        })
+    }
+
     fn connector(&self) -> GuestConnector {
         GuestConnector::new(Way { world: self.world.clone(), life: self.life.clone(), slot: self.slot })
     }

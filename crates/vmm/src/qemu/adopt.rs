@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::bundle::Bundle;
 use super::merge::give_up_merge;
@@ -35,7 +36,8 @@ pub(super) async fn adopt(data_dir: &Path, spec: AdoptSpec) -> Result<Arc<dyn Vm
     if let Ok(reader) = log_pipe::open(&directory) {
         stderr.follow(reader);
     }
-    Ok(Arc::new(QemuVm { process, qmp, console, stderr, layer_count, first_answer, guard: None }))
+    let launch_delay = Duration::ZERO;
+    Ok(Arc::new(QemuVm { process, qmp, console, stderr, layer_count, first_answer, launch_delay, guard: None }))
 }
 
 /// Whether a process executes the program of this copy of QEMU: the very file, wherever it appears.
@@ -51,8 +53,6 @@ fn executes(pid: i32, data_dir: &Path, bundle: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{Platform, ProcessIdentity};
 

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use serde_json::json;
+
 use super::bundle::{Bundle, FIRMWARE_DIRECTORY, INITRAMFS, KERNEL, MEMORY};
 use crate::{Accelerator, Bind, BindAccess, Device, Machine, Memory, Program};
 
@@ -47,6 +49,12 @@ pub(super) const BASE_NODE: &str = "base";
 
 /// The node of the overlay.
 pub(super) const OVERLAY_NODE: &str = "disk";
+
+/// The node over the overlay that keeps the guest to its limits. What QEMU itself does to the overlay goes past it.
+const LIMITED_NODE: &str = "limited";
+
+/// What holds these limits.
+const LIMITS: &str = "disk-limits";
 
 /// MiB of translated code. Half of it doubles the start of Python in the guest; the default costs 20 to 40 MB more.
 const TRANSLATION_BUFFER_MB: u32 = 64;
@@ -230,12 +238,24 @@ impl CommandLine<'_> {
             below = name;
         }
         let overlay = format!("driver=qcow2,node-name={OVERLAY_NODE},file=overlay-file,backing={below},discard=unmap");
+        let limited = format!(
+            "driver=throttle,node-name={LIMITED_NODE},throttle-group={LIMITS},file={OVERLAY_NODE},discard=unmap"
+        );
         options.extend([
             ("blockdev", file(2, "overlay-file", "read-only=off,discard=unmap")),
             ("blockdev", overlay),
-            ("device", format!("virtio-blk-device,drive={OVERLAY_NODE}")),
+            ("object", self.disk_limits()),
+            ("blockdev", limited),
+            ("device", format!("virtio-blk-device,drive={LIMITED_NODE}")),
         ]);
         options
+    }
+
+    fn disk_limits(&self) -> String {
+        let limits = self.machine.disk_limits;
+        let limits = json!({ "bps-total": limits.bytes_per_second(), "iops-total": limits.operations_per_second });
+        // Only in this form are its limits a part of QEMU's stable interface.
+        json!({ "qom-type": "throttle-group", "id": LIMITS, "limits": limits }).to_string()
     }
 
     fn network(&self) -> Vec<(&'static str, String)> {

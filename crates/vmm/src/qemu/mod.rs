@@ -26,6 +26,9 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 use model::DiskMb;
 
+#[cfg(fuzzing)]
+pub use qmp::fuzzing;
+
 pub use bundle::{Bundle, BundleError, MINIMUM_VERSION, QemuVersion};
 
 use crate::{
@@ -142,10 +145,10 @@ impl Qemu {
         }
         .into_program();
         let started = Instant::now();
-        let process = launcher.launch(program).await?;
+        let launched = launcher.launch(program).await?;
         let log = BoundedLog::default();
         let following = log.follow(stderr_reader);
-        QemuVm::connect(started, process, &qmp_socket, &console_socket, Stderr { log, following }, layer_count).await
+        QemuVm::connect(started, launched, &qmp_socket, &console_socket, Stderr { log, following }, layer_count).await
     }
 }
 

@@ -60,13 +60,16 @@ impl Qmp {
     pub async fn connect(socket: &Path) -> Result<Self, VmError> {
         let gone = |_| VmError::Gone { command: "connect" };
         let (_directory, short) = super::short_socket_path(socket).map_err(gone)?;
-        let stream = UnixStream::connect(short).await.map_err(gone)?;
+        let qmp = Self::on(UnixStream::connect(short).await.map_err(gone)?);
+        qmp.execute("qmp_capabilities", json!({})).await?;
+        Ok(qmp)
+    }
+
+    fn on(stream: UnixStream) -> Self {
         let (reader, writer) = stream.into_split();
         let waiting: Waiting = Arc::new(Mutex::new(Some(HashMap::new())));
         tokio::spawn(read_answers(reader, waiting.clone()));
-        let qmp = Self { writer: tokio::sync::Mutex::new(writer), waiting, next_id: AtomicU64::new(1) };
-        qmp.execute("qmp_capabilities", json!({})).await?;
-        Ok(qmp)
+        Self { writer: tokio::sync::Mutex::new(writer), waiting, next_id: AtomicU64::new(1) }
     }
 
     /// Runs a command and returns its value.
@@ -161,6 +164,28 @@ async fn read_answers(reader: OwnedReadHalf, waiting: Waiting) {
     }
     // Drops the senders, so that everyone who waits learns that the connection is closed.
     waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+}
+
+/// For a fuzzer, which is no part of this crate.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    use super::*;
+
+    /// Asks a monitor that says `lines`, whatever it is asked, and hangs up.
+    pub async fn converse(lines: &[u8]) {
+        let (ours, mut theirs) = UnixStream::pair().expect("there are descriptors");
+        let lines = lines.to_owned();
+        tokio::spawn(async move {
+            let _ = theirs.write_all(&lines).await;
+            let _ = theirs.shutdown().await;
+            let _ = tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await;
+        });
+        let qmp = Qmp::on(ours);
+        for command in ["qmp_capabilities", "query-status", "query-block"] {
+            // Hung up means answered, at the latest.
+            assert!(!matches!(qmp.execute(command, json!({})).await, Err(VmError::Silent { .. })));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,13 @@ use tokio::task::JoinHandle;
 use super::command::STATE_SET;
 use super::merge::merge_layers;
 use super::qmp::Qmp;
-use crate::{BootError, BoundedLog, Vm, VmError, VmmProcess};
+use crate::{BootError, BoundedLog, Launched, Vm, VmError, VmmProcess};
 
 /// How long QEMU may take from its first instruction to its first answer. It takes 18 to 40 ms on an idle machine.
 pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(30);
+
+/// What an answer takes of a QEMU that is ready.
+const AT_ONCE: Duration = Duration::from_millis(3);
 
 /// How long loading a state may take. It takes 2 to 10 ms on an idle machine.
 const LOAD: Duration = Duration::from_secs(30);
@@ -41,6 +44,8 @@ pub(super) struct QemuVm {
     pub(super) layer_count: usize,
     /// From its start.
     pub(super) first_answer: Duration,
+    /// How much later that came because of the launcher.
+    pub(super) launch_delay: Duration,
     /// Until it is in use.
     pub(super) guard: Option<KillUnlessDone>,
 }
@@ -50,12 +55,14 @@ impl QemuVm {
     /// returned is dropped before it was taken into use.
     pub async fn connect(
         started: Instant,
-        process: VmmProcess,
+        launched: Launched,
         qmp_socket: &Path,
         console_socket: &Path,
         stderr: Stderr,
         layer_count: usize,
     ) -> Result<Self, BootError> {
+        let Launched { process, before, after } = launched;
+        let asked = Instant::now();
         let guard = KillUnlessDone(Some(process.clone()));
         let console = BoundedLog::default();
         let connected = tokio::select! {
@@ -70,7 +77,10 @@ impl QemuVm {
             Err(source) => return Err(BootError::Refused { last_words: last_words(&process, stderr).await, source }),
         };
         let first_answer = started.elapsed();
-        let vm = Self { process, qmp, console, stderr: stderr.log, layer_count, first_answer, guard: Some(guard) };
+        // One that has to be waited for was not ready before either.
+        let waited = if asked.elapsed() < AT_ONCE { after } else { Duration::ZERO };
+        let (stderr, launch_delay, guard) = (stderr.log, before + waited, Some(guard));
+        let vm = Self { process, qmp, console, stderr, layer_count, first_answer, launch_delay, guard };
         if let Ok(stream) = connect(console_socket).await {
             vm.console.follow(stream);
         }
@@ -159,6 +169,10 @@ impl Vm for QemuVm {
         self.first_answer
     }
 
+    fn launch_delay(&self) -> Duration {
+        self.launch_delay
+    }
+
     fn pause(&self) -> BoxFuture<'_, Result<(), VmError>> {
         Box::pin(async { self.qmp.execute("stop", json!({})).await.map(drop) })
     }
@@ -242,8 +256,9 @@ mod tests {
         let stderr = Stderr { log: BoundedLog::default(), following: tokio::spawn(async {}) };
 
         let console = directory.path().join("console.sock");
+        let launched = Launched { process, before: Duration::from_millis(5), after: Duration::ZERO };
         let result =
-            QemuVm::connect(Instant::now(), process, &socket, &console, stderr, 0).await.unwrap().let_go().await;
+            QemuVm::connect(Instant::now(), launched, &socket, &console, stderr, 0).await.unwrap().let_go().await;
 
         let error = result.err().expect("the monitor refused");
         assert!(

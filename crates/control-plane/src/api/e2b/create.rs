@@ -86,7 +86,7 @@ async fn create(
     let origin = origin(&api, &owner, &request.template_id).await?;
     let new = request.sandbox(&api, owner, origin, &version)?;
     let sandbox = api.lifecycle.create(new, MAKING, once).await?;
-    Ok(json(StatusCode::CREATED, &SandboxView::new(&sandbox, api.domain.as_ref())))
+    Ok(json(StatusCode::CREATED, &SandboxView::new(&api, &sandbox)?))
 }
 
 /// What a template's id stands for: a template, or a snapshot.
@@ -128,6 +128,7 @@ impl CreateRequest {
             traffic_token,
             metadata: Metadata::of_any_text(self.metadata.unwrap_or_default())
                 .map_err(|error| ApiError::invalid_request(error.to_string()))?,
+            request_host: network.request_host()?,
             network: network.policy(self.allow_internet_access)?,
             guest_access,
             env: checked(self.env_vars.unwrap_or_default())?,

@@ -55,7 +55,7 @@ pub async fn fork(
             Err(error) => Err(error),
         };
         items.push(match timed {
-            Ok(child) => value!({"sandbox": SandboxView::new(&child, api.domain.as_ref())}),
+            Ok(child) => value!({"sandbox": SandboxView::new(&api, &child)?}),
             Err(error) => value!({"error": in_list(&told(&id, error))}),
         });
     }

@@ -15,6 +15,7 @@ use super::super::error::ApiError;
 use super::super::request::Caller;
 use super::error::{absent, told};
 use super::sandboxes::{Named, find, optional_body};
+use crate::request_host::{InvalidRequestHost, RequestHost};
 
 /// What clients look for where names are allowed and nothing is denied.
 const NAMES_WITHOUT_DENIAL: &str = "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny \
@@ -40,6 +41,13 @@ impl NetworkRequest {
         self.allow_public_traffic == Some(false)
     }
 
+    /// The Host that servers in it are to see.
+    pub fn request_host(&self) -> Result<Option<RequestHost>, ApiError> {
+        let wanted = self.mask_request_host.as_ref().filter(|text| !text.is_empty());
+        let parsed = wanted.map(|text| text.parse()).transpose();
+        parsed.map_err(|error: InvalidRequestHost| ApiError::invalid_request(format!("maskRequestHost: {error}")))
+    }
+
     /// What the sandbox may reach.
     pub fn policy(self, allow_internet_access: Option<bool>) -> Result<NetworkPolicy, ApiError> {
         let is_given = |list: Option<usize>| list.is_some_and(|length| length > 0);
@@ -52,8 +60,8 @@ impl NetworkRequest {
         if is_given(self.dns_servers.as_ref().map(Vec::len)) {
             return Err(absent("a sandbox's own name servers"));
         }
-        if is_given(self.https_ports.as_ref().map(Vec::len)) || self.mask_request_host.is_some() {
-            return Err(absent("changes of requests to a sandbox's ports"));
+        if is_given(self.https_ports.as_ref().map(Vec::len)) {
+            return Err(absent("ports of a sandbox that speak TLS"));
         }
         let internet = if allow_internet_access == Some(false) { InternetAccess::Off } else { InternetAccess::On };
         let (allow, deny) = (self.allow_out.unwrap_or_default(), self.deny_out.unwrap_or_default());

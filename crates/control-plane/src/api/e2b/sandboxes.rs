@@ -16,7 +16,7 @@ use super::super::error::ApiError;
 use super::super::request::{Caller, in_path, json, parse_json, read_body};
 use super::error::{absent, in_the_way, no_sandbox, told};
 use super::view::Detail;
-use crate::store::{GuestAccess, Sandbox};
+use crate::store::Sandbox;
 
 /// The sandbox that a path names. Older clients append a dash and another id.
 pub struct Named(pub SandboxId);
@@ -40,12 +40,14 @@ pub async fn optional_body<T: DeserializeOwned>(api: &Api, body: Body) -> Result
 /// A caller's sandbox, if it is there and was made for clients like this one.
 pub async fn find(api: &Api, owner: &OwnerId, id: &SandboxId) -> Result<Sandbox, ApiError> {
     let found = api.store.get(owner, id).await?;
-    let is_seen = |sandbox: &Sandbox| sandbox.is_there() && sandbox.guest_access != GuestAccess::Closed;
+    let is_seen = |sandbox: &Sandbox| sandbox.is_there() && !sandbox.guest_access.is_closed();
     found.filter(is_seen).ok_or_else(|| no_sandbox(id.as_str()))
 }
 
 pub async fn get(State(api): State<Arc<Api>>, Caller(owner): Caller, Named(id): Named) -> Result<Response, ApiError> {
-    Ok(json(StatusCode::OK, &Detail::new(&find(&api, &owner, &id).await?, api.domain.as_ref())))
+    let sandbox = find(&api, &owner, &id).await?;
+    let token = api.store.access_token(&sandbox)?;
+    Ok(json(StatusCode::OK, &Detail::new(&sandbox, token.as_ref(), api.domain.as_ref())))
 }
 
 pub async fn kill(

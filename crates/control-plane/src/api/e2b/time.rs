@@ -67,7 +67,7 @@ pub async fn connect(
         return Err(absent("starts of a paused sandbox without its memory"));
     }
     let (status, sandbox) = api.running_for(&owner, &id, time).await?;
-    Ok(json(status, &SandboxView::new(&sandbox, api.domain.as_ref())))
+    Ok(json(status, &SandboxView::new(&api, &sandbox)?))
 }
 
 pub async fn resume(
@@ -80,7 +80,7 @@ pub async fn resume(
     let time = positive(request.timeout.unwrap_or(RESUME))?;
     match api.running_for(&owner, &id, time).await? {
         (StatusCode::OK, _) => Err(in_the_way(&id, Status::Running)),
-        (status, sandbox) => Ok(json(status, &SandboxView::new(&sandbox, api.domain.as_ref()))),
+        (status, sandbox) => Ok(json(status, &SandboxView::new(&api, &sandbox)?)),
     }
 }
 

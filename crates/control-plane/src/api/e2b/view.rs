@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use model::{AutoResume, InternetAccess, NetworkPolicy, OnExpiry, Status};
+use model::{AutoResume, InternetAccess, OnExpiry, Status};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::super::Api;
 use super::CONTRACT;
 use crate::domain::Domain;
-use crate::store::Sandbox;
+use crate::store::{AccessToken, Sandbox, StoreError, TrafficToken};
 
 /// Deprecated in the contract, and still asked for.
 const CLIENT: &str = "sandpiper";
@@ -27,29 +28,28 @@ pub struct SandboxView<'a> {
     alias: &'a str,
     envd_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    envd_access_token: Option<&'a str>,
+    envd_access_token: Option<String>,
     traffic_access_token: Option<String>,
     domain: Option<String>,
 }
 
 impl<'a> SandboxView<'a> {
-    /// Of a sandbox whose ports have names below `domain`.
-    pub fn new(sandbox: &'a Sandbox, domain: Option<&Domain>) -> Self {
-        let token = sandbox.guest_access.token();
-        let traffic = token.map(|token| token.traffic_token());
+    /// A sandbox, with its tokens and the domain below which its ports have names.
+    pub fn new(api: &Api, sandbox: &'a Sandbox) -> Result<Self, StoreError> {
+        let token = api.store.access_token(sandbox)?;
+        let traffic = token.as_ref().map(AccessToken::traffic_token);
         // A sandbox that was made elsewhere of this one may have another's.
-        let is_its_own =
-            |token: &crate::store::TrafficToken| sandbox.traffic_token.as_ref().is_some_and(|hash| hash.is_of(token));
-        Self {
+        let is_its_own = |token: &TrafficToken| sandbox.traffic_token.as_ref().is_some_and(|hash| hash.is_of(token));
+        Ok(Self {
             template_id: sandbox.template.as_str(),
             sandbox_id: sandbox.id.as_str(),
             client_id: CLIENT,
             alias: sandbox.template.as_str(),
             envd_version: CONTRACT,
-            envd_access_token: token.map(|token| token.reveal()),
+            envd_access_token: token.map(|token| token.reveal().to_owned()),
             traffic_access_token: traffic.filter(is_its_own).map(|token| token.reveal().to_owned()),
-            domain: domain.map(ToString::to_string),
-        }
+            domain: api.domain.as_ref().map(ToString::to_string),
+        })
     }
 }
 
@@ -112,8 +112,8 @@ pub struct Detail<'a> {
 }
 
 impl<'a> Detail<'a> {
-    /// Of a sandbox whose ports have names below `domain`.
-    pub fn new(sandbox: &'a Sandbox, domain: Option<&Domain>) -> Self {
+    /// A sandbox with this token, whose ports have names below `domain`.
+    pub fn new(sandbox: &'a Sandbox, token: Option<&'a AccessToken>, domain: Option<&Domain>) -> Self {
         let on_timeout = match sandbox.on_expiry {
             OnExpiry::Destroy => "kill",
             OnExpiry::Pause => "pause",
@@ -121,19 +121,24 @@ impl<'a> Detail<'a> {
         let auto_resume = sandbox.auto_resume == AutoResume::On;
         Self {
             listed: sandbox.into(),
-            envd_access_token: sandbox.guest_access.token().map(|token| token.reveal()),
+            envd_access_token: token.map(AccessToken::reveal),
             domain: domain.map(ToString::to_string),
             allow_internet_access: sandbox.network.internet() == InternetAccess::On,
-            network: network(&sandbox.network, sandbox.traffic_token.is_none()),
+            network: network(sandbox),
             lifecycle: json!({"onTimeout": on_timeout, "autoResume": auto_resume}),
         }
     }
 }
 
-fn network(policy: &NetworkPolicy, allow_public_traffic: bool) -> Value {
+fn network(sandbox: &Sandbox) -> Value {
+    let (policy, allow_public_traffic) = (&sandbox.network, sandbox.traffic_token.is_none());
     let allowed: Vec<_> = policy.allowed().iter().map(ToString::to_string).collect();
     let denied: Vec<_> = policy.denied().iter().map(ToString::to_string).collect();
-    json!({"allowOut": allowed, "denyOut": denied, "allowPublicTraffic": allow_public_traffic})
+    let mut network = json!({"allowOut": allowed, "denyOut": denied, "allowPublicTraffic": allow_public_traffic});
+    if let Some(host) = &sandbox.request_host {
+        network["maskRequestHost"] = json!(host.as_str());
+    }
+    network
 }
 
 /// What runs, or soon will, is running; whatever can be woken is paused.

@@ -165,7 +165,7 @@ fn a_sandbox_begins_with_the_policy_that_it_is_made_with() {
         let server = Server::start(claims.path()).await;
         let outside = Machine::outside().await;
         let off = policy(r#"{"allow_internet_access":false}"#);
-        let mut network = server.network.create(&SandboxId::random(), &off).await.unwrap();
+        let mut network = server.create_with(&SandboxId::random(), &off).await;
         let guest = Machine::guest(&mut network).await;
         assert!(guest.connect(WORLD, outside.port()).await.is_err());
         assert!(guest.connect(TAP_IP, 53).await.is_err(), "and no names");

@@ -66,8 +66,15 @@ impl Server {
 
     pub async fn create(&self) -> (SandboxId, SandboxNetwork) {
         let sandbox = SandboxId::random();
-        let network = self.network.create(&sandbox, &NetworkPolicy::default()).await.unwrap();
+        let network = self.create_with(&sandbox, &NetworkPolicy::default()).await;
         (sandbox, network)
+    }
+
+    /// All of a network.
+    pub async fn create_with(&self, sandbox: &SandboxId, policy: &NetworkPolicy) -> SandboxNetwork {
+        let mut network = self.network.create(sandbox, policy).await.unwrap();
+        network.ready().await.unwrap();
+        network
     }
 
     /// Everything on the test's host that networks consist of.

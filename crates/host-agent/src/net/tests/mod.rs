@@ -161,7 +161,7 @@ fn a_namespace_forwards_ipv4_and_has_no_ipv6() {
 }
 
 #[test]
-fn a_failure_at_the_last_step_leaves_nothing() {
+fn a_failure_once_its_monitor_may_start_lets_nothing_through_and_leaves_nothing() {
     on_a_host(|| async {
         let claims = claim_dir();
         let server = Server::start(claims.path()).await;
@@ -169,12 +169,12 @@ fn a_failure_at_the_last_step_leaves_nothing() {
         lines("ip", &["link", "set", "lo", "up"]);
         lines("ip", &["route", "add", "10.11.0.1/32", "dev", "lo"]);
         let before = server.inventory();
-        let error = server
-            .network
-            .create(&SandboxId::random(), &NetworkPolicy::default())
-            .await
-            .expect_err("the route is taken");
+        let mut network = server.network.create(&SandboxId::random(), &NetworkPolicy::default()).await.unwrap();
+        let error = network.ready().await.expect_err("the route is taken");
         assert!(matches!(error, CreateError::Link(LinkError::Route { .. })), "{error:?}");
+        let tap = lines("ip", &["-n", &network.namespace(), "-o", "link", "show", "tap0"]);
+        assert!(tap[0].contains("state DOWN"), "{tap:?}");
+        network.delete().await.unwrap();
         assert_eq!(server.inventory(), before);
     });
 }
@@ -187,14 +187,24 @@ fn a_failure_midway_leaves_nothing_not_even_its_cause() {
         let before = server.inventory();
         let first = Slot::new(Slot::FIRST).unwrap();
         lines("ip", &["link", "add", &names::veth(&server.config.instance, first), "type", "veth"]);
-        let error = server
-            .network
-            .create(&SandboxId::random(), &NetworkPolicy::default())
-            .await
-            .expect_err("the name is taken");
+        let mut network = server.network.create(&SandboxId::random(), &NetworkPolicy::default()).await.unwrap();
+        let error = network.ready().await.expect_err("the name is taken");
         assert!(matches!(error, CreateError::Link(LinkError::MakeVeth { .. })), "{error:?}");
+        network.delete().await.unwrap();
         assert_eq!(server.inventory(), before);
         server.create().await.1.delete().await.unwrap();
+    });
+}
+
+#[test]
+fn a_network_that_nobody_waits_for_any_more_is_removed_whole() {
+    on_a_host(|| async {
+        let claims = claim_dir();
+        let server = Server::start(claims.path()).await;
+        let before = server.inventory();
+        let mut network = server.network.create(&SandboxId::random(), &NetworkPolicy::default()).await.unwrap();
+        network.delete().await.unwrap();
+        assert_eq!(server.inventory(), before);
     });
 }
 
@@ -209,9 +219,12 @@ fn two_installations_share_a_machine_and_sweep_only_their_own() {
             async move {
                 let policy = NetworkPolicy::default();
                 let sandboxes: [SandboxId; 3] = std::array::from_fn(|_| SandboxId::random());
-                futures::future::try_join_all(sandboxes.iter().map(|sandbox| network.create(sandbox, &policy)))
-                    .await
-                    .unwrap()
+                let mut networks =
+                    futures::future::try_join_all(sandboxes.iter().map(|sandbox| network.create(sandbox, &policy)))
+                        .await
+                        .unwrap();
+                futures::future::try_join_all(networks.iter_mut().map(SandboxNetwork::ready)).await.unwrap();
+                networks
             }
         };
         let (ours, theirs) = tokio::join!(create_three(&one), create_three(&two));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use model::NetworkPolicy;
 use rustix::fs::{CWD, RenameFlags};
 
+use super::super::confinement::Confinement;
 use super::super::ledger::Refusal;
 use super::super::parts::{Parts, file_error, identity};
 use super::super::record::{Record, settle, unsettle};
@@ -86,9 +87,13 @@ impl Parts {
         self.move_to(&host.sandboxes_dir().join(spec.id.as_str()))?;
         let network = self.network.as_mut().expect("what is in the pool has a network");
         network.give_to(&spec.id).map_err(net::CreateError::from)?;
+        // Nobody has waited for what was made before.
+        self.confinement = Confinement::default();
         // The default one is what it was made with.
         if spec.network != NetworkPolicy::default() {
+            let begun = Instant::now();
             self.enforce(host, &spec.network).await.map_err(CreateError::Policy)?;
+            self.confinement.fence = begun.elapsed();
         }
         let guest = self.guest.as_ref().expect("what is in the pool has a guest").renewed();
         let restored = async {

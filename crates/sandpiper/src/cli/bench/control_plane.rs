@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use control_plane::{Config, ControlPlane, HostAgentAddress, Keys, SimulatedHost, Simulation, StoreUrl};
+use control_plane::{Config, ControlPlane, HostAgentAddress, Keys, SimulatedHost, Simulation, StoreUrl, TokenKey};
 use model::{HostId, OwnerId};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -98,7 +98,7 @@ async fn measure(
     keys.close().await;
     // The one host that the control plane itself calls has nothing.
     let own = FakeHost::answer(directory.join("own.sock"), &[])?;
-    let server = Server::start(Config::new(store.clone(), own.address())).await?;
+    let server = Server::start(Config::new(store.clone(), TokenKey::random(), own.address())).await?;
     let target = Target { address: server.address, key };
     let measured = requests(args, &target, &hosts).await;
     server.stop().await?;

@@ -15,10 +15,12 @@ enum Limit {
     Value { emulated: f64, hardware: f64 },
 }
 
-const PROMISES: [(Key, Limit); 9] = [
+const PROMISES: [(Key, Limit); 11] = [
     (Key::Pool, Limit::Times { of: Key::Boot, at_most: 1.0 / 80.0 }),
     (Key::PoolToOutput, Limit::Times { of: Key::Boot, at_most: 1.0 / 40.0 }),
     (Key::Restore, Limit::Times { of: Key::Boot, at_most: 1.0 / 15.0 }),
+    (Key::Confinement, Limit::Value { emulated: 15.0, hardware: 15.0 }),
+    (Key::ConfinementPooled, Limit::Value { emulated: 0.0, hardware: 0.0 }),
     (Key::ResumeToOutput, Limit::Times { of: Key::Boot, at_most: 1.0 / 10.0 }),
     (Key::LaterPause, Limit::Times { of: Key::Boot, at_most: 1.0 / 20.0 }),
     (Key::ForkTen, Limit::Times { of: Key::Boot, at_most: 1.0 }),

@@ -17,8 +17,12 @@ pub enum Key {
     MonitorStart,
     Restore,
     RestoreToOutput,
+    Jail,
+    Fence,
+    Confinement,
     Pool,
     PoolToOutput,
+    ConfinementPooled,
     Exec,
     ExecInGuest,
     FirstPause,
@@ -75,6 +79,10 @@ impl Key {
             Self::MonitorStart => "monitor started to its first answer",
             Self::Restore => "create to running, restored",
             Self::RestoreToOutput => "create to first command's output, restored",
+            Self::Jail => "jail's part of that, at most",
+            Self::Fence => "fence's part of that",
+            Self::Confinement => "both together",
+            Self::ConfinementPooled => "jail and fence, warm pool",
             Self::Pool => "create to running, warm pool",
             Self::PoolToOutput => "create to first command's output, warm pool",
             Self::Exec => "exec of true through REST",
@@ -115,6 +123,7 @@ impl Key {
         match self {
             Self::Exec => Some(Self::ExecInGuest),
             Self::Restore => Some(Self::MonitorStart),
+            Self::Jail | Self::Fence | Self::Confinement => Some(Self::Restore),
             Self::RestoreToOutput
             | Self::Pool
             | Self::PoolToOutput

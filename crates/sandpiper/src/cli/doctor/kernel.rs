@@ -67,9 +67,15 @@ pub fn jail() -> Check {
         return Check::ok(name, format!("every layer can be had (cgroup {version})"));
     }
     let layers: Vec<_> = lacking.iter().map(|lacking| lacking.layer.as_str()).collect();
+    let found = format!("cannot have {}: {}", layers.join(", "), lacking[0].reason);
+    if !lacking.iter().any(|lacking| lacking.layer.is_required()) {
+        let advice =
+            "monitors limit their guests' disks themselves; for a second limit mount the controller io or blkio";
+        return Check::warning(name, found, advice);
+    }
     Check::missing(
         name,
-        format!("cannot have {}: {}", layers.join(", "), lacking[0].reason),
+        found,
         format!(
             "mount cgroup2 on /sys/fs/cgroup, or start a kernel with Landlock; or go on with less protection, by \
              --allow-degraded-jail {}",

@@ -207,8 +207,17 @@ fn cgroup(monitor: &Monitor) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// All processes in a monitor's group; it is one of them, and should be the only one.
+pub fn group_members(monitor: &Monitor) -> anyhow::Result<Vec<Monitor>> {
+    let groups = group_directories(monitor, "pids")?;
+    let read = |directory: &PathBuf| fs::read_to_string(directory.join("cgroup.procs")).ok();
+    let members = groups.iter().find_map(read).context("its group does not tell its processes")?;
+    let pids = members.lines().filter_map(|pid| pid.parse().ok());
+    Ok(pids.map(|pid| Monitor { pid, directory: None }).collect())
+}
+
 /// What a process's group limits it to, as the kernel tells it.
-pub fn group_limit(monitor: &Monitor, controller: &str) -> anyhow::Result<u64> {
+fn group_limit(monitor: &Monitor, controller: &str) -> anyhow::Result<u64> {
     let (_, files) =
         GROUP_LIMITS.iter().find(|(name, _)| *name == controller).context("there is no such controller")?;
     let groups = group_directories(monitor, controller)?;

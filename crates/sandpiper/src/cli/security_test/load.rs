@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use client::ExecRequest;
 
+use host_agent::cgroup::CgroupLimits;
+
 use super::Finding;
-use super::jail::{Monitor, group_limit, monitors};
+use super::jail::{Monitor, group_members, monitors};
 use super::stage::{Guest, Stage};
 
 /// What is taken.
@@ -34,8 +36,15 @@ const ON_TOP: Duration = Duration::from_millis(500);
 /// What may be on the host's disk beside the sandbox's own disk: its monitor's log, and the kernel's words on it.
 const BESIDE_BYTES: u64 = 16 << 20;
 
-/// What `disk-flood` writes at most.
+/// What `disk-flood` has on its disk at most, written again and again.
 const FLOOD_MB: u64 = 256;
+
+/// How much more a monitor may move than its guest may ask for, in percent: what its disk's tables need, and what the kernel
+/// of the guest had under way before.
+const MOVED_MORE: u64 = 20;
+
+/// What a monitor moves beside its guest's requests: its control socket and its console.
+const MOVED_BESIDE: u64 = 4 << 20;
 
 impl Check {
     /// In the guest's shell, or its Perl. What forks looks at the clock in every process.
@@ -59,7 +68,9 @@ impl Check {
             Self::Disk => (
                 "sh",
                 format!(
-                    "timeout {SECONDS} dd if=/dev/urandom of=/root/flood bs=1M count={FLOOD_MB} 2> /dev/null; \
+                    "timeout {SECONDS} sh -c 'while :; do \
+                       dd if=/dev/zero of=/root/flood bs=1M count={FLOOD_MB} conv=notrunc oflag=direct 2> /dev/null; \
+                       dd if=/root/flood of=/dev/null bs=1M iflag=direct 2> /dev/null; done'; \
                      fallocate -l 64T /root/huge || fallocate -l \"$(df -B1 --output=size / | tail -n 1)\" /root/huge || \
                      echo the disk ends; rm -f /root/flood /root/huge"
                 ),
@@ -77,11 +88,13 @@ impl Check {
     }
 }
 
-/// What a sandbox has of its host.
+/// What a sandbox has of its host: all that is in its monitor's group.
 struct Taken {
     threads: u64,
     memory_bytes: u64,
     processor: Duration,
+    /// What was read and written, also from what the kernel keeps.
+    moved_bytes: u64,
     /// What its disk takes, and what else of it there is.
     disk_bytes: u64,
     beside_bytes: u64,
@@ -109,10 +122,16 @@ pub async fn check(check: Check, stage: &Stage, data_dir: &Path) -> anyhow::Resu
     let share = (after.processor - before.processor).as_secs_f64() / elapsed.as_secs_f64();
     let beside = after.beside_bytes.saturating_sub(before.beside_bytes);
     let disk = after.disk_bytes.saturating_sub(before.disk_bytes);
+    let moved = after.moved_bytes.saturating_sub(before.moved_bytes);
+    let allowed = disk_limit(&monitor)? as f64 * elapsed.as_secs_f64();
+    let shape = &stage.attacker.sandbox;
+    // What its group is to hold it to, whatever that says now.
+    let most = CgroupLimits { vcpus: shape.vcpus, memory_mb: shape.memory_mb, disk: None };
     let limits = [
-        ("threads", threads, group_limit(&monitor, "pids")?),
-        ("bytes of memory", after.memory_bytes, group_limit(&monitor, "memory")?),
-        ("% of a processor", (share * 100.0) as u64, 100 * u64::from(stage.attacker.sandbox.vcpus) + 60),
+        ("threads", threads, most.threads()),
+        ("bytes of memory", after.memory_bytes, most.memory_bytes()),
+        ("% of a processor", (share * 100.0) as u64, most.cpu_percent() + 10),
+        ("bytes to and from its disk", moved, allowed as u64 * (100 + MOVED_MORE) / 100 + MOVED_BESIDE),
         ("bytes beside its disk", beside, BESIDE_BYTES),
         ("bytes of its disk", disk, (FLOOD_MB + 256) << 20),
     ];
@@ -125,11 +144,12 @@ pub async fn check(check: Check, stage: &Stage, data_dir: &Path) -> anyhow::Resu
     stage.client.health().await.context("the server after the attack")?;
     Ok(match broken.is_empty() {
         true => Finding::Holds(format!(
-            "{threads} threads, {} MiB of memory, {:.0} % of a processor, {} MiB of disk, {} KiB beside; \
+            "{threads} threads, {} MiB of memory, {:.0} % of a processor, {} MiB of disk, {:.0} MiB/s, {} KiB beside; \
              neighbour's p99 {} ms, {} ms before",
             after.memory_bytes >> 20,
             share * 100.0,
             disk >> 20,
+            moved as f64 / f64::from(1 << 20) / elapsed.as_secs_f64(),
             beside >> 10,
             busy.as_millis(),
             quiet.as_millis()
@@ -155,7 +175,7 @@ async fn watch(stage: &Stage, monitor: &Monitor) -> (anyhow::Result<Vec<Duration
             Ok(time) => times.push(time),
             Err(error) => return (Err(error.context("a command in the neighbour failed")), most),
         }
-        most = most.max(threads(monitor).unwrap_or(0));
+        most = most.max(group_members(monitor).map_or(0, |members| sum(&members, threads)));
     }
     (Ok(times), most)
 }
@@ -175,16 +195,45 @@ fn p99(mut times: Vec<Duration>) -> Duration {
 
 impl Taken {
     fn by(monitor: &Monitor, directory: &Path) -> anyhow::Result<Self> {
-        let resident = monitor.field("VmRSS")?.first().and_then(|text| text.parse::<u64>().ok());
         let (disk_bytes, beside_bytes) = on_disk(directory)?;
+        let members = group_members(monitor)?;
+        // The monitor itself must be there; others come and go.
+        threads(monitor)?;
         Ok(Self {
-            threads: threads(monitor)?,
-            memory_bytes: resident.context("VmRSS is a number")? << 10,
-            processor: processor(monitor)?,
+            threads: sum(&members, threads),
+            memory_bytes: sum(&members, resident),
+            processor: Duration::from_millis(sum(&members, processor_ms)),
+            moved_bytes: sum(&members, moved),
             disk_bytes,
             beside_bytes,
         })
     }
+}
+
+/// Of all that are still there.
+fn sum(members: &[Monitor], what: impl Fn(&Monitor) -> anyhow::Result<u64>) -> u64 {
+    members.iter().filter_map(|member| what(member).ok()).sum()
+}
+
+fn resident(monitor: &Monitor) -> anyhow::Result<u64> {
+    let kilobytes = monitor.field("VmRSS")?.first().and_then(|text| text.parse::<u64>().ok());
+    Ok(kilobytes.context("VmRSS is a number")? << 10)
+}
+
+/// Bytes that it has read and written.
+fn moved(monitor: &Monitor) -> anyhow::Result<u64> {
+    let accounts = monitor.read("io")?;
+    let field = |name: &str| accounts.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    Ok(field("rchar:").context("the kernel tells no rchar")? + field("wchar:").context("the kernel tells no wchar")?)
+}
+
+/// Bytes a second that a monitor was told to hold its guest to.
+fn disk_limit(monitor: &Monitor) -> anyhow::Result<u64> {
+    const MEMBER: &str = "\"bps-total\":";
+    let command = monitor.read("cmdline")?;
+    let (_, limit) = command.split_once(MEMBER).context("the monitor was told no limit for its disk")?;
+    let digits: String = limit.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().context("the disk's limit is a number")
 }
 
 fn threads(monitor: &Monitor) -> anyhow::Result<u64> {
@@ -192,12 +241,12 @@ fn threads(monitor: &Monitor) -> anyhow::Result<u64> {
 }
 
 /// The kernel counts in hundredths of a second.
-fn processor(monitor: &Monitor) -> anyhow::Result<Duration> {
+fn processor_ms(monitor: &Monitor) -> anyhow::Result<u64> {
     let stat = monitor.read("stat")?;
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let ticks = [11, 12].map(|index| fields.get(index).and_then(|text| text.parse::<u64>().ok()));
     let [Some(user), Some(system)] = ticks else { anyhow::bail!("the times of {} are no numbers", monitor.pid) };
-    Ok(Duration::from_millis(10 * (user + system)))
+    Ok(10 * (user + system))
 }
 
 /// What a sandbox's disk takes, and what its other files do.

@@ -7,6 +7,8 @@ use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use host_agent::net::TAP_IP;
+
 use super::Finding;
 use super::stage::{NEIGHBOUR_PORT, Stage};
 
@@ -90,12 +92,18 @@ async fn inside(stage: &Stage) -> anyhow::Result<Finding> {
     ensure!(open == BTreeSet::from(["answer HTTP/1.1 204 No Content".to_owned()]), "the agent answers with {open:?}");
     let control = ROUTES.iter().filter(|route| route.starts_with("POST"));
     let mut broken = Vec::new();
+    let is_refused = |told: &BTreeSet<String>| told.iter().all(|line| line.starts_with("answer HTTP/1.1 4"));
     for route in control.clone() {
         let told = request(route).await?;
-        let is_refused = told.iter().all(|line| line.starts_with("answer HTTP/1.1 4"));
-        if !is_refused || told.is_empty() {
+        if !is_refused(&told) || told.is_empty() {
             broken.push(format!("{route} was answered with {told:?}"));
         }
+    }
+    // Where the host is, no guest agent is.
+    let host = TAP_IP.to_string();
+    let told = stage.attack(&["request", &host, "49983", "localhost", "POST /init"]).await?;
+    if !is_refused(&told) {
+        broken.push(format!("POST /init at the host's address was answered with {told:?}"));
     }
     Ok(match broken.is_empty() {
         true => Finding::Holds(format!("{} routes refused, the one for all answered", control.count())),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use client::{Sandbox, Start};
+use client::Start;
 
 use super::row;
 use crate::cli::bench::report::{Key, Row};
@@ -32,20 +32,32 @@ pub async fn restores(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>> 
     let (first, _) = session.create(Start::Restore).await?;
     session.remove([first.id]).await?;
     let (mut monitors, mut running, mut output) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut jails, mut fences) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let (sandbox, time) = session.create(Start::Restore).await?;
         output.push(time + session.exec(&sandbox.id, HELLO.0, HELLO.1).await?);
         running.push(time);
-        monitors.push(Duration::from_micros(session.client.footprint(&sandbox.id).await?.monitor_start_us));
+        let footprint = session.client.footprint(&sandbox.id).await?;
+        monitors.push(Duration::from_micros(footprint.monitor_start_us));
+        jails.push(Duration::from_micros(footprint.jail_us));
+        fences.push(Duration::from_micros(footprint.fence_us));
         session.remove([sandbox.id]).await?;
     }
-    let rows = [row(Key::MonitorStart, monitors), row(Key::Restore, running), row(Key::RestoreToOutput, output)];
+    let both = jails.iter().zip(&fences).map(|(jail, fence)| *jail + *fence).collect();
+    let rows = [
+        row(Key::MonitorStart, monitors),
+        row(Key::Restore, running),
+        row(Key::RestoreToOutput, output),
+        row(Key::Jail, jails),
+        row(Key::Fence, fences),
+        row(Key::Confinement, both),
+    ];
     Ok(rows.into_iter().flatten().collect())
 }
 
 /// Takes from the warm pool each time, which is given time to fill itself. Creates that it had nothing for do not count.
 pub async fn from_pool(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>> {
-    let (mut running, mut output) = (Vec::new(), Vec::new());
+    let (mut running, mut output, mut confined) = (Vec::new(), Vec::new(), Vec::new());
     let wanted = runs as usize;
     let tries = 2 * wanted + 10;
     for _ in 0..tries {
@@ -55,18 +67,17 @@ pub async fn from_pool(session: &Session, runs: u32) -> anyhow::Result<Vec<Row>>
         tokio::time::sleep(REFILL).await;
         let (sandbox, time) = session.create(Start::Auto).await?;
         let time_to_output = time + session.exec(&sandbox.id, HELLO.0, HELLO.1).await?;
-        if came_from_pool(session, &sandbox).await? {
+        let footprint = session.client.footprint(&sandbox.id).await?;
+        if footprint.start == "pool" {
             running.push(time);
             output.push(time_to_output);
+            confined.push(Duration::from_micros(footprint.jail_us + footprint.fence_us));
         }
         session.remove([sandbox.id]).await?;
     }
     if running.len() < wanted {
         note(format_args!("the warm pool had a sandbox for {} of {tries} creates", running.len()));
     }
-    Ok([row(Key::Pool, running), row(Key::PoolToOutput, output)].into_iter().flatten().collect())
-}
-
-async fn came_from_pool(session: &Session, sandbox: &Sandbox) -> anyhow::Result<bool> {
-    Ok(session.client.footprint(&sandbox.id).await?.start == "pool")
+    let rows = [row(Key::Pool, running), row(Key::PoolToOutput, output), row(Key::ConfinementPooled, confined)];
+    Ok(rows.into_iter().flatten().collect())
 }
