@@ -177,6 +177,7 @@ impl Parts {
 
     /// Waits until what a guest may reach is settled: before it runs.
     pub(super) async fn network_ready(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let begun = Instant::now();
         let ready = self.network.as_mut().expect("the network is begun first").ready().await;
         if ready.is_err() {
             // Half a network is none: who tries again makes another.
@@ -186,6 +187,7 @@ impl Parts {
         if self.egress.is_none() {
             self.begin_egress(host, &spec.network).await?;
         }
+        self.confinement.fence += begun.elapsed();
         Ok(())
     }
 

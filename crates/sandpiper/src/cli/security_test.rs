@@ -15,6 +15,7 @@ mod target;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
@@ -60,6 +61,9 @@ pub struct SecurityTestArgs {
     server: ServerArgs,
 }
 
+/// Until what could not be removed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What a test saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Finding {
@@ -84,7 +88,11 @@ pub async fn run(args: &SecurityTestArgs) -> anyhow::Result<ExitCode> {
         rows = test(args, &session, &chosen) => rows.map(Ended::Done),
         interrupt = signals.next() => Ok(Ended::Interrupted(interrupt)),
     };
-    session.remove_everything().await?;
+    if session.remove_everything().await.is_err() {
+        // What an attack has left in the host may take a moment to go.
+        tokio::time::sleep(AGAIN).await;
+        session.remove_everything().await?;
+    }
     let report = match tested? {
         Ended::Done(rows) => Report::new(rows),
         Ended::Interrupted(interrupt) => return Ok(interrupt.exit_code()),

@@ -87,9 +87,7 @@ fn switch(server: &Server, script: &str) -> tempfile::TempPath {
          table=sp_{instance} first=$1 second=$2\nhost() {{ nft \"$@\"; }}\n\
          attacker() {{ ip netns exec sp-{instance}-$(slot $first) nft \"$@\"; }}\n\
          neighbour() {{ ip netns exec sp-{instance}-$(slot $second) nft \"$@\"; }}\n\
-         url={} sandpiper={} data_dir={data_dir} group=sandpiper-{instance}/$(slot $first)\n{script}\n",
-        server.url(),
-        binary().display()
+         data_dir={data_dir} group=sandpiper-{instance}/$(slot $first)\n{script}\n"
     );
     let mut file = tempfile::Builder::new().suffix(".sh").tempfile().unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
@@ -180,28 +178,40 @@ my $told = "";
 if (fork) { close $write; sysread($read, $told, 1); exit(length $told ? 0 : 1) }
 close $read;
 POSIX::setsid();
+my @procs;
 for my $group (@groups) {
     my $set = sub { open(my $file, ">", "$group/$_[0]") or return; print $file $_[1]; close $file };
-    for (["pids.max", "max"], ["memory.limit_in_bytes", "-1"], ["memory.max", "max"], ["cpu.cfs_quota_us", "-1"],
-         ["cpu.max", "max"], ["cpu.shares", "100000"], ["cpu.weight", "10000"]) { $set->(@$_) }
-    $set->("cgroup.procs", $$);
+    push @procs, "$group/cgroup.procs";
+    for (["pids.max", "max"], ["memory.limit_in_bytes", "-1"], ["memory.max", "max"]) { $set->(@$_) }
 }
-my ($held, @children) = ("");
-my $child = sub { my $pid = fork // die "fork: $!"; if (!$pid) { $_[0]->(); POSIX::_exit(0) } push @children, $pid };
-if ($what eq "forks") { $child->(sub { sleep 600 }) for 1 .. 200 }
-if ($what eq "memory") { $held = "x" x (1 << 30) }
-if ($what eq "processors") { $child->(sub { 1 while 1 }) for 1 .. 3 }
+# Whoever watches is not in the group, and is quicker than what is.
+setpriority(0, 0, -20);
+pipe(my $ready, my $begun) or die "pipe: $!";
+my @children;
+my $child = sub {
+    my $pid = fork // die "fork: $!";
+    if ($pid) { push @children, $pid; sysread($ready, my $one, 1); return }
+    POSIX::setpgid(0, 0);
+    setpriority(0, 0, 0);
+    for (@procs) { open(my $file, ">", $_) or die "$_: $!"; print $file $$; close $file or die "$_: $!" }
+    $_[0]->(sub { syswrite($begun, "x") });
+    POSIX::_exit(0);
+};
+if ($what eq "forks") { $child->(sub { for (1 .. 150) { fork // die "fork: $!" or last } $_[0]->() if $$ == getpgrp; sleep 600 }) }
+if ($what eq "memory") { $child->(sub { my $bytes = 800 << 20; my $held = "x" x $bytes; $_[0]->(); sleep 600 }) }
 if ($what eq "disk") {
     $child->(sub {
         open(my $file, "+>", "$directory/../flood-of-the-test") or die "flood: $!";
         unlink "$directory/../flood-of-the-test";
         my $block = "x" x (1 << 22);
+        $_[0]->();
         while (1) { sysseek($file, 0, 0); syswrite($file, $block) for 1 .. 16 }
     }) for 1 .. 2;
 }
 if ($what eq "beside") {
     $child->(sub {
         open(my $file, ">", "$directory/said-by-the-test") or die "beside: $!";
+        $_[0]->();
         for (1 .. 64) { syswrite($file, "x" x (1 << 20)); select(undef, undef, undef, 0.1) }
         sleep 600;
     });
@@ -210,21 +220,20 @@ open(STDERR, ">", "/dev/null");
 syswrite($write, "x");
 close $write;
 select(undef, undef, undef, 0.01) while kill 0, $monitor;
-kill 9, @children;
+kill "KILL", map { -$_ } @children;
 "#;
 
-/// What each intruder takes, which claim it breaks, and what is then said.
-const INTRUSIONS: [(&str, &str, &str); 5] = [
+/// What each intruder takes (but processors, of which a busy machine has none left to take), which claim it breaks, and what is then said.
+const INTRUSIONS: [(&str, &str, &str); 4] = [
     ("forks", "fork-bomb", "threads"),
     ("memory", "memory-hog", "bytes of memory"),
-    ("processors", "cpu-burn", "% of a processor"),
     ("disk", "disk-flood", "bytes to and from its disk"),
     ("beside", "console-flood", "bytes beside its disk"),
 ];
 
 #[tokio::test]
-async fn every_claim_about_load_is_seen_to_fail_where_its_mechanism_is_off() {
-    if !is_inside("security::every_claim_about_load_is_seen_to_fail_where_its_mechanism_is_off") {
+async fn claims_about_load_are_seen_to_fail_where_their_mechanism_is_off() {
+    if !is_inside("security::claims_about_load_are_seen_to_fail_where_their_mechanism_is_off") {
         return;
     }
     let server = server(&[]).await;
@@ -278,15 +287,9 @@ async fn pass(mut caller: TcpStream, upstream: &str) -> std::io::Result<()> {
     copy_bidirectional(&mut caller, &mut callee).await.map(drop)
 }
 
-/// Gives the guest's loopback the host's address too.
-const TAKE_THE_HOST_S_ADDRESS: &str = r#"
-"$sandpiper" sandbox exec --url "$url" "${directory##*/}" -- perl -MSocket -e '
-    socket(my $socket, PF_INET, SOCK_DGRAM, 0) or die "socket: $!";
-    ioctl($socket, 0x8916, pack("a16 S n a4 x8", "lo:1", AF_INET, 0, inet_aton(shift))) or die "address: $!"' "#;
-
 #[tokio::test]
-async fn every_claim_about_control_routes_is_seen_to_fail_where_its_mechanism_is_off() {
-    if !is_inside("security::every_claim_about_control_routes_is_seen_to_fail_where_its_mechanism_is_off") {
+async fn the_claim_about_the_proxy_is_seen_to_fail_through_one_that_refuses_no_port() {
+    if !is_inside("security::the_claim_about_the_proxy_is_seen_to_fail_through_one_that_refuses_no_port") {
         return;
     }
     let server = server(&[]).await;
@@ -294,11 +297,5 @@ async fn every_claim_about_control_routes_is_seen_to_fail_where_its_mechanism_is
     let seen = claims(&security_test_by(&careless, &server, &["--only", "proxy-control"]).await);
     assert_eq!(seen[0]["result"], "fail", "{seen:#?}");
     assert!(seen[0]["found"].as_str().unwrap().contains("GET /health at port 49983"), "{seen:#?}");
-    nothing_is_left(&server).await;
-
-    let program = switch(&server, &format!("{FIND_MONITOR}{TAKE_THE_HOST_S_ADDRESS}{}", host_agent::net::TAP_IP));
-    let arguments = ["--only", "guest-control", "--before", program.to_str().unwrap()];
-    let seen = claims(&security_test(&server, &arguments).await);
-    assert!(seen[0]["found"].as_str().unwrap().contains("at the host's address was answered"), "{seen:#?}");
     nothing_is_left(&server).await;
 }

@@ -25,7 +25,7 @@ pub struct Row {
     /// What was seen, or what went wrong.
     pub found: String,
     /// With what switched off, or what done beside, the same test is shown to fail.
-    pub shown_to_fail: &'static str,
+    pub shown_to_fail: Option<&'static str>,
 }
 
 /// Whether a claim holds. One that could not be tested does not.
@@ -46,7 +46,7 @@ impl Row {
             Err(error) => (Verdict::Untested, format!("could not be tested: {error:#}")),
         };
         let Claim { id, claim, how, fails, .. } = claim;
-        Self { id, claim, how, result, found, shown_to_fail: fails }
+        Self { id, claim, how, result, found, shown_to_fail: *fails }
     }
 }
 
@@ -64,7 +64,8 @@ impl Report {
                 Verdict::Fail => "FAIL",
                 Verdict::Untested => "UNTESTED",
             };
-            [row.id, row.claim, row.how, result, &row.found, row.shown_to_fail].map(str::to_owned)
+            let shown = row.shown_to_fail.unwrap_or("by comparison");
+            [row.id, row.claim, row.how, result, &row.found, shown].map(str::to_owned)
         };
         output::table(["NAME", "CLAIM", "HOW", "RESULT", "FOUND", "SHOWN TO FAIL"], self.claims.iter().map(row))?;
         let failed = self.claims.iter().filter(|row| row.result != Verdict::Pass).count();
