@@ -16,6 +16,7 @@ async fn control_plane(url: &str, beside: Option<&Fixture>) -> Fixture {
         config.drain = Duration::from_millis(100);
         if let Some(other) = beside {
             config.host_agent = other.config.host_agent.clone();
+            config.token_key = other.config.token_key.clone();
         }
     })
     .await
