@@ -64,7 +64,12 @@ impl Store {
 
     /// Leaves the database as it is after its first opening.
     pub async fn remove_everything(&self) -> Result<(), StoreError> {
-        for statement in ["delete from sandboxes", "delete from hosts where id <> 'default'", "delete from api_keys"] {
+        for statement in [
+            "delete from sandboxes",
+            "delete from hosts where id <> 'default'",
+            "delete from api_keys",
+            "delete from token_key",
+        ] {
             sqlx::query(statement).execute(&self.pool).await.map_err(failed("remove simulated records"))?;
         }
         Ok(())
