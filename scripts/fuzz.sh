@@ -22,8 +22,14 @@ for source in fuzz/targets/*.rs; do
     [ "${2:-}" != keep ] || new=$corpus
     mkdir -p "$new" "fuzz/artifacts/$target"
     printf 'fuzz: %s, %d inputs, %d s\n' "$target" "$(find "$corpus" -type f | wc -l)" "$seconds"
+    ended=0
     "$built/$host/release/$target" -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=65536 \
-        -print_final_stats=1 -verbosity=0 -artifact_prefix="fuzz/artifacts/$target/" "$new" "$corpus" 2>&1 |
-        grep -E 'SUMMARY|panicked|ERROR|number_of_executed_units|new_units_added|^ *stat::average' || true
-    [ "${PIPESTATUS[0]}" = 0 ] || { printf 'fuzz: %s found something: see fuzz/artifacts/%s\n' "$target" "$target" >&2; exit 1; }
+        -print_final_stats=1 -verbosity=0 -artifact_prefix="fuzz/artifacts/$target/" "$new" "$corpus" \
+        >"$found/log" 2>&1 || ended=$?
+    grep -E 'number_of_executed_units|new_units_added|average' "$found/log" || true
+    if [ "$ended" != 0 ]; then
+        tail -n 40 "$found/log" >&2
+        printf 'fuzz: %s found something: see fuzz/artifacts/%s\n' "$target" "$target" >&2
+        exit 1
+    fi
 done

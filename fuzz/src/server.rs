@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::Bytes;
-use control_plane::{Config, ControlPlane, HostAgentAddress};
+use control_plane::{Config, ControlPlane, HostAgentAddress, TokenKey};
 use http::{Method, StatusCode, header};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
@@ -86,10 +86,10 @@ async fn serve(directory: &std::path::Path, says: Listing) -> SocketAddr {
     tokio::spawn(async move { axum::serve(socket, Router::new().fallback(agree).with_state(says)).await });
     let database = format!("sqlite://{}", directory.join("records.db").display());
     let store = database.parse().expect("this is how a file is named");
-    let plane = ControlPlane::open(Config::new(store, HostAgentAddress::Unix(host))).await.expect("a file can be made");
+    let plane = ControlPlane::open(Config::new(store, TokenKey::random(), HostAgentAddress::Unix(host))).await.expect("a file can be made");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback is there");
     let address = listener.local_addr().expect("it is bound");
-    tokio::spawn(plane.run(listener, CancellationToken::new()));
+    tokio::spawn(plane.run(listener, None, CancellationToken::new()));
     address
 }
 

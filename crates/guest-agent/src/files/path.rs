@@ -14,10 +14,10 @@ pub enum PathError {
 /// `path` made absolute: as it is when it begins with a slash, else below `home`, or below `workdir` when it is empty.
 /// `.` and `..` of a relative path are taken out as text; those of an absolute path stay and mean what they mean.
 pub fn resolve(path: &str, home: &str, workdir: Option<&str>) -> Result<String, PathError> {
+    let path = if path.is_empty() { workdir.unwrap_or_default() } else { path };
     if path.contains('\0') {
         return Err(PathError::Nul);
     }
-    let path = if path.is_empty() { workdir.unwrap_or_default() } else { path };
     if path.starts_with('/') {
         return Ok(path.to_owned());
     }
@@ -71,6 +71,7 @@ mod tests {
         assert_eq!(resolve("a", "/home/user", Some("/srv")).unwrap(), "/home/user/a");
         assert_eq!(resolve("~root", "/h", None), Err(PathError::OtherHome("~root".into())));
         assert_eq!(resolve("a\0", "/h", None), Err(PathError::Nul));
+        assert_eq!(resolve("", "/h", Some("a\0")), Err(PathError::Nul));
     }
 
     #[test]
