@@ -2,18 +2,8 @@
 # Starts a server of its own and measures it through E2B's published SDKs; arguments after the binary go to
 # `sandpiper bench e2b`.
 set -euo pipefail
+here=$(dirname "$0")
 sandpiper=$1
 shift
-sdk=$("$(dirname "$0")/e2b-sdk.sh")
-data_dir=${SANDPIPER_DATA_DIR:-/var/lib/sandpiper}
-log=$(mktemp)
-"$sandpiper" up --data-dir "$data_dir" --listen 127.0.0.1:0 --on-exit destroy --templates base 2>"$log" &
-server=$!
-trap 'kill -TERM "$server" 2>/dev/null; wait "$server" 2>/dev/null; rm -f "$log"' EXIT
-url=
-while [ -z "$url" ]; do
-    kill -0 "$server" 2>/dev/null || { cat "$log" >&2; exit 1; }
-    url=$(sed -n 's/.*ready at \(http:[^ ]*\).*/\1/p' "$log")
-    [ -n "$url" ] || sleep 0.05
-done
-"$sandpiper" bench e2b --url "$url" --sdk "$sdk" "$@"
+sdk=$("$here/e2b-sdk.sh")
+SANDPIPER_BENCH_TEMPLATE=base exec "$here/bench.sh" "$sandpiper" e2b --sdk "$sdk" "$@"

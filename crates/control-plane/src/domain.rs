@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use model::is_dns_label;
+
 /// What a client of E2B believes to be run by E2B, and then looks for sandboxes elsewhere.
 const OTHERS: [&str; 7] =
     ["e2b.app", "e2b.dev", "e2b.pro", "e2b-staging.dev", "e2b-tango.dev", "e2b-juliett.dev", "foxtrot-2.e2b.dev"];
@@ -60,15 +62,9 @@ impl FromStr for DomainName {
 
     fn from_str(text: &str) -> Result<Self, InvalidDomain> {
         let name = text.to_ascii_lowercase();
-        let is_label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
         // What ends with a number is an address.
         let is_address = name.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-        if name.len() > LONGEST || is_address || !name.split('.').all(is_label) {
+        if name.len() > LONGEST || is_address || !name.split('.').all(is_dns_label) {
             return Err(InvalidDomain::NoName);
         }
         if !name.contains('.') {

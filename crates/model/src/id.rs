@@ -88,8 +88,8 @@ fn is_lower_alphanumeric(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit()
 }
 
-/// A DNS label of lower-case letters, digits and inner dashes.
-fn is_label(text: &str) -> bool {
+/// Whether it is a label of the domain name system, of lower-case letters, digits and inner dashes.
+pub fn is_dns_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=63).contains(&bytes.len())
         && bytes.iter().all(|byte| is_lower_alphanumeric(*byte) || *byte == b'-')
@@ -99,12 +99,12 @@ fn is_label(text: &str) -> bool {
 
 id! {
     /// A sandbox. Ours are `sb` and 20 random characters; other callers of the host agent may choose any DNS label.
-    SandboxId, "sandbox id", "1 to 63 of a-z, 0-9 and inner dashes", is_label
+    SandboxId, "sandbox id", "1 to 63 of a-z, 0-9 and inner dashes", is_dns_label
 }
 
 id! {
     /// A snapshot of a sandbox: `sn` and 20 random characters. People call it by a name, which is not this.
-    SnapshotId, "snapshot id", "1 to 63 of a-z, 0-9 and inner dashes", is_label
+    SnapshotId, "snapshot id", "1 to 63 of a-z, 0-9 and inner dashes", is_dns_label
 }
 
 id! {
@@ -115,12 +115,12 @@ id! {
 
 id! {
     /// A machine that runs sandboxes, as the control plane knows it.
-    HostId, "host id", "1 to 63 of a-z, 0-9 and inner dashes", is_label
+    HostId, "host id", "1 to 63 of a-z, 0-9 and inner dashes", is_dns_label
 }
 
 id! {
     /// Who a sandbox belongs to. Empty where the server asks for no key.
-    OwnerId, "owner id", "at most 63 of a-z, 0-9 and inner dashes", |text| text.is_empty() || is_label(text)
+    OwnerId, "owner id", "at most 63 of a-z, 0-9 and inner dashes", |text| text.is_empty() || is_dns_label(text)
 }
 
 impl SandboxId {

@@ -19,7 +19,7 @@ mod status;
 mod template;
 
 pub use generation::Generation;
-pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId, SnapshotId};
+pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId, SnapshotId, is_dns_label};
 pub use lifetime::{AutoResume, Lifetime, OnExpiry, UnknownOnExpiry};
 pub use metadata::{InvalidMetadata, Metadata};
 pub use network::{

@@ -10,7 +10,7 @@ use anyhow::Context;
 use control_plane::DomainName;
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
-use model::Role;
+use model::{Role, is_dns_label};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, NameConstraints, SanType, date_time_ymd,
@@ -59,13 +59,7 @@ impl FromStr for Name {
             return Ok(Self::Address(address));
         }
         let name = text.to_ascii_lowercase();
-        let is_label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        };
-        if name.len() > 253 || !name.split('.').all(is_label) {
+        if name.len() > 253 || !name.split('.').all(is_dns_label) {
             return Err(InvalidName::NoName);
         }
         if name.ends_with(Role::DOMAIN) {

@@ -4,16 +4,22 @@
 //! asks takes each by itself.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
+use jiff::Timestamp;
 use model::{Event, OwnerId, SandboxId, SnapshotId, SnapshotKind, StartMode, transition};
 
+use super::deadline::after;
 use super::{Lifecycle, LifecycleError, Making, WhileBuilding};
-use crate::store::{Action, EventKind, Naming, Needed, NewSandbox, Sandbox, Snapshot};
+use crate::store::{Action, EventKind, Naming, Needed, NewSandbox, Sandbox, Shift, Snapshot};
 
 /// A child needs no template, and comes from its parent's snapshot by the only way there is.
 const FORKED: Making = Making { while_building: WhileBuilding::Refuse, start: StartMode::Auto };
+
+/// What children with a time of their own have beside it until all are there, so that none ends before anybody knows of it.
+const WHILE_OTHERS_ARE_MADE: Duration = Duration::from_secs(300);
 
 /// Children that are made, or undone, at the same time.
 const AT_ONCE: usize = 8;
@@ -30,15 +36,17 @@ impl Lifecycle {
         self.detached("fork", async move { this.fork_now(owner, parent, children).await }).await
     }
 
-    /// The same, where what becomes of one child says nothing of the others. Fails only where none was begun.
+    /// The same, where what becomes of one child says nothing of the others, and each has `time` from when all are there.
+    /// Fails only where none was begun; of a child that failed nothing is left.
     pub async fn fork_each(
         &self,
         owner: OwnerId,
         parent: SandboxId,
         children: Vec<SandboxId>,
+        time: Duration,
     ) -> Result<Vec<Result<Sandbox, LifecycleError>>, LifecycleError> {
         let this = self.clone();
-        self.detached("fork", async move { this.fork_each_now(owner, parent, children).await }).await
+        self.detached("fork", async move { this.fork_each_now(owner, parent, children, time).await }).await
     }
 
     async fn fork_now(
@@ -47,7 +55,7 @@ impl Lifecycle {
         parent: SandboxId,
         children: Vec<SandboxId>,
     ) -> Result<Vec<Sandbox>, LifecycleError> {
-        let (pending, hidden) = self.begin_fork(owner, parent, children).await?;
+        let (pending, hidden) = self.begin_fork(owner, parent, children, None).await?;
         let made = self.make_all(&pending).await;
         self.end_hidden(hidden).await;
         match made {
@@ -61,32 +69,45 @@ impl Lifecycle {
         owner: OwnerId,
         parent: SandboxId,
         children: Vec<SandboxId>,
+        time: Duration,
     ) -> Result<Vec<Result<Sandbox, LifecycleError>>, LifecycleError> {
-        let (pending, hidden) = self.begin_fork(owner, parent, children).await?;
-        let make = |child: Sandbox| async move {
-            match self.make(child.clone(), FORKED).await {
-                Ok(child) => Ok(child),
-                Err(error) => Err(self.undo_all(&[child], error).await),
-            }
-        };
-        let made = stream::iter(pending).map(make).buffered(AT_ONCE).collect().await;
+        let until = after(time.saturating_add(WHILE_OTHERS_ARE_MADE));
+        let (pending, hidden) = self.begin_fork(owner, parent, children, Some(until)).await?;
+        let make = |child: Sandbox| self.make(child, FORKED);
+        let made: Vec<_> = stream::iter(pending.iter().cloned()).map(make).buffered(AT_ONCE).collect().await;
         self.end_hidden(hidden).await;
-        Ok(made)
+        let mut forked = Vec::with_capacity(made.len());
+        for (child, made) in pending.into_iter().zip(made) {
+            let timed = match made {
+                Ok(made) => self.set_time(&made.owner, &made.id, time, Shift::Any).await,
+                Err(error) => Err(error),
+            };
+            forked.push(match timed {
+                Ok(child) => Ok(child),
+                // Nobody hears of it.
+                Err(error) => Err(self.undo_all(&[child], error).await),
+            });
+        }
+        Ok(forked)
     }
 
-    /// The children's records, and what they are made from. Where that cannot be had there are none.
+    /// The children's records, and what they are made from. Where that cannot be had there are none. They end when their
+    /// parent does, unless it is said when.
     async fn begin_fork(
         &self,
         owner: OwnerId,
         parent: SandboxId,
         children: Vec<SandboxId>,
+        until: Option<Timestamp>,
     ) -> Result<(Vec<Sandbox>, Snapshot), LifecycleError> {
         let parent = self.store.get(&owner, &parent).await?.ok_or(LifecycleError::NotFound)?;
         transition(parent.status, Event::SnapshotRequested)?;
         let snapshot = SnapshotId::random();
         let mut pending = Vec::with_capacity(children.len());
         for id in children {
-            match self.store.insert(&child(id, &parent, &snapshot)).await {
+            let mut new = child(id, &parent, &snapshot);
+            new.ends_at = until.or(new.ends_at);
+            match self.store.insert(&new).await {
                 Ok(child) => pending.push(child),
                 Err(error) => return Err(self.undo_all(&pending, error.into()).await),
             }

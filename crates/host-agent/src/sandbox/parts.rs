@@ -160,7 +160,8 @@ impl Parts {
         self.make_network(host, spec).await
     }
 
-    /// Begins it; [`Self::network_ready`] waits for the rest. Does nothing where there is one with a tap. That of a network that was adopted went with its monitor.
+    /// Begins it; [`Self::network_ready`] waits for the rest. Does nothing where there is one with a tap. That of a network
+    /// that was adopted went with its monitor.
     pub(super) async fn make_network(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), CreateError> {
         if self.tap.is_none() {
             self.remove_network().await.map_err(CreateError::Left)?;

@@ -17,7 +17,6 @@ use super::error::{in_list, told};
 use super::sandboxes::{Named, find, optional_body};
 use super::time::positive;
 use super::view::SandboxView;
-use crate::store::Shift;
 
 /// Copies of one fork.
 const MOST: usize = 100;
@@ -46,15 +45,10 @@ pub async fn fork(
         return Err(ApiError::conflict(message));
     }
     let children = (0..count).map(|_| SandboxId::random()).collect();
-    let forked =
-        api.lifecycle.fork_each(owner.clone(), id.clone(), children).await.map_err(|error| told(&id, error))?;
+    let forked = api.lifecycle.fork_each(owner, id.clone(), children, time).await.map_err(|error| told(&id, error))?;
     let mut items = Vec::with_capacity(count);
     for child in forked {
-        let timed = match child {
-            Ok(child) => api.lifecycle.set_time(&owner, &child.id, time, Shift::Any).await,
-            Err(error) => Err(error),
-        };
-        items.push(match timed {
+        items.push(match child {
             Ok(child) => value!({"sandbox": SandboxView::new(&api, &child)?}),
             Err(error) => value!({"error": in_list(&told(&id, error))}),
         });

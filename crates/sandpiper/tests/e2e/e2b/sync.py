@@ -18,6 +18,8 @@ from harness import SERVICE, api_url, is_absent, repeated, routed, sandbox_url, 
 from published_sdk import raises, test
 
 UNKNOWN = "sb" + "0" * 20
+# Of the user that sandboxes have unless told otherwise; E2B's contract names it.
+HOME = "/home/user"
 _shared = None
 
 
@@ -40,7 +42,7 @@ def a_sandbox_from_its_creation_to_its_end():
         assert Sandbox.get_info(sandbox.sandbox_id).sandbox_id == sandbox.sandbox_id
         assert sandbox.is_running()
         run = sandbox.commands.run
-        assert run("echo $GREETING; whoami; pwd; sudo id -u").stdout == "hello\nuser\n/home/user\n0\n"
+        assert run("echo $GREETING; whoami; pwd; sudo id -u").stdout == f"hello\nuser\n{HOME}\n0\n"
         assert run("echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID").stdout == f"true {sandbox.sandbox_id} base\n"
         marks = run("cd /run/e2b; cat .E2B_SANDBOX .E2B_SANDBOX_ID .E2B_TEMPLATE_ID").stdout
         assert marks == f"true{sandbox.sandbox_id}base", marks
@@ -210,7 +212,7 @@ def files_are_written_read_listed_and_removed():
     files = shared().files
     assert files.make_dir("work/deep") is True and files.make_dir("work/deep") is False
     written = files.write("work/a.txt", "text ü")
-    assert (written.name, written.type, written.path) == ("a.txt", FileType.FILE, "/home/user/work/a.txt")
+    assert (written.name, written.type, written.path) == ("a.txt", FileType.FILE, f"{HOME}/work/a.txt")
     assert files.read("work/a.txt") == "text ü"
     assert files.read("work/a.txt", format="bytes") == bytearray("text ü".encode())
     assert b"".join(files.read("work/a.txt", format="stream")) == "text ü".encode()
@@ -219,11 +221,11 @@ def files_are_written_read_listed_and_removed():
     assert files.get_info("work/b.bin").size == 1 << 20
     files.write_files([{"path": "work/c", "data": io.BytesIO(b"c")}, {"path": "work/deep/d", "data": "d"}])
     assert [one.path for one in files.list("work", depth=2)] == [
-        f"/home/user/work/{name}" for name in ("a.txt", "b.bin", "c", "deep", "deep/d")]
+        f"{HOME}/work/{name}" for name in ("a.txt", "b.bin", "c", "deep", "deep/d")]
     info = files.get_info("work/a.txt")
     assert (info.owner, info.group, info.permissions, info.mode) == ("user", "user", "-rw-r--r--", 0o644)
     renamed = files.rename("work/a.txt", "work/new/e.txt")
-    assert renamed.path == "/home/user/work/new/e.txt"
+    assert renamed.path == f"{HOME}/work/new/e.txt"
     assert files.exists("work/new/e.txt") and not files.exists("work/a.txt")
     files.write("work/m", "x", metadata={"Key": "value"})
     assert files.get_info("work/m").metadata == {"key": "value"}
@@ -250,7 +252,7 @@ def changes_of_files_are_watched():
     kinds = FilesystemEventType
     assert [(one.name, one.type) for one in told] == [
         ("f", kinds.CREATE), ("f", kinds.CHMOD), ("f", kinds.WRITE)], told
-    assert told[0].entry.path == "/home/user/watched/f", told
+    assert told[0].entry.path == f"{HOME}/watched/f", told
     files.rename("watched/f", "watched/below/g")
     files.remove("watched/below/g")
     events = handle.get_new_events()
@@ -272,7 +274,7 @@ def pieces_become_one_file():
     compose = lambda **more: httpx.post(f"{sandbox.envd_api_url}/files/compose", json=wish, headers={**headers, **more})
     assert compose(**{"X-Access-Token": "other"}).status_code == 401
     answer = compose()
-    assert answer.json() == {"name": "whole", "type": "file", "path": "/home/user/pieces/whole"}, answer.text
+    assert answer.json() == {"name": "whole", "type": "file", "path": f"{HOME}/pieces/whole"}, answer.text
     assert [one.name for one in sandbox.files.list("pieces")] == ["whole"]
     assert sandbox.files.read("pieces/whole") == "twoone"
 
@@ -405,9 +407,9 @@ def repositories():
     sandbox = shared()
     git, run = sandbox.git, sandbox.commands.run
     git.configure_user("A U Thor", "author@example.com")
-    git.init("/home/user/origin", bare=True, initial_branch="main")
-    git.clone("/home/user/origin", path="/home/user/repo")
-    repo = "/home/user/repo"
+    git.init(f"{HOME}/origin", bare=True, initial_branch="main")
+    git.clone(f"{HOME}/origin", path=f"{HOME}/repo")
+    repo = f"{HOME}/repo"
     sandbox.files.write(f"{repo}/f", "1")
     assert git.status(repo).file_status[0].name == "f"
     git.add(repo)
@@ -423,8 +425,8 @@ def repositories():
     sandbox.files.write(f"{repo}/f", "3")
     git.add(repo)
     git.reset(repo)
-    git.remote_add(repo, "second", "/home/user/origin")
-    assert git.remote_get(repo, "second") == "/home/user/origin"
+    git.remote_add(repo, "second", f"{HOME}/origin")
+    assert git.remote_get(repo, "second") == f"{HOME}/origin"
     git.set_config("pull.rebase", "false")
     assert git.get_config("pull.rebase") == "false"
     run("git checkout -q f", cwd=repo)
