@@ -215,6 +215,31 @@ async fn what_happened_to_a_sandbox_is_its_log() {
 }
 
 #[tokio::test]
+async fn copies_have_their_own_time_also_where_that_of_what_they_are_of_ends_first() {
+    let server = Fixture::start().await;
+    let parent = sandbox(&server, json!({"timeout": 2})).await;
+    let gate = server.host.hold("create");
+    let path = format!("/sandboxes/{}/fork", id(&parent));
+    let fork = server.post(&path, json!({"count": 2, "timeout": 60}));
+    let late = async {
+        gate.add_permits(1);
+        server.host.until(|state| state.sandboxes.len() == 2).await;
+        // One copy runs while the other is still being made.
+        server.host.until(|state| !state.sandboxes.contains_key(id(&parent))).await;
+        gate.add_permits(1);
+    };
+    let ((status, items), ()) = tokio::join!(fork, late);
+    assert_eq!(status, 201, "{items}");
+    for item in items.as_array().unwrap() {
+        let (_, copy) = server.get(&format!("/sandboxes/{}", id(&item["sandbox"]))).await;
+        assert_eq!(copy["state"], "running", "{copy}");
+        let end: jiff::Timestamp = copy["endAt"].as_str().unwrap().parse().unwrap();
+        let left = end.duration_since(jiff::Timestamp::now()).as_secs();
+        assert!((1..=60).contains(&left), "{left}");
+    }
+}
+
+#[tokio::test]
 async fn copies_of_a_sandbox_fail_one_by_one() {
     let server = Fixture::start().await;
     let parent = sandbox(&server, json!({})).await;
