@@ -116,13 +116,32 @@ fn sql_is_only_in_the_store() {
 
 #[test]
 fn documents_name_only_files_that_exist() {
-    for document in ["README.md", "ARCHITECTURE.md", "SPECIFICATION.md"] {
-        let text = fs::read_to_string(root().join(document)).unwrap();
+    let pages = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let pages = pages.filter(|page| page.extension().is_some_and(|extension| extension == "md"));
+    let others = ["README.md", "ARCHITECTURE.md", "SPECIFICATION.md"].map(|name| root().join(name));
+    for document in pages.chain(others) {
+        let text = fs::read_to_string(&document).unwrap();
         let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
         let files = links.filter(|link| !link.contains("://") && !link.starts_with('#'));
         for file in files {
             let file = file.split('#').next().unwrap();
-            assert!(root().join(file).exists(), "{document} names {file}");
+            assert!(document.parent().unwrap().join(file).exists(), "{} names {file}", document.display());
         }
+    }
+}
+
+#[test]
+fn every_script_is_one_and_what_the_makefile_calls_is_there() {
+    for entry in fs::read_dir(root().join("scripts")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "sh") {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with("#!/usr/bin/env bash\n# "), "{} does not say what it is for", path.display());
+            assert!(text.contains("set -euo pipefail"), "{} goes on after errors", path.display());
+        }
+    }
+    let makefile = fs::read_to_string(root().join("Makefile")).unwrap();
+    for script in makefile.split("scripts/").skip(1).filter_map(|rest| rest.split_whitespace().next()) {
+        assert!(root().join("scripts").join(script).exists(), "the Makefile calls {script}");
     }
 }
