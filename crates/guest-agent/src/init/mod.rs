@@ -8,10 +8,11 @@ mod disk;
 pub mod entropy;
 pub mod freeze;
 pub mod identity;
-pub mod machine_id;
-pub mod marks;
+mod machine_id;
+mod marks;
 mod mounts;
 pub mod network;
+pub mod persona;
 pub mod power;
 
 use std::io;

@@ -14,8 +14,9 @@ use serde::Deserialize;
 
 use super::Agent;
 use super::error::HttpError;
-use crate::init::identity::{self, Identity};
-use crate::init::{clock, machine_id, marks};
+use crate::init::clock;
+use crate::init::identity::Identity;
+use crate::init::persona::Persona;
 use crate::process::reaper::Exit;
 use crate::process::{Chunk, Command, End, Event, Kind, Request, Streams};
 use crate::settings::{Applied, Settings, Update};
@@ -58,14 +59,8 @@ pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Status
         if let Some(time) = timestamp {
             clock::follow(&time).map_err(|error| HttpError::internal(&error))?;
         }
-        let sandbox_id = request.sandbox_id;
-        let settings = agent.settings.current();
-        let write = tokio::task::spawn_blocking(move || {
-            identity::assume(&identity)?;
-            marks::assume(&settings.envs)?;
-            sandbox_id.map_or(Ok(()), |id| machine_id::assume(&id))
-        });
-        let write = write.await;
+        let persona = Persona { identity, sandbox_id: request.sandbox_id, envs: agent.settings.current().envs.clone() };
+        let write = tokio::task::spawn_blocking(move || agent.assumed.assume(persona)).await;
         write.map_err(|error| HttpError::internal(&error))?.map_err(|error| HttpError::internal(&error))?;
     }
     Ok(StatusCode::NO_CONTENT)

@@ -37,6 +37,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::Role;
+use crate::init::persona::Assumed;
 use crate::process::Processes;
 use crate::settings;
 
@@ -60,13 +61,15 @@ pub struct Agent {
     pub cpu: metrics::Cpu,
     /// What clients watch and will ask about.
     pub watchers: watch::Watchers,
+    /// Who the system was made into last.
+    pub assumed: Assumed,
 }
 
 impl Agent {
     /// An agent that has been told nothing yet.
     pub fn new(processes: Processes, control_peer: IpAddr, role: Role) -> Self {
-        let (settings, shutdown, cpu, watchers) = Default::default();
-        Self { settings, processes, control_peer, role, shutdown, cpu, watchers }
+        let (settings, shutdown, cpu, watchers, assumed) = Default::default();
+        Self { settings, processes, control_peer, role, shutdown, cpu, watchers, assumed }
     }
 }
 

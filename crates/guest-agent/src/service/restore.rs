@@ -1,6 +1,7 @@
 //! Making a system right that was captured and goes on, perhaps elsewhere, later, and as somebody else: what time it is,
 //! and all else that must be true before user code runs again. Then it runs.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -9,8 +10,9 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 
 use super::Agent;
 use crate::Role;
-use crate::init::identity::{self, Identity};
-use crate::init::{boot_id, entropy, freeze, machine_id, marks};
+use crate::init::identity::Identity;
+use crate::init::persona::{Persona, PersonaError};
+use crate::init::{boot_id, entropy, freeze};
 use crate::settings::Update;
 
 const SECOND: u64 = 1_000_000_000;
@@ -29,6 +31,12 @@ pub enum RestoreError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+impl From<PersonaError> for RestoreError {
+    fn from(PersonaError { step, source }: PersonaError) -> Self {
+        Self::System { step, source }
+    }
 }
 
 fn failed(step: &'static str) -> impl FnOnce(io::Error) -> RestoreError {
@@ -62,12 +70,10 @@ pub fn restore(agent: &Agent, restoration: Restoration) -> Result<(), RestoreErr
     if own_boot_id.as_deref().is_some_and(|id| !boot_id::is_valid(id)) {
         return Err(RestoreError::Garbled("the boot id must be a UUID".to_owned()));
     }
-    let envs = restoration.env_vars.into_iter().collect();
+    let envs: BTreeMap<_, _> = restoration.env_vars.into_iter().collect();
     if agent.role == Role::Init {
         entropy::reseed(&random).map_err(failed("mix in randomness"))?;
-        identity::assume(&identity).map_err(failed("take on the name"))?;
-        machine_id::assume(&restoration.sandbox_id).map_err(failed("take on the machine id"))?;
-        marks::assume(&envs).map_err(failed("say which sandbox it is"))?;
+        agent.assumed.assume(Persona { identity, sandbox_id: Some(restoration.sandbox_id), envs: envs.clone() })?;
         own_boot_id.map_or(Ok(()), |id| boot_id::assume(&id)).map_err(failed("take on the boot id"))?;
     }
     agent.settings.apply(Update {

@@ -129,6 +129,7 @@ async fn a_paused_sandbox_is_only_files_and_goes_on_where_it_was() {
     let count = async || server.shell(&id, "cat /dev/shm/count").await.1.trim().parse::<u64>().ok();
     let mut last = wait_for("the counter to count", count).await;
     let machine_id = server.shell(&id, "cat /etc/machine-id").await.1;
+    assert_eq!(server.shell(&id, "hostname renamed && hostname > /etc/hostname").await.0, 0);
     for round in 0..3 {
         assert_eq!(change(&server, &id, "pause").await, 200, "{}", server.log());
         assert_eq!(status(&server, &id).await, "paused");
@@ -143,6 +144,8 @@ async fn a_paused_sandbox_is_only_files_and_goes_on_where_it_was() {
     }
     assert_eq!(server.shell(&id, "cat /root/log").await, (0, String::new()), "the counter found nothing wrong");
     assert_eq!(server.shell(&id, "cat /etc/machine-id").await.1, machine_id, "it is the same sandbox");
+    let name = server.shell(&id, "hostname; cat /etc/hostname").await.1;
+    assert_eq!(name, "renamed\nrenamed\n", "what its user changed stays");
     assert_eq!(change(&server, &id, "pause").await, 200);
     assert_eq!(server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await.status, 204);
     assert!(server.inventory().of_kind("directory").is_empty(), "nothing is left of a paused one either");

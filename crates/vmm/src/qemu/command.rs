@@ -146,6 +146,9 @@ impl CommandLine<'_> {
             // Devices are found by ACPI: the kernel has no command-line discovery for virtio-mmio.
             ("machine", format!("{MACHINE},acpi=on,pit=off,pic=off,rtc=on,isa-serial=on,pcie=off,usb=off,{SAVED_AS}")),
             ("global", "migration.send-configuration=off".into()),
+            // Nobody learns from a guest where it is: its link has one other end. Announcing it again and again costs a
+            // system that goes on as much as its first command.
+            ("global", "migration.announce-rounds=0".into()),
             ("accel", self.accel()),
             ("cpu", cpu(self.accelerator).into()),
             ("smp", format!("cpus={}", shape.vcpus)),
