@@ -20,7 +20,7 @@ use crate::files::write_durably;
 use crate::jail::{self, LackingLayer, Landlock, Layer};
 use crate::machine::{self, Machine, Surroundings, ThisMachine};
 use crate::net::{self, Network, NetworkConfig, Networks, Slot, TrafficLimits};
-use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode};
+use crate::sandbox::{self, Ledger, LimitSettings, Pool, PoolMode, Turns};
 use crate::snapshot::{Bakes, Manifest, Origin, SnapshotError, Snapshots};
 use crate::template::{BuildId, TemplateError, TemplateStore};
 
@@ -83,6 +83,8 @@ pub struct Host {
     pub snapshots: Snapshots,
     /// What is promised to sandboxes.
     pub ledger: Ledger,
+    /// Who may start a virtual machine now.
+    pub turns: Turns,
     /// Sandboxes that are ready before anyone asks for them.
     pub pool: Pool,
     /// How long a guest may take to answer.
@@ -189,6 +191,7 @@ impl Host {
             bakes,
             snapshots,
             ledger: Ledger::new(config.limits.here()),
+            turns: Turns::here(),
             pool: Pool::new(config.pool),
             vmm: machine.vmm,
             network: machine.network,

@@ -27,6 +27,7 @@ mod record;
 mod restore;
 mod start;
 mod sweep;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -65,6 +66,7 @@ pub use pool::{InvalidPoolMode, Pool, PoolMode};
 pub use presence::Presence;
 pub(crate) use record::{builds_in, platforms_in};
 pub use sweep::{Found, SweepError, sweep};
+pub use turns::Turns;
 
 /// What a sandbox is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

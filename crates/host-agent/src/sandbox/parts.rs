@@ -436,6 +436,7 @@ impl Parts {
         template: &Template,
         cancel: &CancellationToken,
     ) -> Result<Guest, CreateError> {
+        let _turn = host.turns.take_unless(cancel).await?;
         let limit = if host.vmm.is_unproven() { host.boot_timeout.min(PROOF_TIMEOUT) } else { host.boot_timeout };
         let vm = self.start_vm(host, spec, template).await?;
         let guest = self.guest_client();

@@ -161,8 +161,9 @@ impl Parts {
 
     /// Lets the sandbox go on. The guest has a new access token.
     pub(super) async fn resume(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), ResumeFailure> {
-        let begun = Instant::now();
         let _working = host.pool.begin_work();
+        let _turn = host.turns.take().await;
+        let begun = Instant::now();
         let (vm, guest) = match self.load(host, spec).await {
             Ok(loaded) => loaded,
             Err(error) => return Err(ResumeFailure::Paused(error)),

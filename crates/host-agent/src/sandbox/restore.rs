@@ -53,6 +53,7 @@ impl Parts {
         boot_id: Option<String>,
         cancel: &CancellationToken,
     ) -> Result<(), CreateError> {
+        let _turn = host.turns.take_unless(cancel).await?;
         let begun = Instant::now();
         let directory = self.directory().to_owned();
         self.record_layers(take_files(frozen, &directory)?)?;
