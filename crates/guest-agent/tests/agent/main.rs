@@ -13,3 +13,4 @@ mod processes;
 mod sessions;
 mod terminals;
 mod tricks;
+mod watching;
