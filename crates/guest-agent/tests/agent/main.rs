@@ -14,3 +14,4 @@ mod sessions;
 mod terminals;
 mod tricks;
 mod watching;
+mod wire;
