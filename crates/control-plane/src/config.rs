@@ -84,9 +84,10 @@ impl Default for ClientPatience {
 /// How long a guest may neither answer nor take anything of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct GuestPatience {
-    /// Its guest agent.
+    /// Its guest agent, for what is answered at once.
     pub agent: Duration,
-    /// What listens at another of its ports. E2B waits for so long.
+    /// Its guest agent, for what is answered when it is done, and what listens at another of its ports. E2B waits for so
+    /// long.
     pub service: Duration,
 }
 

@@ -25,10 +25,22 @@ pub const PORT: u16 = 49983;
 /// What callers show.
 const ACCESS_TOKEN: &str = "x-access-token";
 
-const ROUTES: [&str; 5] = [HEALTH, FILES, "/files/compose", "/envs", "/metrics"];
+const ROUTES: [&str; 5] = [HEALTH, FILES, COMPOSE, "/envs", "/metrics"];
 const HEALTH: &str = "/health";
 const FILES: &str = "/files";
+const COMPOSE: &str = "/files/compose";
 const SERVICES: [&str; 2] = ["/process.Process/", "/filesystem.Filesystem/"];
+
+/// Calls that answer when all is done, which takes as long as there is much to do, or as long as a process does not read.
+const LONG: [&str; 7] = [
+    FILES,
+    COMPOSE,
+    "/filesystem.Filesystem/ListDir",
+    "/filesystem.Filesystem/Move",
+    "/filesystem.Filesystem/Remove",
+    "/process.Process/SendInput",
+    "/process.Process/StreamInput",
+];
 
 /// Whether callers may ask for a path. It is compared as it was sent, so that nothing hides in an encoding.
 fn is_for_callers(path: &str) -> bool {
@@ -57,8 +69,9 @@ impl Proxy {
         let place = self.connections.take(&target.id).ok_or(Refusal::TooMany(connections::LIMIT))?;
         let sandbox = self.lifecycle.reachable(&target.id).await?;
         self.record_use(&sandbox).await;
+        let patience = if LONG.contains(&request.uri().path()) { self.patience.service } else { self.patience.agent };
         let (progress, request) = Progress::of(for_guest(request));
-        let answer = progress.answered(self.patience.agent, self.host.call_guest(&target.id, request)).await;
+        let answer = progress.answered(patience, self.host.call_guest(&target.id, request)).await;
         let answer = match answer.ok_or(Refusal::Silent)? {
             Ok(answer) => answer,
             Err(error) => return Err(self.unanswered(&target.id, error.into()).await),

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::{any, get};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::stream::{self, StreamExt};
-use http::{StatusCode, Uri};
+use http::{HeaderValue, StatusCode, Uri};
 use http_body_util::BodyExt;
 use proto::filesystem::FilesystemExt;
 use proto::process as pb;
@@ -57,6 +58,10 @@ pub fn routes(host: Arc<FakeHost>) -> Router {
         .route("/sandboxes/{id}/guest/process.Process/{method}", any(process))
         .route("/sandboxes/{id}/guest/session.Session/{method}", any(session))
         .route("/sandboxes/{id}/guest/filesystem.Filesystem/{method}", any(filesystem))
+        .layer(map_response(async |mut answer: HttpResponse| {
+            answer.headers_mut().insert("x-envd-version", HeaderValue::from_static("0.6.13"));
+            answer
+        }))
         .with_state(host)
 }
 

@@ -27,9 +27,6 @@ pub enum FileError {
     /// A regular file was needed: a pipe or a device could block for ever.
     #[error("path '{0}' is not a regular file")]
     NotRegular(String),
-    /// It was sent packed, and damaged.
-    #[error("what was sent for '{0}' is not gzip")]
-    Packed(String),
     /// What happens there on other machines is not seen here.
     #[error("path '{0}' is on a network mount")]
     NetworkMount(String),
@@ -62,15 +59,6 @@ impl FileError {
     pub fn on<E: Into<io::Error>>(action: &'static str, path: &str) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
         move |error| Self::new(action, path, error.into())
-    }
-
-    /// For what is unpacked on its way to `path`: content that is damaged is no trouble of the disk.
-    pub fn unpacking(path: &str) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |error| match error.raw_os_error() {
-            Some(_) => Self::new("write", path, error),
-            None => Self::Packed(path),
-        }
     }
 
     fn new(action: &'static str, path: String, source: io::Error) -> Self {

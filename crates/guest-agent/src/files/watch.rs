@@ -1,10 +1,12 @@
 //! What happens in a directory, as the kernel tells it. Events wait in the kernel until they are asked for, so whoever
-//! asks right after a change is told of it; the kernel bounds how many wait.
+//! asks right after a change is told of it; the kernel bounds how many wait. In a tree somebody must gather them as they
+//! come, since only then is a new directory followed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
@@ -21,6 +23,9 @@ const BUFFER: usize = 16 << 10;
 
 /// Directories that one watch follows at most.
 const DIRECTORIES: usize = 8192;
+
+/// Changes that wait after they were gathered; further ones are lost, as beyond the kernel's own bound.
+const WAITING: usize = 16384;
 
 /// File systems whose other users' changes the kernel does not see: NFS, SMB, CIFS, SMB 2, FUSE.
 const NETWORK: [u32; 5] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546];
@@ -94,12 +99,20 @@ pub struct Change {
 /// A watched directory.
 #[derive(Debug)]
 pub struct Watch {
-    inotify: OwnedFd,
+    inotify: Arc<OwnedFd>,
     user: User,
     wish: Wish,
     /// The directories by the kernel's number, each as a prefix of names in it.
     directories: HashMap<i32, String>,
+    /// What was gathered and not taken.
+    waiting: Vec<Change>,
+    /// What was in new directories before they were followed, and may be told by the kernel once more.
+    found: HashSet<String>,
 }
+
+/// Something of a watch to wait for, without it.
+#[derive(Debug)]
+pub struct Bell(Arc<OwnedFd>);
 
 impl Watch {
     /// Begins to watch. What happens from now on is told.
@@ -115,14 +128,16 @@ impl Watch {
             return Err(FileError::NetworkMount(path));
         }
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(system())?;
-        let mut watch = Self { inotify, user, wish, directories: HashMap::new() };
+        let (inotify, (directories, waiting, found)) = (Arc::new(inotify), Default::default());
+        let mut watch = Self { inotify, user, wish, directories, waiting, found };
         let user = watch.user.clone();
-        with_rights_of(&user, || watch.follow(String::new())).and_then(|followed| followed).map_err(system())?;
+        let followed = with_rights_of(&user, || watch.follow(String::new(), &mut |_| {}));
+        followed.and_then(|followed| followed).map_err(system())?;
         Ok(watch)
     }
 
-    /// Watches a directory, and those in it where all of them are wanted.
-    fn follow(&mut self, prefix: String) -> Result<(), Errno> {
+    /// Watches a directory, and those in it where all of them are wanted. Says what is in them already.
+    fn follow(&mut self, prefix: String, found: &mut dyn FnMut(String)) -> Result<(), Errno> {
         let mut below = vec![prefix];
         let mut is_first = true;
         while let Some(prefix) = below.pop() {
@@ -135,9 +150,13 @@ impl Watch {
             if self.wish.depth == Depth::Directory {
                 break;
             }
-            let entries = fs::read_dir(self.path(&prefix)).into_iter().flatten().flatten();
-            let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            below.extend(directories.map(|entry| format!("{prefix}{}/", entry.file_name().to_string_lossy())));
+            for entry in fs::read_dir(self.path(&prefix)).into_iter().flatten().flatten() {
+                let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    below.push(format!("{name}/"));
+                }
+                found(name);
+            }
         }
         Ok(())
     }
@@ -164,43 +183,83 @@ impl Watch {
 
     /// What has happened since the last time.
     pub fn take(&mut self) -> Vec<Change> {
+        self.gather();
+        mem::take(&mut self.waiting)
+    }
+
+    /// Takes from the kernel what has happened, and keeps it.
+    pub fn gather(&mut self) {
         let user = self.user.clone();
         // Without the user's rights nothing is seen of what happened.
-        with_rights_of(&user, || self.drain()).unwrap_or_default()
+        let _ = with_rights_of(&user, || self.drain());
     }
 
-    fn drain(&mut self) -> Vec<Change> {
-        let mut told = Vec::new();
-        {
-            let mut buffer = [MaybeUninit::uninit(); BUFFER];
-            let mut reader = Reader::new(&self.inotify, &mut buffer);
-            // An error means that there is no more.
-            while let Ok(event) = reader.next() {
-                let name = event.file_name().map(|name| name.to_string_lossy().into_owned());
-                told.push((event.wd(), event.events(), name));
+    /// Waits for what happens next, while others use the watch.
+    pub fn bell(&self) -> Bell {
+        Bell(self.inotify.clone())
+    }
+
+    fn drain(&mut self) {
+        let names = (self.wish.entries == Entries::Describe).then(Names::read);
+        let (inotify, mut buffer) = (self.inotify.clone(), [MaybeUninit::uninit(); BUFFER]);
+        let mut reader = Reader::new(&*inotify, &mut buffer);
+        let mut count = 0;
+        // Where it goes on and on there is an end too.
+        while count < WAITING || !reader.is_buffer_empty() {
+            let Ok(event) = reader.next() else {
+                // There is no more: also what the kernel had to tell once more is told.
+                self.found.clear();
+                return;
+            };
+            count += 1;
+            match event.file_name() {
+                Some(name) => self.change(event.wd(), event.events(), &name.to_string_lossy(), names.as_ref()),
+                None if event.events().contains(ReadFlags::IGNORED) => drop(self.directories.remove(&event.wd())),
+                None => {}
             }
         }
-        let names = (self.wish.entries == Entries::Describe).then(Names::read);
-        told.into_iter().filter_map(|(number, flags, name)| self.change(number, flags, name?, names.as_ref())).collect()
     }
 
-    fn change(&mut self, number: i32, flags: ReadFlags, name: String, names: Option<&Names>) -> Option<Change> {
-        let name = format!("{}{name}", self.directories.get(&number)?);
-        let happened = happened(flags)?;
-        let is_new_directory = happened == Happened::Created && flags.contains(ReadFlags::ISDIR);
-        if is_new_directory && self.wish.depth == Depth::Tree {
-            // One that has vanished already has nothing to tell.
-            let _ = self.follow(format!("{name}/"));
+    fn change(&mut self, number: i32, flags: ReadFlags, name: &str, names: Option<&Names>) {
+        let (Some(prefix), Some(happened)) = (self.directories.get(&number), happened(flags)) else { return };
+        let name = format!("{prefix}{name}");
+        let was_found = self.found.remove(&name);
+        if happened == Happened::Created && was_found {
+            return;
         }
+        let is_new_directory = happened == Happened::Created && flags.contains(ReadFlags::ISDIR);
+        self.keep(name.clone(), happened, names);
+        if is_new_directory && self.wish.depth == Depth::Tree {
+            let mut found = Vec::new();
+            // What was moved here together with its directory was made elsewhere.
+            let is_news = flags.contains(ReadFlags::CREATE);
+            // One that has vanished already has nothing to tell.
+            let _ = self.follow(format!("{name}/"), &mut |name| found.extend(is_news.then_some(name)));
+            for name in found {
+                self.found.insert(name.clone());
+                self.keep(name, Happened::Created, names);
+            }
+        }
+    }
+
+    fn keep(&mut self, name: String, happened: Happened, names: Option<&Names>) {
         let is_there = !matches!(happened, Happened::Removed | Happened::Renamed);
         let names = names.filter(|_| is_there);
         let entry = names.and_then(|names| entry::describe(&self.path(&name), names).ok());
-        Some(Change { name, happened, entry })
+        let is_full = self.waiting.len() >= WAITING;
+        match self.waiting.last_mut() {
+            // As the kernel does with what it keeps.
+            Some(last) if last.name == name && last.happened == happened => last.entry = entry,
+            _ if is_full => {}
+            _ => self.waiting.push(Change { name, happened, entry }),
+        }
     }
+}
 
+impl Bell {
     /// Waits until something has happened; false when `end` is closed on its other side.
     pub fn wait(&self, end: impl AsFd) -> bool {
-        let mut both = [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(&end, PollFlags::IN)];
+        let mut both = [PollFd::new(&self.0, PollFlags::IN), PollFd::new(&end, PollFlags::IN)];
         loop {
             match poll(&mut both, None) {
                 Err(Errno::INTR) => {}
@@ -276,6 +335,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_a_new_directory_before_it_is_followed_is_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut deep = watch(directory.path(), Depth::Tree, Entries::Describe);
+        fs::create_dir_all(directory.path().join("a/b")).unwrap();
+        fs::write(directory.path().join("a/b/f"), "").unwrap();
+        let expect = ["a", "a/b", "a/b/f"].map(|name| (name.to_owned(), Happened::Created));
+        assert_eq!(told(&mut deep), expect);
+        assert_eq!(told(&mut deep), []);
+        fs::remove_file(directory.path().join("a/b/f")).unwrap();
+        fs::rename(directory.path().join("a"), directory.path().join("c")).unwrap();
+        let expect = [("a/b/f", Happened::Removed), ("a", Happened::Renamed), ("c", Happened::Created)];
+        assert_eq!(told(&mut deep), expect.map(|(name, happened)| (name.to_owned(), happened)));
+        fs::write(directory.path().join("c/b/g"), "").unwrap();
+        assert_eq!(told(&mut deep)[0], ("c/b/g".to_owned(), Happened::Created));
+    }
+
+    #[test]
     fn only_a_directory_that_is_there_is_watched() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("f");
@@ -295,8 +371,8 @@ mod tests {
         let watch = watch(directory.path(), Depth::Directory, Entries::Leave);
         let (end, other) = rustix::pipe::pipe().unwrap();
         fs::write(directory.path().join("f"), "").unwrap();
-        assert!(watch.wait(&end));
+        assert!(watch.bell().wait(&end));
         drop(other);
-        assert!(!watch.wait(&end));
+        assert!(!watch.bell().wait(&end));
     }
 }

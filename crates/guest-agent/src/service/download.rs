@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::Agent;
 use super::error::HttpError;
 use super::file_query::FileQuery;
+use super::packing::{Coding, packed};
 use crate::auth::Operation;
 use crate::files::{self, Readable, path};
 
@@ -25,9 +26,7 @@ const QUEUE: usize = 4;
 /// Answers with the content of a file, or of a part of it.
 pub async fn download(State(agent): State<Arc<Agent>>, uri: Uri, headers: HeaderMap) -> Result<Response, HttpError> {
     let (query, settings) = FileQuery::authorise(&agent, &uri, &headers, Operation::Read)?;
-    if refuses_identity(&headers) {
-        return Err(HttpError::new(StatusCode::NOT_ACCEPTABLE, "no acceptable encoding: only identity is offered"));
-    }
+    let coding = Coding::wanted(&headers)?;
     let open = move || -> Result<_, HttpError> {
         let user = query.user(&settings)?;
         let requested = query.path.as_deref().unwrap_or_default();
@@ -37,10 +36,10 @@ pub async fn download(State(agent): State<Arc<Agent>>, uri: Uri, headers: Header
     };
     let opened = tokio::task::spawn_blocking(open).await.map_err(|error| HttpError::internal(&error))?;
     let (readable, path) = opened?;
-    Ok(respond(readable, path::base_name(&path), &headers))
+    Ok(respond(readable, path::base_name(&path), &headers, coding))
 }
 
-fn respond(mut readable: Readable, name: &str, headers: &HeaderMap) -> Response {
+fn respond(mut readable: Readable, name: &str, headers: &HeaderMap, coding: Coding) -> Response {
     let modified = readable.modified.map(httpdate::fmt_http_date);
     let mut fields = vec![
         (header::CONTENT_TYPE, content_type(name).to_owned()),
@@ -49,8 +48,14 @@ fn respond(mut readable: Readable, name: &str, headers: &HeaderMap) -> Response 
         (header::ACCEPT_RANGES, "bytes".to_owned()),
     ];
     fields.extend(modified.map(|date| (header::LAST_MODIFIED, date)));
-    if readable.modified.is_some_and(|modified| !modified_since(headers, modified)) {
-        return with_headers(StatusCode::NOT_MODIFIED.into_response(), fields);
+    match readable.modified.and_then(|modified| unmet(headers, modified)) {
+        Some(StatusCode::NOT_MODIFIED) => return with_headers(StatusCode::NOT_MODIFIED.into_response(), fields),
+        Some(status) => return HttpError::new(status, "the file is another one by now").into_response(),
+        None => {}
+    }
+    if coding == Coding::Gzip {
+        fields.push((header::CONTENT_ENCODING, "gzip".to_owned()));
+        return with_headers(packed(readable.file).into_response(), fields);
     }
     let size = readable.size;
     match wanted(headers, &readable) {
@@ -152,29 +157,28 @@ fn parse_range(range: &str, size: u64) -> Wanted {
     if start >= size { Wanted::Nothing } else { Wanted::Part { start, length: end - start + 1 } }
 }
 
-fn modified_since(headers: &HeaderMap, modified: SystemTime) -> bool {
-    let header = headers.get(header::IF_MODIFIED_SINCE).and_then(|value| value.to_str().ok());
-    let known = header.and_then(|date| httpdate::parse_http_date(date).ok());
-    known.is_none_or(|known| whole_seconds(modified) > whole_seconds(known))
+/// What to answer where a condition of the request does not hold. Of two that mean the same the exact one counts, though
+/// nothing here has a tag.
+fn unmet(headers: &HeaderMap, modified: SystemTime) -> Option<StatusCode> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let is_newer_than = |name| {
+        let known = text(name).and_then(|date| httpdate::parse_http_date(date).ok());
+        known.map(|known| whole_seconds(modified) > whole_seconds(known))
+    };
+    let is_another = match text(header::IF_MATCH) {
+        Some(tags) => tags.trim() != "*",
+        None => is_newer_than(header::IF_UNMODIFIED_SINCE) == Some(true),
+    };
+    let is_known = match text(header::IF_NONE_MATCH) {
+        Some(tags) => tags.trim() == "*",
+        None => is_newer_than(header::IF_MODIFIED_SINCE) == Some(false),
+    };
+    let unmet = [(is_another, StatusCode::PRECONDITION_FAILED), (is_known, StatusCode::NOT_MODIFIED)];
+    unmet.into_iter().find(|(is_unmet, _)| *is_unmet).map(|(_, status)| status)
 }
 
 fn whole_seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
-}
-
-/// Whether the client wants anything but the content as it is.
-fn refuses_identity(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
-    let weights: Vec<(String, bool)> = accepted
-        .flat_map(|value| value.split(','))
-        .map(|item| {
-            let (name, weight) = item.split_once(';').unwrap_or((item, ""));
-            let zero = weight.trim().strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
-            (name.trim().to_ascii_lowercase(), zero)
-        })
-        .collect();
-    let weight = |name| weights.iter().find(|(other, _)| other == name).map(|(_, zero)| *zero);
-    weight("identity").or_else(|| weight("*")).unwrap_or(false)
 }
 
 fn content_type(name: &str) -> &'static str {
@@ -229,21 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn names_survive_the_header() {
-        assert_eq!(disposition("a \"b\".txt"), r#"inline; filename="a \"b\".txt""#);
-        assert_eq!(disposition("ä\n"), "inline; filename*=utf-8''%C3%A4%0A");
+    fn the_type_is_that_of_the_extension() {
+        let types = ["a.tar.PNG", "a.json", "png", ".html", "a.unknown", ""].map(content_type);
+        let (octets, html) = ("application/octet-stream", "text/html; charset=utf-8");
+        assert_eq!(types, ["image/png", "application/json", octets, html, octets, octets]);
     }
 
     #[test]
-    fn identity_is_refused_only_in_words() {
-        let check = |value: &str, expect| {
-            let headers = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_str(value).unwrap())]);
-            assert_eq!(refuses_identity(&headers), expect, "{value}");
-        };
-        check("gzip, br", false);
-        check("gzip, *;q=0", true);
-        check("identity;q=0", true);
-        check("identity;q=0.5, *;q=0", false);
+    fn names_survive_the_header() {
+        assert_eq!(disposition("a \"b\".txt"), r#"inline; filename="a \"b\".txt""#);
+        assert_eq!(disposition("ä\n"), "inline; filename*=utf-8''%C3%A4%0A");
     }
 
     proptest! {

@@ -66,7 +66,6 @@ impl From<FileError> for HttpError {
             | FileError::IsADirectory(_)
             | FileError::NotRegular(_)
             | FileError::NetworkMount(_)
-            | FileError::Packed(_)
             | FileError::CyclicLink(_)
             | FileError::Metadata(_) => StatusCode::BAD_REQUEST,
             FileError::NotFound(_) => StatusCode::NOT_FOUND,
@@ -88,7 +87,6 @@ pub fn file_error(error: FileError) -> ConnectError {
         | FileError::IsADirectory(_)
         | FileError::NotRegular(_)
         | FileError::NetworkMount(_)
-        | FileError::Packed(_)
         | FileError::Metadata(_) => ConnectError::invalid_argument(text),
         FileError::NotFound(_) => ConnectError::not_found(text),
         FileError::AlreadyExists(_) => ConnectError::already_exists(text),

@@ -13,6 +13,7 @@ mod filesystem;
 mod gate;
 pub mod local;
 mod metrics;
+mod packing;
 mod process;
 mod process_input;
 mod restore;

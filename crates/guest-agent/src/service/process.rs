@@ -37,7 +37,8 @@ impl wire::Process for Service {
         let request = start_request(request.to_owned_message(), user_of(&ctx, &settings), ctx.deadline())?;
         let attached = self.0.processes.start(request, settings).await.map_err(start_error)?;
         let respond = |event: wire::ProcessEvent| wire::StartResponse { event: event.into(), ..Default::default() };
-        Ok(Response::new(Box::pin(events(attached, keepalive(&ctx)).map(move |event| event.map(respond)))))
+        let events = events(attached, keepalive(&ctx), Listens::Starter);
+        Ok(Response::new(Box::pin(events.map(move |event| event.map(respond)))))
     }
 
     async fn connect(
@@ -48,7 +49,7 @@ impl wire::Process for Service {
         let selector = selector(request.to_owned_message().process.into_option())?;
         let attached = self.0.processes.attach(&selector, From::Now).map_err(no_process)?;
         let respond = |event: wire::ProcessEvent| wire::ConnectResponse { event: event.into(), ..Default::default() };
-        let events = events(attached, keepalive(&ctx)).map(move |event| event.map(respond));
+        let events = events(attached, keepalive(&ctx), Listens::Other).map(move |event| event.map(respond));
         Ok(Response::new(until(events, ctx.deadline())))
     }
 
@@ -179,16 +180,29 @@ pub fn keepalive(ctx: &RequestContext) -> Duration {
     header.filter(|seconds| *seconds > 0).map_or(KEEPALIVE, Duration::from_secs)
 }
 
+/// Who listens to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listens {
+    /// Whoever started it, and said how long it may take.
+    Starter,
+    /// Somebody else, for whom one whose time was over was killed like any other.
+    Other,
+}
+
 /// All that a listener is told: the start, the output, a sign of life when there is none, the end.
-fn events(attached: Attached, keepalive: Duration) -> impl Stream<Item = Result<wire::ProcessEvent, ConnectError>> {
+fn events(
+    attached: Attached,
+    keepalive: Duration,
+    who: Listens,
+) -> impl Stream<Item = Result<wire::ProcessEvent, ConnectError>> {
     let start = wire_event::StartEvent { pid: number(attached.pid), ..Default::default() };
-    let rest = stream::unfold(Some(attached.events), move |events| next(events, keepalive));
+    let rest = stream::unfold(Some(attached.events), move |events| next(events, keepalive, who));
     stream::once(async { Ok(wrap(start)) }).chain(rest)
 }
 
 type Told = Result<wire::ProcessEvent, ConnectError>;
 
-async fn next(events: Option<Listener>, keepalive: Duration) -> Option<(Told, Option<Listener>)> {
+async fn next(events: Option<Listener>, keepalive: Duration, who: Listens) -> Option<(Told, Option<Listener>)> {
     let mut events = events?;
     let told = match timeout(keepalive, events.next()).await {
         Err(_) => Ok(wrap(wire_event::KeepAlive::default())),
@@ -198,10 +212,15 @@ async fn next(events: Option<Listener>, keepalive: Duration) -> Option<(Told, Op
             Kind::Terminal => wire_event::data_event::Output::Pty(bytes.into()),
         })),
         Ok(Event::Lost(_)) => return Some((Err(ConnectError::data_loss("some output is not kept any more")), None)),
-        Ok(Event::End(End::Exited(exit))) => return Some((Ok(wrap(end(exit))), None)),
-        Ok(Event::End(End::TimedOut)) => {
-            let over = ConnectError::deadline_exceeded("the process was killed because its time was over");
-            return Some((Err(over), None));
+        Ok(Event::End(how)) => {
+            let told = match (how, who) {
+                (End::Exited(exit), _) => Ok(wrap(end(exit))),
+                (End::TimedOut, Listens::Other) => Ok(wrap(end(Exit::Signal(libc::SIGKILL)))),
+                (End::TimedOut, Listens::Starter) => {
+                    Err(ConnectError::deadline_exceeded("the process was killed because its time was over"))
+                }
+            };
+            return Some((told, None));
         }
     };
     Some((told, Some(events)))

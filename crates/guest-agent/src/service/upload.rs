@@ -1,16 +1,14 @@
 //! `POST /files`: content of one or more files, written while it arrives.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request, State};
 use bytes::Bytes;
-use flate2::write::MultiGzDecoder;
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, header};
 use serde::Serialize;
@@ -20,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::Agent;
 use super::error::HttpError;
 use super::file_query::FileQuery;
+use super::packing::{Coding, DRAIN, unpacked};
 use crate::auth::Operation;
 use crate::files::{self, FileError, Metadata, metadata, path};
 use crate::settings::Settings;
@@ -27,8 +26,6 @@ use crate::users::User;
 
 /// Pieces that wait for the disk.
 const QUEUE: usize = 4;
-/// How long the rest of a refused upload is read, so that the client gets to read the answer.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// What was written.
 #[derive(Debug, Serialize)]
@@ -46,33 +43,19 @@ struct Target {
     settings: Arc<Settings>,
     user: User,
     metadata: Metadata,
-    encoding: Encoding,
-}
-
-/// How the body of a request is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
-    Identity,
-    Gzip,
-}
-
-impl Encoding {
-    fn of(headers: &HeaderMap) -> Result<Self, HttpError> {
-        match text(headers, header::CONTENT_ENCODING).to_ascii_lowercase().as_str() {
-            "" | "identity" => Ok(Self::Identity),
-            "gzip" => Ok(Self::Gzip),
-            _ => Err(HttpError::bad_request("unsupported content encoding: identity and gzip are accepted")),
-        }
-    }
 }
 
 /// Writes the files of a request.
 pub async fn upload(State(agent): State<Arc<Agent>>, request: Request) -> Result<Json<Vec<Written>>, HttpError> {
     let (query, settings) = FileQuery::authorise(&agent, request.uri(), request.headers(), Operation::Write)?;
     let metadata = attached(request.headers())?;
-    let encoding = Encoding::of(request.headers())?;
-    let lookup = move || query.user(&settings).map(|user| Target { user, query, settings, metadata, encoding });
+    let coding = Coding::sent(request.headers())?;
+    let lookup = move || query.user(&settings).map(|user| Target { user, query, settings, metadata });
     let target = tokio::task::spawn_blocking(lookup).await.map_err(|error| HttpError::internal(&error))??;
+    let request = match coding {
+        Coding::Identity => request,
+        Coding::Gzip => request.map(unpacked),
+    };
     let kind = text(request.headers(), header::CONTENT_TYPE);
     match kind.split(';').next().unwrap_or_default().trim() {
         "multipart/form-data" => Ok(Json(target.write_parts(request).await?)),
@@ -86,7 +69,7 @@ pub async fn upload(State(agent): State<Arc<Agent>>, request: Request) -> Result
 impl Target {
     async fn write_body(&self, body: Body) -> Result<Written, HttpError> {
         let path = self.query.path.as_deref().ok_or_else(|| HttpError::bad_request("path is required"))?;
-        let mut file = self.create(self.resolve(path)?, self.encoding);
+        let mut file = self.create(self.resolve(path)?);
         let mut pieces = body.into_data_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| HttpError::bad_request(format!("upload broke off: {error}")))?;
@@ -101,9 +84,6 @@ impl Target {
     }
 
     async fn write_parts(&self, request: Request) -> Result<Vec<Written>, HttpError> {
-        if self.encoding != Encoding::Identity {
-            return Err(HttpError::bad_request("unsupported content encoding: a form is not packed"));
-        }
         let parts = Multipart::from_request(request, &()).await;
         let mut parts = parts.map_err(|error| HttpError::bad_request(error.body_text()))?;
         let (mut paths, mut written) = (BTreeSet::new(), Vec::new());
@@ -132,7 +112,7 @@ impl Target {
     }
 
     async fn write_part(&self, mut part: Field<'_>, path: String) -> Result<Written, HttpError> {
-        let mut file = self.create(path, Encoding::Identity);
+        let mut file = self.create(path);
         while let Some(piece) = part.chunk().await.map_err(broken)? {
             if !file.write(piece).await {
                 break;
@@ -147,7 +127,7 @@ impl Target {
     }
 
     /// A file whose content is written by a thread that may block.
-    fn create(&self, path: String, encoding: Encoding) -> Sink {
+    fn create(&self, path: String) -> Sink {
         let (pieces, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
         let (user, metadata) = (self.user.clone(), self.metadata.clone());
         let written = Written {
@@ -158,24 +138,13 @@ impl Target {
         };
         let task = tokio::task::spawn_blocking(move || {
             let mut file = files::create(&user, &path, &metadata)?;
-            match encoding {
-                Encoding::Identity => write_all(&mut receiver, &mut file).map_err(FileError::on("write", &path)),
-                Encoding::Gzip => {
-                    let mut unpacked = MultiGzDecoder::new(&mut file);
-                    let written = write_all(&mut receiver, &mut unpacked).and_then(|()| unpacked.try_finish());
-                    written.map_err(FileError::unpacking(&path))
-                }
+            while let Some(piece) = receiver.blocking_recv() {
+                file.write_all(&piece).map_err(FileError::on("write", &path))?;
             }
+            Ok(())
         });
         Sink { pieces, task, written }
     }
-}
-
-fn write_all(pieces: &mut mpsc::Receiver<Bytes>, to: &mut impl Write) -> io::Result<()> {
-    while let Some(piece) = pieces.blocking_recv() {
-        to.write_all(&piece)?;
-    }
-    Ok(())
 }
 
 /// A file that is being written.

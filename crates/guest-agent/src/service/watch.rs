@@ -24,33 +24,43 @@ const QUEUE: usize = 256;
 
 type Shared = Arc<Mutex<Watch>>;
 
+/// A watcher that will be asked.
+#[derive(Debug)]
+struct Kept {
+    watch: Shared,
+    /// Closed with the watcher, which ends the thread that gathers.
+    _open: OwnedFd,
+}
+
 /// The watchers that clients have made and not removed.
 #[derive(Debug, Default)]
-pub struct Watchers(Mutex<HashMap<String, Shared>>);
+pub struct Watchers(Mutex<HashMap<String, Kept>>);
 
 impl Watchers {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Shared>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps one, and returns what it is called.
+    /// Keeps one, and returns what it is called. Whoever asks is told what happened since, however deep.
     pub fn add(&self, watch: Watch) -> Result<String, ConnectError> {
         let mut bytes = [0; 16];
-        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| ConnectError::internal(error.to_string()))?;
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(internal)?;
+        let (end, open) = pipe_with(PipeFlags::CLOEXEC).map_err(internal)?;
         let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut all = self.all();
         if all.len() >= WATCHERS {
             return Err(ConnectError::resource_exhausted(format!("there are {WATCHERS} watchers already")));
         }
-        all.insert(id.clone(), Arc::new(Mutex::new(watch)));
+        let watch = Arc::new(Mutex::new(watch));
+        all.insert(id.clone(), Kept { watch: watch.clone(), _open: open });
+        tokio::task::spawn_blocking(move || gather(&watch, &end));
         Ok(id)
     }
 
     /// What one has seen since it was last asked.
     pub async fn take(&self, id: &str) -> Result<Vec<wire::FilesystemEvent>, ConnectError> {
-        let watch = self.all().get(id).cloned().ok_or_else(|| no_watcher(id))?;
-        let take = move || watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let watch = self.all().get(id).map(|kept| kept.watch.clone()).ok_or_else(|| no_watcher(id))?;
+        let take = move || lock(&watch).take();
         let changes = tokio::task::spawn_blocking(take).await;
         Ok(changes.map_err(|error| ConnectError::internal(error.to_string()))?.into_iter().map(event).collect())
     }
@@ -59,6 +69,21 @@ impl Watchers {
     pub fn remove(&self, id: &str) -> Result<(), ConnectError> {
         self.all().remove(id).map(drop).ok_or_else(|| no_watcher(id))
     }
+}
+
+fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
+    watch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn gather(watch: &Mutex<Watch>, end: &OwnedFd) {
+    let bell = lock(watch).bell();
+    while bell.wait(end) {
+        lock(watch).gather();
+    }
+}
+
+fn internal(error: rustix::io::Errno) -> ConnectError {
+    ConnectError::internal(error.to_string())
 }
 
 fn no_watcher(id: &str) -> ConnectError {
@@ -81,7 +106,7 @@ pub fn follow(
     keepalive: Duration,
     deadline: Option<std::time::Instant>,
 ) -> Result<ServiceStream<wire::WatchDirResponse>, ConnectError> {
-    let (end, open) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| ConnectError::internal(error.to_string()))?;
+    let (end, open) = pipe_with(PipeFlags::CLOEXEC).map_err(internal)?;
     let (sender, changes) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || read(watch, &end, &sender));
     let deadline = deadline.map(Instant::from_std);
@@ -91,7 +116,8 @@ pub fn follow(
 }
 
 fn read(mut watch: Watch, end: &OwnedFd, sender: &mpsc::Sender<Change>) {
-    while watch.wait(end) {
+    let bell = watch.bell();
+    while bell.wait(end) {
         for change in watch.take() {
             if sender.blocking_send(change).is_err() {
                 return;

@@ -1,4 +1,5 @@
-//! Who may ask for what: tokens, signatures, control routes.
+//! Who may ask for what: tokens, signatures, control routes. Sections 8.2 and 8.3 of the contract, and of 8.1 the routes
+//! that are not about files.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -155,7 +156,24 @@ async fn with_a_token_every_route_asks_for_it() {
         assert_eq!(status(path, Some("other")).await, 401, "{path}");
         assert_eq!(status(path, Some("secret")).await, 200, "{path}");
     }
-    assert_eq!(agent.call(LIST, "root", json!({})).await.0, 401);
+    let posted = ["/files/compose", LIST, "/filesystem.Filesystem/Remove", "/files?path=/x", "/no/such"];
+    for (token, message) in [(None, "missing access token"), (Some("other"), "invalid access token")] {
+        for (path, kind) in posted.map(|path| (path, "application/json")).into_iter().chain([
+            ("/process.Process/Start", "application/connect+json"),
+            ("/process.Process/StreamInput", "application/connect+proto"),
+            (LIST, "application/proto"),
+        ]) {
+            let mut request = agent.http.post(agent.url(path)).header("content-type", kind).body("{}");
+            if let Some(token) = token {
+                request = request.header("x-access-token", token);
+            }
+            let answer = request.send().await.unwrap();
+            let is_signed = path.starts_with("/files?") && token.is_none();
+            let message = if is_signed { "missing signature query parameter" } else { message };
+            assert_eq!(answer.status(), 401, "{path}");
+            assert_eq!(answer.text().await.unwrap(), format!(r#"{{"code":401,"message":"{message}"}}"#), "{path}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -178,9 +196,23 @@ async fn a_signature_opens_one_file_for_one_purpose_and_time() {
     assert_eq!(agent.get(&dated(4_000_000_000)).await.0, 200);
     assert_eq!(agent.get(&dated(1)).await, error("signature is already expired"));
 
+    // It is of the words that were sent, whatever they mean, and a token that comes along decides alone.
+    let as_sent = sign("~/../etc/./passwd:read::secret");
+    assert_eq!(agent.get(&format!("/files?path=~/../etc/./passwd&signature={as_sent}")).await.0, 200);
+    assert_eq!(agent.get(&format!("/files?path=/etc/passwd&signature={as_sent}")).await, error("invalid signature"));
+    let with_token = async |token: &str, path: &str| {
+        let answer = agent.http.get(agent.url(path)).header("x-access-token", token).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    assert_eq!(with_token("other", &good).await, error("invalid access token"));
+    assert_eq!(with_token("secret", &dated(1)).await.0, 200);
+
     let directory = open_directory();
     let path = directory.path().join("f").display().to_string();
     let write = sign(&format!("{path}:write::secret"));
+    let late = sign(&format!("{path}:write::secret:1"));
+    let late = format!("/files?path={path}&signature_expiration=1&signature={late}");
+    assert_eq!(agent.put(&late, "x").await, error("signature is already expired"));
     assert_eq!(agent.put(&format!("/files?path={path}&signature={write}"), "x").await.0, 200);
     assert_eq!(std::fs::read(&path).unwrap(), b"x");
 }
@@ -205,6 +237,8 @@ async fn metrics_are_plausible() {
     let metrics: serde_json::Value = serde_json::from_str(&agent.get("/metrics").await.1).unwrap();
     let number = |name: &str| metrics[name].as_f64().unwrap_or_else(|| panic!("{name} in {metrics}"));
     assert!(number("ts") > 1e9 && number("cpu_count") >= 1.0 && (0.0..=100.0).contains(&number("cpu_used_pct")));
-    assert!(number("mem_used") > 0.0 && number("mem_total") > number("mem_used"));
+    assert!(number("mem_used") > 0.0 && number("mem_total") > number("mem_used") && number("mem_cache") > 0.0);
+    let mib = |name: &str| (number(name) / f64::from(1 << 20)).floor();
+    assert_eq!((number("mem_total_mib"), number("mem_used_mib")), (mib("mem_total"), mib("mem_used")));
     assert!(number("disk_used") > 0.0 && number("disk_total") >= number("disk_used"));
 }

@@ -1,10 +1,12 @@
-//! Content of files over plain HTTP.
+//! Content of files over plain HTTP: what section 8.1 of the contract says of `/files` and `/files/compose`. Signatures and
+//! tokens are in `access`, events in `watching`.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use flate2::Compression;
+use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use futures::StreamExt;
 use reqwest::multipart::{Form, Part};
@@ -90,6 +92,12 @@ async fn forms_name_their_files() {
     assert_eq!(std::fs::read(name("3")).unwrap(), b"three");
     let twice = form().part("file", part("four", "x"));
     assert_eq!(send_form(&agent, &query(Path::new(&name("4")), "root"), twice).await.0, 400);
+    let strange = name("ä b/€;.txt");
+    let form = Form::new().percent_encode_noop();
+    let form = form.part("file", part("five", &strange)).part("file", part("six", &strange));
+    assert_eq!(send_form(&agent, "/files", form).await.0, 400, "also where its name says so");
+    assert_eq!(std::fs::read(&strange).unwrap(), b"five");
+    assert_eq!(send_form(&agent, "/files", Form::new().part("file", Part::text("nameless"))).await.0, 400);
     assert_eq!(send_form(&agent, "/files", Form::new().text("other", "x")).await.0, 400);
 }
 
@@ -223,8 +231,95 @@ async fn ranges_and_dates_are_honoured() {
     assert_eq!(header("content-type"), "application/json");
     assert_eq!(header("content-disposition"), "inline; filename=\"a b.json\"");
     assert_eq!((header("vary").as_str(), header("content-length").as_str()), ("Accept-Encoding", "10"));
-    assert_eq!(get("if-modified-since", &header("last-modified")).await.0, 304);
-    assert_eq!(get("accept-encoding", "identity;q=0").await.0, 406);
+    let (modified, long_ago) = (header("last-modified"), "Sat, 01 Jan 2000 00:00:00 GMT");
+    for (condition, date, status) in [
+        ("if-modified-since", &*modified, 304),
+        ("if-modified-since", long_ago, 200),
+        ("if-unmodified-since", &*modified, 200),
+        ("if-unmodified-since", long_ago, 412),
+        ("if-none-match", "*", 304),
+        ("if-none-match", "\"tag\"", 200),
+        ("if-match", "*", 200),
+        ("if-match", "\"tag\"", 412),
+    ] {
+        assert_eq!(get(condition, date).await.0, status, "{condition}: {date}");
+    }
+    // A part only of what the client has the rest of.
+    for (date, status) in [(&*modified, 206), (long_ago, 200)] {
+        let part = agent.http.get(&url).header("range", "bytes=2-4").header("if-range", date).send().await.unwrap();
+        assert_eq!(part.status().as_u16(), status, "{date}");
+    }
+}
+
+#[tokio::test]
+async fn content_is_packed_for_who_asks_for_that_and_nothing_else() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let file = directory.path().join("f.txt");
+    let content = pattern(1 << 20);
+    std::fs::write(&file, &content).unwrap();
+    let url = agent.url(&query(&file, "root"));
+    let get = async |accept: &str, url: &str| {
+        let answer = agent.http.get(url).header("accept-encoding", accept).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), &answer.headers()["vary"]), (200, &"Accept-Encoding".parse().unwrap()));
+        let coding = answer.headers().get("content-encoding").map(|value| value.to_str().unwrap().to_owned());
+        (coding, answer.bytes().await.unwrap())
+    };
+    let unpack = |packed: &[u8]| {
+        let mut content = Vec::new();
+        MultiGzDecoder::new(packed).read_to_end(&mut content).unwrap();
+        content
+    };
+    let (coding, packed) = get("gzip", &url).await;
+    assert!(coding.as_deref() == Some("gzip") && packed.len() < content.len() && unpack(&packed) == content);
+    for other in ["identity", "gzip, deflate, br", "gzip;q=0", "br"] {
+        let (coding, plain) = get(other, &url).await;
+        assert!(coding.is_none() && plain == content, "{other}");
+    }
+    let (coding, packed) = get("gzip", &agent.url("/files?path=/proc/version")).await;
+    assert!(coding.is_some() && unpack(&packed).starts_with(b"Linux"));
+    let part =
+        agent.http.get(&url).header("accept-encoding", "gzip").header("range", "bytes=5-8").send().await.unwrap();
+    assert_eq!((part.status().as_u16(), part.headers().get("content-encoding")), (206, None));
+    assert_eq!(part.bytes().await.unwrap(), content[5..9]);
+    let neither = agent.http.get(&url).header("accept-encoding", "identity;q=0").send().await.unwrap();
+    assert_eq!(neither.status(), 406);
+}
+
+/// Every error of a plain route is JSON with the status and a sentence, and nothing else.
+#[tokio::test]
+async fn errors_are_a_code_and_a_message() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let at = |name: &str| query(&directory.path().join(name), "root");
+    std::fs::write(directory.path().join("f"), "x").unwrap();
+    let get = |path: &str, name: &'static str, value: &str| agent.http.get(agent.url(path)).header(name, value);
+    let post = |path: &str, kind: &str| agent.http.post(agent.url(path)).header("content-type", kind).body("x");
+    for (request, status, message) in [
+        (get(&at(""), "x", "y"), 400, "is a directory"),
+        (get(&at("none"), "x", "y"), 404, "does not exist"),
+        (get("/files?path=/etc/passwd&username=nobody-here", "x", "y"), 401, "invalid username: 'nobody-here'"),
+        (get("/files?path=/etc/shadow&username=daemon", "x", "y"), 403, "permission denied"),
+        (get("/files?path=~other", "x", "y"), 400, "only ~ and ~/"),
+        (get("/files?path=/x&signature_expiration=soon", "x", "y"), 400, "signature_expiration"),
+        (get(&at("f"), "accept-encoding", "identity;q=0"), 406, "no acceptable encoding"),
+        (get(&at("f"), "range", "bytes=9-"), 416, "outside"),
+        (get(&at("f"), "if-match", "\"tag\""), 412, "another"),
+        (post(&at("g"), "text/plain"), 400, "unsupported content type"),
+        (post(&at("g"), "multipart/form-data"), 400, "boundary"),
+        (post("/files", "application/octet-stream"), 400, "path is required"),
+        (post("/files/compose", "application/json"), 400, "body"),
+    ] {
+        let answer = request.send().await.unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["content-type"]),
+            (status, &"application/json".parse().unwrap())
+        );
+        let error: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert_eq!((error.as_object().unwrap().len(), &error["code"]), (2, &json!(status)), "{error}");
+        assert!(error["message"].as_str().is_some_and(|text| text.contains(message)), "'{message}' in {error}");
+    }
+    assert!(!directory.path().join("g").exists());
 }
 
 #[tokio::test]
@@ -258,6 +353,22 @@ async fn metadata_is_attached_and_replaced() {
     let (_, entry) = agent.call("/filesystem.Filesystem/Stat", "root", body).await;
     assert_eq!(entry["entry"]["metadata"], serde_json::json!({"kind": "draft"}), "{entry}");
     assert_eq!(put("x-metadata-big", &"v".repeat(4095)).await.0, 400);
+    assert_eq!(put(&format!("x-metadata-{}", "k".repeat(247)), "v").await.0, 400);
+    assert_eq!(put("x-metadata-", "v").await.0, 400);
+    let foreign = reqwest::header::HeaderValue::from_bytes("ü".as_bytes()).unwrap();
+    let request = agent.http.post(agent.url(&query(&file, "root"))).header("content-type", "application/octet-stream");
+    assert_eq!(request.header("x-metadata-word", foreign).body("x").send().await.unwrap().status(), 400);
+    let (_, entry) = agent.call("/filesystem.Filesystem/Stat", "root", json!({"path": file})).await;
+    assert_eq!(entry["entry"]["metadata"], json!({"kind": "draft"}), "what was refused changed nothing");
+
+    // Every file of a form has it, also in lists.
+    let name = |name: &str| directory.path().join(name).display().to_string();
+    let form = Form::new().part("file", part("1", &name("one"))).part("file", part("2", &name("two")));
+    let answer = agent.http.post(agent.url("/files")).header("X-Metadata-Of", "both").multipart(form).send().await;
+    assert_eq!(answer.unwrap().status(), 200);
+    let (_, listed) = agent.call("/filesystem.Filesystem/ListDir", "root", json!({"path": directory.path()})).await;
+    let metadata: Vec<_> = listed["entries"].as_array().unwrap().iter().map(|entry| &entry["metadata"]).collect();
+    assert_eq!(metadata, [&json!({"kind": "draft"}), &json!({"of": "both"}), &json!({"of": "both"})]);
 }
 
 #[tokio::test]
@@ -278,4 +389,21 @@ async fn a_packed_upload_is_unpacked_and_a_damaged_one_is_the_clients_mistake() 
     assert!(std::fs::read(&file).unwrap() == content);
     assert_eq!(send(packed[..packed.len() / 2].to_vec()).await, 400);
     assert_eq!(send(b"not packed".to_vec()).await, 400);
+    // So large that its client is still sending when that is seen.
+    assert_eq!(send(vec![b'x'; 16 << 20]).await, 400);
+
+    // A form is packed as a whole.
+    let boundary = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n";
+    let form = [boundary.as_bytes(), &content, b"\r\n--b--\r\n"].concat();
+    let send = async |body: &[u8]| {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(body).unwrap();
+        let request = agent.http.post(agent.url(&query(&file, "root"))).header("content-encoding", "gzip");
+        let request = request.header("content-type", "multipart/form-data; boundary=b");
+        request.body(packed.finish().unwrap()).send().await.unwrap().status().as_u16()
+    };
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(send(&form).await, 200);
+    assert!(std::fs::read(&file).unwrap() == content);
+    assert_eq!(send(&form[..form.len() / 2]).await, 400);
 }

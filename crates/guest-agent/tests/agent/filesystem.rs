@@ -1,4 +1,5 @@
-//! The file system service: entries, directories, moves and removals.
+//! The file system service: entries, directories, moves and removals. Section 7.2 of the contract, with `watching` for the
+//! rest of what it says of watches, `files::entry` for modes as text, and `files` for metadata.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
@@ -38,9 +39,64 @@ async fn entries_are_as_the_contract_writes_them() {
     let entry = stat("link").await;
     assert_eq!((&entry["type"], &entry["symlinkTarget"]), (&json!("FILE_TYPE_FILE"), &json!(file)));
     assert_eq!(entry["permissions"], "Lrwxrwxrwx");
+    assert!(entry.get("isSymlink").is_none(), "the type is the target's, as for all versions of the clients");
+    assert_eq!(entry["mode"], 0o640, "the target's too");
     let entry = stat("broken").await;
     assert_eq!((&entry["type"], &entry["symlinkTarget"]), (&Value::Null, &json!(base.join("broken"))));
     assert_eq!(code(&call(&agent, "Stat", json!({"path": base.join("nothing")})).await), (404, "not_found"));
+}
+
+#[tokio::test]
+async fn links_to_directories_strangers_and_special_modes_have_their_words() {
+    let agent = Agent::open().await;
+    let directory = open_directory();
+    let base = directory.path().canonicalize().unwrap();
+    std::fs::create_dir(base.join("d")).unwrap();
+    std::fs::set_permissions(base.join("d"), PermissionsExt::from_mode(0o1750)).unwrap();
+    std::os::unix::fs::chown(base.join("d"), Some(54_321), Some(54_322)).unwrap();
+    symlink("d", base.join("l")).unwrap();
+    symlink("l", base.join("ll")).unwrap();
+    let listed = call(&agent, "ListDir", json!({"path": base, "depth": 2})).await.1;
+    let entries = listed["entries"].as_array().unwrap();
+    let told = |entry: &Value| {
+        ["name", "type", "permissions", "owner", "group", "symlinkTarget"].map(|name| entry[name].clone())
+    };
+    let target = json!(base.join("d"));
+    let kind = "FILE_TYPE_DIRECTORY";
+    assert_eq!(
+        entries.iter().map(told).collect::<Vec<_>>(),
+        [
+            json!(["d", kind, "dtrwxr-x---", "54321", "54322", null]),
+            json!(["l", kind, "Lrwxrwxrwx", "root", "root", target]),
+            json!(["ll", kind, "Lrwxrwxrwx", "root", "root", target]),
+        ]
+        .map(|entry| <[Value; 6]>::try_from(entry.as_array().unwrap().clone()).unwrap())
+    );
+    assert!(entries.iter().all(|entry| entry["mode"] == 0o750), "{listed}");
+}
+
+#[tokio::test]
+async fn paths_are_the_caller_s() {
+    let agent = Agent::open().await;
+    let stat = async |user: &str, path: &str| {
+        let (status, answer) = agent.call("/filesystem.Filesystem/Stat", user, json!({"path": path})).await;
+        if status == 200 { answer["entry"]["path"].clone() } else { answer["code"].clone() }
+    };
+    for (user, path, expect) in [
+        ("root", "~", "/root"),
+        ("root", "", "/root"),
+        ("root", "~/../etc", "/etc"),
+        ("daemon", "~", "/usr/sbin"),
+        ("daemon", "../bin", "/usr/bin"),
+        ("daemon", "/etc", "/etc"),
+        ("daemon", "~root", "invalid_argument"),
+        ("daemon", "/no/such", "not_found"),
+        ("daemon", "a\0b", "invalid_argument"),
+    ] {
+        assert_eq!(stat(user, path).await, expect, "{user} {path:?}");
+    }
+    let (status, content) = agent.get("/files?path=../../etc/passwd&username=daemon").await;
+    assert!(status == 200 && content.starts_with("root:"), "{status}");
 }
 
 #[tokio::test]
@@ -129,6 +185,17 @@ async fn moving_makes_the_way_and_crosses_file_systems() {
     assert!(!here.path().join("a/b/d").exists() && std::fs::read(away.join("l")).unwrap() == b"x");
     let missing = call(&agent, "Move", body(&here.path().join("nothing"), &here.path().join("x"))).await;
     assert_eq!(code(&missing), (404, "not_found"));
+
+    // What is there already gives way, and the way is the user's.
+    std::fs::write(here.path().join("old"), "old").unwrap();
+    std::fs::write(here.path().join("new"), "new").unwrap();
+    assert_eq!(call(&agent, "Move", body(&here.path().join("new"), &here.path().join("old"))).await.0, 200);
+    assert_eq!(std::fs::read(here.path().join("old")).unwrap(), b"new");
+    let way = here.path().join("way/there");
+    let moved = agent.call("/filesystem.Filesystem/Move", "daemon", body(&here.path().join("old"), &way)).await;
+    assert_eq!((moved.0, &moved.1["entry"]["path"]), (200, &json!(way)), "{}", moved.1);
+    let found = std::fs::metadata(way.parent().unwrap()).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o7777), (1, 0o755));
 }
 
 #[tokio::test]
@@ -176,6 +243,8 @@ async fn a_watcher_tells_once_what_happened_until_it_is_removed() {
     for method in ["GetWatcherEvents", "RemoveWatcher"] {
         assert_eq!(code(&call(&agent, method, watcher.clone()).await), (404, "not_found"));
     }
+    let gone = json!({"path": directory.path().join("gone")});
+    assert_eq!(code(&call(&agent, "CreateWatcher", gone).await), (404, "not_found"));
     let file = json!({"path": directory.path().join("f")});
     assert_eq!(code(&call(&agent, "CreateWatcher", file).await), (400, "invalid_argument"));
 }

@@ -148,6 +148,31 @@ impl Agent {
         (answer.status().as_u16(), serde_json::from_str(&answer.text().await.unwrap()).unwrap())
     }
 
+    /// One call of a stream with JSON, as the published clients make it: the answer, not yet read.
+    pub async fn call_stream(&self, method: &str, headers: &[(&str, &str)], body: Vec<u8>) -> reqwest::Response {
+        let mut request = self.http.post(self.url(method)).header("content-type", "application/connect+json");
+        for (name, value) in [("connect-protocol-version", "1"), ("connect-accept-encoding", "identity")] {
+            request = request.header(name, value);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(body).timeout(PATIENCE).send().await.unwrap()
+    }
+
+    /// The same with one message, to the end of its stream: each message with its flags.
+    pub async fn frames(
+        &self,
+        method: &str,
+        headers: &[(&str, &str)],
+        body: serde_json::Value,
+    ) -> Vec<(u8, serde_json::Value)> {
+        let answer = self.call_stream(method, headers, frame(&body)).await;
+        assert_eq!(answer.status(), 200, "also where the stream ends with an error");
+        assert_eq!(answer.headers()["content-type"], "application/connect+json");
+        unframe(&answer.bytes().await.unwrap())
+    }
+
     fn config(&self) -> ClientConfig {
         ClientConfig::new(self.url("").parse().unwrap())
     }
@@ -327,7 +352,26 @@ pub fn as_user(user: &str) -> CallOptions {
     CallOptions::default().with_header("authorization", basic(user))
 }
 
-fn basic(user: &str) -> String {
+/// A message of a stream: flags, length, JSON.
+pub fn frame(message: &serde_json::Value) -> Vec<u8> {
+    let message = message.to_string();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0][..], &length, message.as_bytes()].concat()
+}
+
+/// The messages of a stream, each with its flags.
+pub fn unframe(mut stream: &[u8]) -> Vec<(u8, serde_json::Value)> {
+    let mut frames = Vec::new();
+    while let [flags, a, b, c, d, rest @ ..] = stream {
+        let (message, after) = rest.split_at(u32::from_be_bytes([*a, *b, *c, *d]) as usize);
+        frames.push((*flags, serde_json::from_slice(message).unwrap()));
+        stream = after;
+    }
+    assert!(stream.is_empty(), "whole frames and nothing else: {stream:?}");
+    frames
+}
+
+pub fn basic(user: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:")))
 }
 

@@ -12,7 +12,7 @@ use proto::process::{
 };
 use serde_json::json;
 
-use crate::harness::{Agent, PATIENCE, Running, by_pid, by_tag, command, pattern, shell};
+use crate::harness::{Agent, PATIENCE, Running, by_pid, by_tag, command, frame, pattern, shell};
 
 /// With standard input open, as is usual when nothing is said of it.
 fn reading(mut request: StartRequest) -> StartRequest {
@@ -156,19 +156,10 @@ async fn input_of_the_wrong_kind_or_to_nobody_is_refused() {
 async fn a_stream_of_json_ends_with_the_body_as_the_published_clients_end_it() {
     let agent = Agent::open().await;
     let running = agent.start(reading(command("head", &["-n1"])), CallOptions::default()).await.unwrap();
-    let frame = |message: serde_json::Value| {
-        let message = message.to_string();
-        let mut frame = vec![0];
-        frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-        frame.extend(message.as_bytes());
-        frame
-    };
-    let mut body = frame(json!({ "start": { "process": { "pid": running.pid } } }));
-    body.extend(frame(json!({ "keepalive": {} })));
-    body.extend(frame(json!({ "data": { "input": { "stdin": "aGkK" } } })));
-    let request = agent.http.post(agent.url("/process.Process/StreamInput"));
-    let request = request.header("content-type", "application/connect+json").header("connect-protocol-version", "1");
-    let answer = request.body(body).timeout(PATIENCE).send().await.unwrap();
+    let mut body = frame(&json!({ "start": { "process": { "pid": running.pid } } }));
+    body.extend(frame(&json!({ "keepalive": {} })));
+    body.extend(frame(&json!({ "data": { "input": { "stdin": "aGkK" } } })));
+    let answer = agent.call_stream("/process.Process/StreamInput", &[], body).await;
     assert_eq!(answer.status(), 200);
     let answer = answer.bytes().await.unwrap();
     assert_eq!(&answer[..7], b"\0\0\0\0\x02{}", "the empty answer, then the end of the stream: {answer:?}");

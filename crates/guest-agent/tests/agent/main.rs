@@ -13,3 +13,5 @@ mod processes;
 mod sessions;
 mod terminals;
 mod tricks;
+mod watching;
+mod wire;

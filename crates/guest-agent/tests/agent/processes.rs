@@ -1,4 +1,6 @@
-//! Starting, listing and signalling processes, as clients see it.
+//! Starting, listing and signalling processes, as clients see it. Section 7.1 of the contract, where the names of tests
+//! here do not say it: environment, `/dev/null`, oom score in `a_process_has_…` and `a_process_starts_clean`; input in
+//! `input`, terminals in `terminals`, the bytes of it all in `wire`. That no terminal can be had is not caused by any test.
 
 use std::time::Duration;
 
@@ -96,9 +98,31 @@ async fn the_working_directory_is_relative_to_the_home() {
     for (cwd, expect) in [(None, "/usr/sbin\n"), (Some("~"), "/usr/sbin\n"), (Some("../bin"), "/usr/bin\n")] {
         assert_eq!(agent.run(home(cwd), as_user("daemon")).await.unwrap().stdout(), expect, "{cwd:?}");
     }
-    let error = agent.run(home(Some("/no/such")), as_user("daemon")).await.unwrap_err();
-    assert_eq!(error.code, ErrorCode::InvalidArgument);
-    assert_eq!(error.message.as_deref(), Some("cwd '/no/such' does not exist"));
+    for missing in ["/no/such", "/etc/passwd"] {
+        let error = agent.run(home(Some(missing)), as_user("daemon")).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidArgument);
+        assert_eq!(error.message.as_deref(), Some(format!("cwd '{missing}' does not exist").as_str()));
+    }
+    // Nor is one that may not be entered, nor somebody else's home by name.
+    let closed = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(closed.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    for refused in [closed.path().to_str().unwrap(), "~daemon"] {
+        let error = agent.run(home(Some(refused)), as_user("daemon")).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::InvalidArgument, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn who_names_no_user_and_no_directory_gets_what_the_host_says() {
+    let agent = Agent::fresh();
+    agent.init(serde_json::json!({"defaultUser": "daemon", "defaultWorkdir": "/tmp"})).await;
+    assert_eq!(agent.sh("id -un; pwd").await.stdout(), "daemon\n/tmp\n");
+    let at_home = with_config(shell("pwd"), |config| config.cwd = Some(".".into()));
+    assert_eq!(agent.run(at_home, CallOptions::default()).await.unwrap().stdout(), "/usr/sbin\n");
+    let ended = agent.run(shell("id -un; pwd"), as_user("root")).await.unwrap();
+    assert_eq!(ended.stdout(), "root\n/tmp\n");
+    let request = proto::filesystem::StatRequest::default();
+    assert_eq!(agent.files().stat(request).await.unwrap().into_owned().entry.path, "/tmp");
 }
 
 #[tokio::test]
@@ -232,8 +256,90 @@ async fn what_holds_the_pipes_does_not_delay_the_end() {
 async fn a_silent_stream_shows_that_it_lives() {
     let agent = Agent::open().await;
     let options = CallOptions::default().with_header("keepalive-ping-interval", "1");
-    let ended = agent.run(shell("sleep 2.5"), options).await.unwrap();
+    let mut request = shell("sleep 2.5");
+    request.tag = Some("silent".into());
+    let running = agent.start(request, options.clone()).await.unwrap();
+    let connect = ConnectRequest { process: by_tag("silent").into(), ..Default::default() };
+    let mut joined = agent.processes().connect_with_options(connect, options.clone()).await.unwrap();
+    let mut signs = 0;
+    while let Some(message) = joined.message().await.unwrap() {
+        let event = message.to_owned_message().event.event.clone().unwrap();
+        signs += usize::from(matches!(event, Event::Keepalive(_)));
+    }
+    assert!(signs >= 2, "{signs}");
+    let ended = running.end().await.unwrap();
     assert!(ended.keepalives >= 2, "{}", ended.keepalives);
+    // Whoever is told something need not be told that.
+    let ended = agent.run(shell("for n in 1 2 3 4 5; do sleep 0.4; echo; done"), options).await.unwrap();
+    assert_eq!((ended.stdout(), ended.keepalives), ("\n\n\n\n\n", 0));
+}
+
+#[tokio::test]
+async fn whoever_joins_has_time_of_their_own_and_hears_of_a_kill_like_any_other() {
+    let agent = Agent::open().await;
+    let client = agent.processes();
+    let limited = |millis| CallOptions::default().with_timeout(Duration::from_millis(millis));
+    let running = agent.start(command("sleep", &["1000"]), limited(1500)).await.unwrap();
+    let connect = || ConnectRequest { process: by_pid(running.pid).into(), ..Default::default() };
+    let mut short = client.connect_with_options(connect(), limited(200)).await.unwrap();
+    let mut long = client.connect(connect()).await.unwrap();
+    for stream in [&mut short, &mut long] {
+        assert!(matches!(
+            stream.message().await.unwrap().unwrap().to_owned_message().event.event,
+            Some(Event::Start(_))
+        ));
+    }
+    assert_eq!(short.message().await.unwrap_err().code, ErrorCode::DeadlineExceeded);
+    assert!(is_alive(&running.pid.to_string()), "who stops listening ends nothing");
+
+    let killed = |event: Option<Event>| match event {
+        Some(Event::End(end)) => (end.exit_code, end.exited, end.status) == (-1, false, "signal: killed".to_owned()),
+        _ => false,
+    };
+    assert!(killed(long.message().await.unwrap().unwrap().to_owned_message().event.event.clone()));
+    let mut late = client.connect(connect()).await.unwrap();
+    late.message().await.unwrap().unwrap();
+    assert!(killed(late.message().await.unwrap().unwrap().to_owned_message().event.event.clone()));
+    assert_eq!(running.end().await.unwrap_err().code, ErrorCode::DeadlineExceeded, "it was the starter's limit");
+}
+
+#[tokio::test]
+async fn a_name_that_is_used_again_is_the_new_process_s() {
+    let agent = Agent::open().await;
+    let named = |script: &str| StartRequest { tag: Some("name".into()), ..shell(script) };
+    let old = agent.start(named("exit 3"), CallOptions::default()).await.unwrap();
+    let pid = old.pid;
+    old.end().await.unwrap();
+    let connect = |process: ProcessSelector| ConnectRequest { process: process.into(), ..Default::default() };
+    let client = agent.processes();
+    client.connect(connect(by_pid(pid))).await.unwrap().message().await.expect("it is remembered");
+    let new = agent.start(named("exec sleep 1000"), CallOptions::default()).await.unwrap();
+    let mut found = client.connect(connect(by_tag("name"))).await.unwrap();
+    let Some(Event::Start(start)) = found.message().await.unwrap().unwrap().to_owned_message().event.event.clone()
+    else {
+        panic!("no start")
+    };
+    assert_eq!(start.pid, new.pid);
+    let code = match client.connect(connect(by_pid(pid))).await {
+        Err(error) => error.code,
+        Ok(mut stream) => stream.message().await.unwrap_err().code,
+    };
+    assert_eq!(code, ErrorCode::NotFound, "the old one is forgotten");
+}
+
+#[tokio::test]
+async fn output_comes_in_chunks_of_at_most_32_kib() {
+    let agent = Agent::open().await;
+    let mut running = agent.start(shell("exec head -c 1000000 /dev/zero"), CallOptions::default()).await.unwrap();
+    let (mut all, mut largest) = (0, 0);
+    while let Some(event) = running.next().await.unwrap() {
+        if let Event::Data(data) = event {
+            let Some(proto::process::process_event::data_event::Output::Stdout(bytes)) = data.output else { panic!() };
+            all += bytes.len();
+            largest = largest.max(bytes.len());
+        }
+    }
+    assert!(all == 1_000_000 && largest <= 32 * 1024, "{all} {largest}");
 }
 
 #[tokio::test]

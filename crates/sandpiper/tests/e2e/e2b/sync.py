@@ -258,6 +258,10 @@ def changes_of_files_are_watched():
     events = handle.get_new_events()
     assert [(one.name, one.type) for one in events] == [
         ("f", kinds.RENAME), ("below/g", kinds.CREATE), ("below/g", kinds.REMOVE)], events
+    files.make_dir("watched/new")
+    files.write("watched/new/h", "x")
+    events = [(one.name, one.type) for one in handle.get_new_events()]
+    assert ("new", kinds.CREATE) in events and ("new/h", kinds.CREATE) in events, events
     handle.stop()
     raises(NotFoundException, lambda: files.watch_dir("no/such"))
     raises(InvalidArgumentException, lambda: files.watch_dir("/etc/passwd"))
