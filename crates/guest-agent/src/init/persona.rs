@@ -77,7 +77,11 @@ mod tests {
         let assumed = Assumed::default();
         let mut written = Vec::new();
         for name in ["a", "a", "b", "a"] {
-            assumed.assume_by(persona(name), |_| Ok(written.push(name))).unwrap();
+            let note = |_: &Persona| {
+                written.push(name);
+                Ok(())
+            };
+            assumed.assume_by(persona(name), note).unwrap();
         }
         assert_eq!(written, ["a", "b", "a"]);
     }
@@ -89,9 +93,13 @@ mod tests {
         assumed.assume_by(persona("a"), |_| Ok(())).unwrap();
         assumed.assume_by(persona("b"), |_| Err(failure())).unwrap_err();
         for name in ["a", "b"] {
-            let mut is_written = false;
-            assumed.assume_by(persona(name), |_| Ok(is_written = true)).unwrap();
-            assert!(is_written, "{name}");
+            let mut written = None;
+            let note = |persona: &Persona| {
+                written = persona.sandbox_id.clone();
+                Ok(())
+            };
+            assumed.assume_by(persona(name), note).unwrap();
+            assert_eq!(written.as_deref(), Some(name));
         }
     }
 }
