@@ -279,7 +279,7 @@ async fn whoever_joins_has_time_of_their_own_and_hears_of_a_kill_like_any_other(
     let agent = Agent::open().await;
     let client = agent.processes();
     let limited = |millis| CallOptions::default().with_timeout(Duration::from_millis(millis));
-    let running = agent.start(command("sleep", &["1000"]), limited(1500)).await.unwrap();
+    let running = agent.start(command("sleep", &["1000"]), limited(5000)).await.unwrap();
     let connect = || ConnectRequest { process: by_pid(running.pid).into(), ..Default::default() };
     let mut short = client.connect_with_options(connect(), limited(200)).await.unwrap();
     let mut long = client.connect(connect()).await.unwrap();

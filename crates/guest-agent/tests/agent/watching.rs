@@ -45,7 +45,7 @@ async fn an_upload_is_told_in_three_words_however_one_listens() {
     let full = watcher(&agent, json!({"path": path, "includeEntry": true, "recursive": true})).await;
     let stream = agent.call_stream(
         WATCH,
-        &[("connect-timeout-ms", "2000")],
+        &[("connect-timeout-ms", "8000")],
         crate::harness::frame(&json!({"path": path, "includeEntry": true})),
     );
     let mut stream = stream.await;

@@ -23,6 +23,7 @@ use super::bake::save_state;
 use super::parts::{MEMORY_FILE, MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
 use super::record::{settle, unsettle};
 use super::restore::FROZEN_MEMORY_FILE;
+use super::turns::Turn;
 use super::{CreateError, SandboxSpec, Start};
 use crate::blocking;
 use crate::guest::Guest;
@@ -161,10 +162,9 @@ impl Parts {
 
     /// Lets the sandbox go on. The guest has a new access token.
     pub(super) async fn resume(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(), ResumeFailure> {
-        let _working = host.pool.begin_work();
-        let _turn = host.turns.take().await;
         let begun = Instant::now();
-        let (vm, guest) = match self.load(host, spec).await {
+        let _working = host.pool.begin_work();
+        let (vm, guest, _turn) = match self.load(host, spec).await {
             Ok(loaded) => loaded,
             Err(error) => return Err(ResumeFailure::Paused(error)),
         };
@@ -184,8 +184,9 @@ impl Parts {
         Ok(())
     }
 
-    /// Starts a monitor with all that was captured, and passes the point of no return.
-    async fn load(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(Arc<dyn Vm>, Guest), CreateError> {
+    /// Starts a monitor with all that was captured, and passes the point of no return. Waits for a turn once there is room
+    /// and nothing is refused any more.
+    async fn load(&mut self, host: &Host, spec: &SandboxSpec) -> Result<(Arc<dyn Vm>, Guest, Turn), CreateError> {
         self.find_template(host)?;
         let paused = self.directory().join(PAUSED);
         let memory = self.directory().join(MEMORY_FILE);
@@ -203,6 +204,7 @@ impl Parts {
         let platform = manifest.origin.platform;
         self.platform = Some(platform.clone());
         let jail = self.jail(host);
+        let turn = host.turns.take().await;
         let vm = host.vmm.restore(RestoreSpec { machine, state, platform }, &jail).await?;
         self.confinement.jail = vm.launch_delay();
         (self.vm, self.start) = (Some(vm.clone()), Start::Resume);
@@ -218,7 +220,7 @@ impl Parts {
         }
         host.surroundings.reached(Failpoint::ResumeSpent);
         self.share = Some(share);
-        Ok((vm, guest))
+        Ok((vm, guest, turn))
     }
 
     /// The point of no return of a resume: from then on the sandbox is what its monitor has in memory, and the next host

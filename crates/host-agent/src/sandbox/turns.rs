@@ -18,7 +18,7 @@ const PER_PROCESSOR: usize = 2;
 const LONGEST: Duration = Duration::from_secs(3);
 
 /// The turns of a host.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Turns(Arc<Semaphore>);
 
 /// Held until a guest answers.

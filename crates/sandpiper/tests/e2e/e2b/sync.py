@@ -210,33 +210,33 @@ def terminals():
 @routed
 def files_are_written_read_listed_and_removed():
     files = shared().files
-    assert files.make_dir("work/deep") is True and files.make_dir("work/deep") is False
-    written = files.write("work/a.txt", "text ü")
-    assert (written.name, written.type, written.path) == ("a.txt", FileType.FILE, f"{HOME}/work/a.txt")
-    assert files.read("work/a.txt") == "text ü"
-    assert files.read("work/a.txt", format="bytes") == bytearray("text ü".encode())
-    assert b"".join(files.read("work/a.txt", format="stream")) == "text ü".encode()
-    assert files.read("work/a.txt", gzip=True) == "text ü"
-    files.write("work/b.bin", os.urandom(1 << 20))
-    assert files.get_info("work/b.bin").size == 1 << 20
-    files.write_files([{"path": "work/c", "data": io.BytesIO(b"c")}, {"path": "work/deep/d", "data": "d"}])
-    assert [one.path for one in files.list("work", depth=2)] == [
-        f"{HOME}/work/{name}" for name in ("a.txt", "b.bin", "c", "deep", "deep/d")]
-    info = files.get_info("work/a.txt")
+    assert files.make_dir("tree/deep") is True and files.make_dir("tree/deep") is False
+    written = files.write("tree/a.txt", "text ü")
+    assert (written.name, written.type, written.path) == ("a.txt", FileType.FILE, f"{HOME}/tree/a.txt")
+    assert files.read("tree/a.txt") == "text ü"
+    assert files.read("tree/a.txt", format="bytes") == bytearray("text ü".encode())
+    assert b"".join(files.read("tree/a.txt", format="stream")) == "text ü".encode()
+    assert files.read("tree/a.txt", gzip=True) == "text ü"
+    files.write("tree/b.bin", os.urandom(1 << 20))
+    assert files.get_info("tree/b.bin").size == 1 << 20
+    files.write_files([{"path": "tree/c", "data": io.BytesIO(b"c")}, {"path": "tree/deep/d", "data": "d"}])
+    assert [one.path for one in files.list("tree", depth=2)] == [
+        f"{HOME}/tree/{name}" for name in ("a.txt", "b.bin", "c", "deep", "deep/d")]
+    info = files.get_info("tree/a.txt")
     assert (info.owner, info.group, info.permissions, info.mode) == ("user", "user", "-rw-r--r--", 0o644)
-    renamed = files.rename("work/a.txt", "work/new/e.txt")
-    assert renamed.path == f"{HOME}/work/new/e.txt"
-    assert files.exists("work/new/e.txt") and not files.exists("work/a.txt")
-    files.write("work/m", "x", metadata={"Key": "value"})
-    assert files.get_info("work/m").metadata == {"key": "value"}
-    files.write("work/z", "packed" * 1000, gzip=True)
-    assert files.read("work/z") == "packed" * 1000
-    files.write("work/octets", b"\0\1", use_octet_stream=True)
-    assert files.read("work/octets", format="bytes") == bytearray(b"\0\1")
-    files.remove("work")
-    files.remove("work")
-    raises(FileNotFoundException, lambda: files.read("work/m"))
-    raises(NotFoundException, lambda: files.list("work"))
+    renamed = files.rename("tree/a.txt", "tree/new/e.txt")
+    assert renamed.path == f"{HOME}/tree/new/e.txt"
+    assert files.exists("tree/new/e.txt") and not files.exists("tree/a.txt")
+    files.write("tree/m", "x", metadata={"Key": "value"})
+    assert files.get_info("tree/m").metadata == {"key": "value"}
+    files.write("tree/z", "packed" * 1000, gzip=True)
+    assert files.read("tree/z") == "packed" * 1000
+    files.write("tree/octets", b"\0\1", use_octet_stream=True)
+    assert files.read("tree/octets", format="bytes") == bytearray(b"\0\1")
+    files.remove("tree")
+    files.remove("tree")
+    raises(FileNotFoundException, lambda: files.read("tree/m"))
+    raises(NotFoundException, lambda: files.list("tree"))
     raises(SandboxException, lambda: files.read("/etc/shadow"))
     assert files.read("/etc/shadow", user="root")
     assert files.read("/proc/version").startswith("Linux")
