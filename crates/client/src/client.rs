@@ -111,7 +111,13 @@ impl Client {
         self.call("pausing a sandbox").json(request, LIFECYCLE_LIMIT).await
     }
 
-    /// Lets a paused sandbox go on.
+    /// Ends what runs in a sandbox, or is paused in it, and keeps its disk.
+    pub async fn stop(&self, id: &SandboxId) -> Result<Sandbox, Error> {
+        let request = self.request(Method::POST, &["v1", "sandboxes", id.as_str(), "stop"]);
+        self.call("stopping a sandbox").json(request, LIFECYCLE_LIMIT).await
+    }
+
+    /// Lets a paused sandbox go on, or starts a stopped one.
     pub async fn resume(&self, id: &SandboxId) -> Result<Sandbox, Error> {
         let request = self.request(Method::POST, &["v1", "sandboxes", id.as_str(), "resume"]);
         self.call("resuming a sandbox").json(request, LIFECYCLE_LIMIT).await

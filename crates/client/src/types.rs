@@ -64,6 +64,8 @@ pub enum OnTimeout {
     Destroy,
     /// It is paused.
     Pause,
+    /// Its disk alone is kept.
+    Stop,
 }
 
 /// Which sandboxes to list; the default is all of them.

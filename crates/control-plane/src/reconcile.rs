@@ -12,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use model::{Desired, HostId, Observed, OnHost, Patience, SandboxId, SnapshotId, Status, Step, plan};
+use model::{Desired, HostId, Observed, OnExpiry, OnHost, Patience, SandboxId, SnapshotId, Status, Step, plan};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::host::{HostAgent, HostError, HostSandbox};
-use crate::lifecycle::{Lifecycle, LifecycleError};
+use crate::lifecycle::{Lifecycle, LifecycleError, STOPPED, TIME_OVER};
 use crate::retention::Retainer;
 use crate::store::{Action, Change, EventKind, Sandbox, Seat, Store, StoreError, Workers};
 
@@ -314,9 +314,8 @@ impl Reconciler {
                 counts.corrected += usize::from(self.store.update(&seen.records[&id], change).await?.is_some());
             }
             Step::KeepDisk { id } => {
-                let change = Change::stopped_with_disk(HOST_RESTARTED)
-                    .with_action(Action::by_itself(EventKind::Destroy, HOST_RESTARTED));
-                counts.corrected += usize::from(self.store.update(&seen.records[&id], change).await?.is_some());
+                let record = &seen.records[&id];
+                counts.corrected += usize::from(self.store.update(record, halted(record)).await?.is_some());
             }
             Step::Delete { id } => {
                 let deleted = self.lifecycle.delete(seen.records[&id].owner.clone(), id.clone()).await;
@@ -332,9 +331,23 @@ impl Reconciler {
     }
 }
 
+/// What becomes of the record of a sandbox of which its host has the disk alone.
+fn halted(record: &Sandbox) -> Change {
+    match record.status {
+        // Somebody had begun to stop it, or to start it, and nobody recorded how that ended.
+        Status::Pausing | Status::Paused | Status::Resuming | Status::Pending => Change::stopped_with_disk(STOPPED),
+        _ if record.on_expiry == OnExpiry::Stop && record.is_idle(Timestamp::now()) => {
+            Change::stopped_with_disk(TIME_OVER).with_action(Action::by_itself(EventKind::Pause, TIME_OVER))
+        }
+        _ => {
+            Change::stopped_with_disk(HOST_RESTARTED).with_action(Action::by_itself(EventKind::Destroy, HOST_RESTARTED))
+        }
+    }
+}
+
 /// What a host has done by itself, as far as its sandbox's new status tells.
 fn happened(status: Status, record: &Sandbox, reason: &str) -> Option<Action> {
-    let reason = if record.is_idle(Timestamp::now()) { "ttl_expired" } else { reason };
+    let reason = if record.is_idle(Timestamp::now()) { TIME_OVER } else { reason };
     match status {
         Status::Paused if record.status == Status::Running => Some(Action::by_itself(EventKind::Pause, reason)),
         Status::Stopped => Some(Action::by_itself(EventKind::Destroy, reason)),

@@ -61,6 +61,10 @@ pub enum Failpoint {
     PauseUnpublished,
     /// The sandbox is paused, and its monitor is there.
     PausePublished,
+    /// All that a stop keeps is durable, and nothing says that the sandbox is stopped.
+    StopUnpublished,
+    /// The sandbox is stopped, and what it was otherwise is there.
+    StopPublished,
     /// A paused sandbox's monitor is loaded, and its capture can still be used.
     ResumeUnspent,
     /// The capture is spent.
@@ -73,7 +77,7 @@ pub enum Failpoint {
 
 impl Failpoint {
     /// Every one.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::DirectoryMade,
         Self::RecordWritten,
         Self::StateUnsaved,
@@ -81,6 +85,8 @@ impl Failpoint {
         Self::MemoryWritten,
         Self::PauseUnpublished,
         Self::PausePublished,
+        Self::StopUnpublished,
+        Self::StopPublished,
         Self::ResumeUnspent,
         Self::ResumeSpent,
         Self::SnapshotUnpublished,

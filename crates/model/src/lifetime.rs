@@ -24,6 +24,8 @@ pub enum OnExpiry {
     Destroy,
     /// It is paused and can be resumed.
     Pause,
+    /// Its disk is kept, and it can be started from that.
+    Stop,
 }
 
 /// What a call that needs the guest does to a paused sandbox.
@@ -36,26 +38,40 @@ pub enum AutoResume {
     On,
 }
 
+/// What a paused sandbox goes on from. A stopped one has its disk alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResumeFrom {
+    /// Everything: its programs notice nothing.
+    #[default]
+    Memory,
+    /// Its disk: it boots, and its memory is given up.
+    Disk,
+}
+
 impl OnExpiry {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Destroy, Self::Pause, Self::Stop];
+
     /// Its name in the API and in the store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Destroy => "destroy",
             Self::Pause => "pause",
+            Self::Stop => "stop",
         }
     }
 }
 
 /// A text that names nothing that expiry does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither \"destroy\" nor \"pause\"")]
+#[error("{0:?} is neither \"destroy\" nor \"pause\" nor \"stop\"")]
 pub struct UnknownOnExpiry(String);
 
 impl FromStr for OnExpiry {
     type Err = UnknownOnExpiry;
 
     fn from_str(text: &str) -> Result<Self, UnknownOnExpiry> {
-        let found = [Self::Destroy, Self::Pause].into_iter().find(|what| what.as_str() == text);
+        let found = Self::ALL.into_iter().find(|what| what.as_str() == text);
         found.ok_or_else(|| UnknownOnExpiry(text.chars().take(80).collect()))
     }
 }
@@ -81,10 +97,10 @@ mod tests {
 
     #[test]
     fn what_expiry_does_has_a_name() {
-        for what in [OnExpiry::Destroy, OnExpiry::Pause] {
+        for what in OnExpiry::ALL {
             assert_eq!(what.as_str().parse(), Ok(what));
         }
-        assert!("stop".parse::<OnExpiry>().is_err());
+        assert!("stopped".parse::<OnExpiry>().is_err());
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //!                   │ failed: back to paused
 //!
 //!  delete is legal everywhere:  any ──▶ stopping ──done──▶ stopped
+//!  stop:                        running, paused ──▶ pausing ──done──▶ stopped, its disk kept
 //!  the machine was restarted:   running ──▶ stopped, its disk kept ──start──▶ pending ──failed──▶ stopped
 //!  a host that does not answer: any live state ──▶ missing ──▶ the state it has when it is back
 //! ```
@@ -35,7 +36,7 @@ pub enum Status {
     Pending,
     /// Its guest agent answers.
     Running,
-    /// On the way from running to paused.
+    /// On the way to paused, or to stopped with its disk kept.
     Pausing,
     /// Executes nothing and can be resumed.
     Paused,
@@ -45,7 +46,7 @@ pub enum Status {
     Snapshotting,
     /// Being deleted.
     Stopping,
-    /// Gone: nothing of it is left on its host.
+    /// Gone: nothing of it is left on its host, unless its disk was kept.
     Stopped,
     /// Its host does not answer, so nothing is known.
     Missing,
@@ -62,6 +63,10 @@ pub enum Event {
     PauseRequested,
     /// The pause is complete.
     Paused,
+    /// Someone asked that only its disk be kept.
+    StopRequested,
+    /// Only its disk is left.
+    Halted,
     /// Someone asked for a resume.
     ResumeRequested,
     /// Someone asked for the start of a stopped sandbox whose disk was kept. Of one that was deleted nobody can.
@@ -103,7 +108,11 @@ pub fn transition(from: Status, event: Event) -> Result<Status, IllegalTransitio
         (S::Stopped, Event::StartRequested) => S::Pending,
         (S::Pending, Event::RolledBack) => S::Stopped,
         (S::Running, Event::PauseRequested) => S::Pausing,
+        (S::Running | S::Paused, Event::StopRequested) => S::Pausing,
+        // Of a stop that did not work this is how a paused one is again what it was.
         (S::Pausing, Event::Paused) => S::Paused,
+        // Of a resume from the disk alone that did not work, this is how one is left that was paused.
+        (S::Pausing | S::Resuming, Event::Halted) => S::Stopped,
         (S::Paused, Event::ResumeRequested) => S::Resuming,
         (S::Running, Event::SnapshotRequested) => S::Snapshotting,
         (S::Snapshotting, Event::Captured | Event::RolledBack) => S::Running,
@@ -155,6 +164,8 @@ impl Event {
             Self::Ready => "becoming ready",
             Self::PauseRequested => "pausing",
             Self::Paused => "having been paused",
+            Self::StopRequested => "stopping",
+            Self::Halted => "having been stopped",
             Self::ResumeRequested => "resuming",
             Self::StartRequested => "starting",
             Self::SnapshotRequested => "taking a snapshot",
@@ -193,10 +204,12 @@ impl FromStr for Status {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 11] = [
+    const EVENTS: [Event; 13] = [
         Event::Ready,
         Event::PauseRequested,
         Event::Paused,
+        Event::StopRequested,
+        Event::Halted,
         Event::ResumeRequested,
         Event::StartRequested,
         Event::SnapshotRequested,
@@ -239,6 +252,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_stop_keeps_the_disk_of_what_runs_or_is_paused() {
+        for status in Status::ALL {
+            let may = matches!(status, Status::Running | Status::Paused);
+            assert_eq!(transition(status, Event::StopRequested).is_ok(), may, "{status}");
+        }
+        let stopping = transition(Status::Paused, Event::StopRequested).unwrap();
+        assert_eq!(transition(stopping, Event::Halted), Ok(Status::Stopped));
+        assert_eq!(transition(stopping, Event::Paused), Ok(Status::Paused), "it did not work");
+        assert_eq!(transition(Status::Stopped, Event::StartRequested), Ok(Status::Pending));
     }
 
     #[test]

@@ -240,7 +240,7 @@ impl From<IllegalTransition> for ApiError {
         let wanted = match error.event {
             Event::PauseRequested => Status::Running.as_str(),
             Event::ResumeRequested => Status::Paused.as_str(),
-            Event::SnapshotRequested => "running or paused",
+            Event::SnapshotRequested | Event::StopRequested => "running or paused",
             _ => return Self::internal("internal", "the sandbox is in a state that it cannot be in", &error),
         };
         Self::invalid_state(format!("sandbox is not {wanted} (status: {})", error.from))

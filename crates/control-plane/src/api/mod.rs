@@ -126,6 +126,7 @@ fn on(surface: Surface) -> OpenApiRouter<Arc<Api>> {
         .routes(surface.routes(routes!(sandboxes::create, sandboxes::list)))
         .routes(surface.routes(routes!(sandboxes::get, sandboxes::delete)))
         .routes(surface.routes(routes!(sandboxes::pause)))
+        .routes(surface.routes(routes!(sandboxes::stop)))
         .routes(surface.routes(routes!(sandboxes::resume)))
         .routes(surface.routes(routes!(snapshots::create_of)))
         .routes(surface.routes(routes!(fork::fork)))

@@ -1,4 +1,4 @@
-//! Sandboxes: create, list, get, delete, pause, resume.
+//! Sandboxes: create, list, get, delete, pause, stop, resume.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ fn on_timeout() -> RefOr<Schema> {
     schema(json!({
         "type": ["string", "null"],
         "description": "What becomes of it then",
-        "enum": [OnExpiry::Destroy.as_str(), OnExpiry::Pause.as_str(), "", null],
+        "enum": OnExpiry::ALL.map(|what| json!(what.as_str())).into_iter().chain([json!(""), json!(null)]).collect::<Vec<_>>(),
         "default": Surface::Sandboxes.on_expiry().as_str(),
     }))
 }
@@ -161,7 +161,7 @@ pub struct SandboxView<'a> {
     disk_mb: u32,
     /// Seconds without activity after which it is removed; 0 is never.
     timeout_sec: u32,
-    /// What becomes of it then: `destroy` or `pause`.
+    /// What becomes of it then: `destroy`, `pause` or `stop`.
     on_timeout: &'static str,
     /// Whether a call that needs its guest resumes it first while it is paused.
     auto_resume: bool,
@@ -460,7 +460,29 @@ pub async fn pause(
     settled(&api, surface, StatusCode::OK, (&owner, &id), None, work).await
 }
 
-/// Resume a paused sandbox
+/// Stop a running or paused sandbox
+///
+/// Its disk alone is kept: its status is then `stopped`, and resuming boots it from that. What its programs had not
+/// written is lost.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/stop",
+    operation_id = "stopSandbox",
+    tag = "sandboxes",
+    params(SandboxIdParam),
+    responses((status = 200, description = "It is stopped", body = SandboxView<'_>), HostErrors)
+)]
+pub async fn stop(
+    State(api): State<Arc<Api>>,
+    surface: Surface,
+    Caller(owner): Caller,
+    InPath(id): InPath,
+) -> Result<Response, ApiError> {
+    let work = api.lifecycle.stop(owner.clone(), id.clone()).map_err(ApiError::from);
+    settled(&api, surface, StatusCode::OK, (&owner, &id), None, work).await
+}
+
+/// Resume a paused sandbox, or start a stopped one whose disk was kept
 #[utoipa::path(
     post,
     path = "/v1/sandboxes/{id}/resume",

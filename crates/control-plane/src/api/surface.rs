@@ -137,7 +137,7 @@ fn describe_capsules(operation: &mut Operation) {
     let id = operation.operation_id.take().unwrap_or_default();
     let (renamed, is_lifecycle) = match id.as_str() {
         "createSandbox" => ("createCapsule".to_owned(), true),
-        "pauseSandbox" | "resumeSandbox" | "snapshotSandbox" | "forkSandbox" => {
+        "pauseSandbox" | "stopSandbox" | "resumeSandbox" | "snapshotSandbox" | "forkSandbox" => {
             (id.replace("Sandbox", "Capsule"), true)
         }
         _ if id.contains("Sandbox") => (id.replace("Sandbox", "Capsule"), false),

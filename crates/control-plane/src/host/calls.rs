@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use connectrpc::client::CallOptions;
 use connectrpc::{ConnectError, ErrorCode};
-use model::{OnExpiry, SandboxId, StartMode, Status};
+use model::{OnExpiry, ResumeFrom, SandboxId, StartMode, Status};
 use proto::hostagent::v1 as pb;
 
 use super::{HostAgent, HostError, ProcessSpec};
@@ -169,6 +169,7 @@ impl HostAgent {
             on_expiry: match sandbox.on_expiry {
                 OnExpiry::Destroy => pb::OnExpiry::ON_EXPIRY_DESTROY.into(),
                 OnExpiry::Pause => pb::OnExpiry::ON_EXPIRY_PAUSE.into(),
+                OnExpiry::Stop => pb::OnExpiry::ON_EXPIRY_STOP.into(),
             },
             owner_id: sandbox.owner.to_string(),
             snapshot_id: sandbox.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -201,10 +202,19 @@ impl HostAgent {
         Ok(())
     }
 
-    /// Lets a paused sandbox go on.
-    pub async fn resume(&self, sandbox: &Sandbox) -> Result<(), HostError> {
+    /// Ends a running or paused sandbox and keeps its disk alone.
+    pub async fn stop(&self, sandbox: &Sandbox) -> Result<(), HostError> {
         let (sandbox_id, generation) = (sandbox.id.to_string(), generation(sandbox));
-        let request = pb::ResumeSandboxRequest { sandbox_id, generation, ..Default::default() };
+        let request = pb::StopSandboxRequest { sandbox_id, generation, ..Default::default() };
+        self.host.stop_sandbox_with_options(request, within(PAUSE)).await?;
+        Ok(())
+    }
+
+    /// Lets a paused sandbox go on, or starts a stopped one.
+    pub async fn resume(&self, sandbox: &Sandbox, from: ResumeFrom) -> Result<(), HostError> {
+        let (sandbox_id, generation) = (sandbox.id.to_string(), generation(sandbox));
+        let from_disk = from == ResumeFrom::Disk;
+        let request = pb::ResumeSandboxRequest { sandbox_id, generation, from_disk, ..Default::default() };
         self.sandboxes.resume_sandbox_with_options(request, within(RESUME)).await?;
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::{Lifecycle, LifecycleError};
 use crate::store::{Sandbox, Shift};
 
 /// Why it ended, in its record.
-pub(super) const TIME_OVER: &str = "ttl_expired";
+pub(crate) const TIME_OVER: &str = "ttl_expired";
 
 /// What a sandbox gets at least that is woken by its traffic.
 pub(super) const WOKEN: Duration = Duration::from_secs(300);
@@ -66,6 +66,7 @@ impl Lifecycle {
         let id = seen.id.clone();
         let ended = match seen.on_expiry {
             OnExpiry::Pause => self.pause_overdue(seen).await.map(drop),
+            OnExpiry::Stop => self.stop_overdue(seen).await.map(drop),
             OnExpiry::Destroy => self.expire(seen, TIME_OVER.to_owned()).await.map(drop),
         };
         match ended {

@@ -27,8 +27,10 @@ use crate::metrics::Metrics;
 use crate::store::{Change, Sandbox, Store, StoreError};
 
 pub use create::{Making, WhileBuilding};
+pub(crate) use deadline::TIME_OVER;
 pub use deadline::{after, keep_deadlines};
 pub use error::LifecycleError;
+pub(crate) use pause::STOPPED;
 pub use snapshot::SnapshotError;
 
 /// The lifecycle of every sandbox; cheap to clone.

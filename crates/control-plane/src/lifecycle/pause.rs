@@ -1,76 +1,140 @@
-//! Pausing and resuming: the same steps in opposite directions. A stopped sandbox whose disk was kept is resumed by a start
-//! from that.
+//! Pausing, stopping and resuming: the same steps in different directions. A stopped sandbox whose disk was kept is resumed
+//! by a start from that.
 
 use jiff::Timestamp;
-use model::{Event, OwnerId, SandboxId, Status, transition};
+use model::{Event, OwnerId, ResumeFrom, SandboxId, Status, transition};
 
 use super::deadline::{TIME_OVER, WOKEN};
 use super::{Lifecycle, LifecycleError};
 use crate::store::{Action, Change, EventKind, Sandbox};
 
-#[derive(Clone, Copy)]
+/// Where to, and whether because its time is over.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
-    Pause,
-    /// Of a sandbox whose time is over.
-    PauseOverdue,
-    Resume,
+    Pause(Because),
+    Stop(Because),
+    Resume(ResumeFrom),
     Start,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Because {
+    /// Its owner asked for it.
+    Asked,
+    /// Its time was over when it was seen.
+    Overdue,
 }
 
 impl Direction {
     fn requested(self) -> Event {
         match self {
-            Self::Pause | Self::PauseOverdue => Event::PauseRequested,
-            Self::Resume => Event::ResumeRequested,
+            Self::Pause(_) => Event::PauseRequested,
+            Self::Stop(_) => Event::StopRequested,
+            Self::Resume(_) => Event::ResumeRequested,
             Self::Start => Event::StartRequested,
         }
     }
 
     fn kind(self) -> EventKind {
         match self {
-            Self::Pause | Self::PauseOverdue => EventKind::Pause,
-            Self::Resume | Self::Start => EventKind::Resume,
+            Self::Pause(_) | Self::Stop(_) => EventKind::Pause,
+            Self::Resume(_) | Self::Start => EventKind::Resume,
         }
     }
 
     fn done(self) -> Event {
         match self {
-            Self::Pause | Self::PauseOverdue => Event::Paused,
-            Self::Resume | Self::Start => Event::Ready,
+            Self::Pause(_) => Event::Paused,
+            Self::Stop(_) => Event::Halted,
+            Self::Resume(_) | Self::Start => Event::Ready,
         }
+    }
+
+    /// What happens to a sandbox that was in this status where it did not work.
+    fn undone(self, before: Status) -> Event {
+        match (self, before) {
+            (Self::Stop(_), Status::Paused) => Event::Paused,
+            _ => Event::RolledBack,
+        }
+    }
+
+    /// Whether a host that says that it did not work leaves a sandbox as it was.
+    fn leaves_as_it_was(self) -> bool {
+        self != Self::Resume(ResumeFrom::Disk)
+    }
+
+    fn is_down(self) -> bool {
+        matches!(self, Self::Pause(_) | Self::Stop(_))
+    }
+
+    fn is_because_overdue(self) -> bool {
+        matches!(self, Self::Pause(Because::Overdue) | Self::Stop(Because::Overdue))
     }
 
     /// What is recorded when it has come to its end.
     fn action(self) -> Action {
-        match self {
-            Self::PauseOverdue => Action::by_itself(self.kind(), TIME_OVER),
-            Self::Pause | Self::Resume | Self::Start => Action::done(self.kind()),
-        }
+        if self.is_because_overdue() { Action::by_itself(self.kind(), TIME_OVER) } else { Action::done(self.kind()) }
+    }
+
+    /// What the record becomes then.
+    fn change(self, status: Status) -> Change {
+        let change = match status {
+            Status::Running => Change::running(),
+            Status::Stopped if self.is_because_overdue() => Change::stopped_with_disk(TIME_OVER),
+            Status::Stopped => Change::stopped_with_disk(STOPPED),
+            other => Change::to(other),
+        };
+        change.with_action(self.action())
     }
 }
+
+/// Why a sandbox is stopped whose owner wanted that, in its record.
+pub(crate) const STOPPED: &str = "stopped";
 
 impl Lifecycle {
     /// Pauses a running sandbox.
     pub async fn pause(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("pause", async move { this.change(owner, id, Direction::Pause).await }).await
+        self.detached("pause", async move { this.change(owner, id, Direction::Pause(Because::Asked)).await }).await
     }
 
     /// Pauses a running sandbox whose time was over when it was seen.
     pub(super) async fn pause_overdue(&self, seen: Sandbox) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("pause", async move { this.change_settled(seen, Direction::PauseOverdue).await }).await
+        self.detached("pause", async move { this.change_settled(seen, Direction::Pause(Because::Overdue)).await }).await
     }
 
-    /// Resumes a paused sandbox, or starts one that its machine's restart has stopped.
-    pub async fn resume(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
+    /// Ends a running or paused sandbox and keeps its disk alone.
+    pub async fn stop(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
-        self.detached("resume", async move { this.change(owner, id, Direction::Resume).await }).await
+        self.detached("stop", async move { this.change(owner, id, Direction::Stop(Because::Asked)).await }).await
+    }
+
+    /// The same with a running sandbox whose time was over when it was seen.
+    pub(super) async fn stop_overdue(&self, seen: Sandbox) -> Result<Sandbox, LifecycleError> {
+        let this = self.clone();
+        self.detached("stop", async move { this.change_settled(seen, Direction::Stop(Because::Overdue)).await }).await
+    }
+
+    /// Resumes a paused sandbox, or starts one that was stopped.
+    pub async fn resume(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
+        self.resume_from(owner, id, ResumeFrom::Memory).await
+    }
+
+    /// The same, where a paused sandbox may have to give up its memory.
+    pub async fn resume_from(
+        &self,
+        owner: OwnerId,
+        id: SandboxId,
+        from: ResumeFrom,
+    ) -> Result<Sandbox, LifecycleError> {
+        let this = self.clone();
+        self.detached("resume", async move { this.change(owner, id, Direction::Resume(from)).await }).await
     }
 
     async fn change(&self, owner: OwnerId, id: SandboxId, direction: Direction) -> Result<Sandbox, LifecycleError> {
         let mut settled = self.store.get(&owner, &id).await?.ok_or(LifecycleError::NotFound)?;
-        if !matches!(direction, Direction::Pause) && settled.is_overdue(Timestamp::now()) {
+        if !direction.is_down() && settled.is_overdue(Timestamp::now()) {
             settled = self.give_time(&settled, WOKEN).await?;
         }
         self.change_settled(settled, direction).await
@@ -78,35 +142,34 @@ impl Lifecycle {
 
     async fn change_settled(&self, settled: Sandbox, direction: Direction) -> Result<Sandbox, LifecycleError> {
         let direction = match (direction, settled.status) {
-            (Direction::Resume, Status::Stopped) if settled.keeps_disk => Direction::Start,
+            (Direction::Resume(_), Status::Stopped) if settled.keeps_disk => Direction::Start,
             _ => direction,
         };
         let transient = Change::to(transition(settled.status, direction.requested())?);
-        let transient = match direction {
-            Direction::PauseOverdue => transient.unless_time_is_given(&settled),
-            Direction::Pause | Direction::Resume | Direction::Start => transient,
+        let transient = match direction.is_because_overdue() {
+            true => transient.unless_time_is_given(&settled),
+            false => transient,
         };
         let changing = self.apply(&settled, transient).await?;
         let asked = match direction {
-            Direction::Pause | Direction::PauseOverdue => self.host.pause(&changing).await,
-            Direction::Resume | Direction::Start => self.host.resume(&changing).await,
+            Direction::Pause(_) => self.host.pause(&changing).await,
+            Direction::Stop(_) => self.host.stop(&changing).await,
+            Direction::Resume(from) => self.host.resume(&changing, from).await,
+            Direction::Start => self.host.resume(&changing, ResumeFrom::Disk).await,
         };
         match asked {
             Ok(()) => {
-                if let Direction::Pause | Direction::PauseOverdue = direction {
-                    // Before anybody sees it paused, and looks for them.
+                if direction.is_down() && settled.status == Status::Running {
+                    // Before anybody sees that it does not run, and looks for them.
                     self.keep_metrics(&changing.id).await;
                 }
-                let change = match transition(changing.status, direction.done())? {
-                    Status::Running => Change::running(),
-                    other => Change::to(other),
-                };
-                self.apply(&changing, change.with_action(direction.action())).await
+                let done = transition(changing.status, direction.done())?;
+                self.apply(&changing, direction.change(done)).await
             }
             Err(error) => {
-                let change = match transition(changing.status, Event::RolledBack)? {
+                let change = match transition(changing.status, direction.undone(settled.status))? {
                     // To say that it is as before could be wrong.
-                    _ if error.is_unknown() => Change::let_go(&changing),
+                    _ if error.is_unknown() || !direction.leaves_as_it_was() => Change::let_go(&changing),
                     Status::Stopped => Change::stopped_with_disk(&settled.status_reason),
                     other => Change::to(other),
                 };

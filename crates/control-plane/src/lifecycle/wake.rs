@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use model::{AutoResume, OnExpiry, OwnerId, SandboxId, Status};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::deadline::WOKEN;
+use super::deadline::{TIME_OVER, WOKEN};
 use super::{Lifecycle, LifecycleError};
 use crate::store::{Action, Change, EventKind, Sandbox};
 
@@ -86,7 +86,7 @@ impl Lifecycle {
         let on_host = self.host.list().await.map_err(LifecycleError::Host)?;
         match on_host.into_iter().find(|other| other.id == sandbox.id).map(|other| other.status) {
             Some(Status::Paused) => {
-                let paused = Change::to(Status::Paused).with_action(Action::by_itself(EventKind::Pause, "ttl_expired"));
+                let paused = Change::to(Status::Paused).with_action(Action::by_itself(EventKind::Pause, TIME_OVER));
                 // Losing this means that somebody knows better by now.
                 self.store.update(sandbox, paused).await?;
                 Ok(true)

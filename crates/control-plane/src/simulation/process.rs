@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use model::{
-    AutoResume, HostId, Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, SnapshotRef, StartMode, Status,
-    TemplateName,
+    AutoResume, HostId, Lifetime, OnExpiry, OwnerId, ResumeFrom, SandboxId, Shape, SnapshotId, SnapshotRef, StartMode,
+    Status, TemplateName,
 };
 
 use crate::config::{Config, HostAgentAddress};
@@ -32,6 +32,8 @@ pub struct Recorded {
     pub status: Status,
     /// Why.
     pub reason: String,
+    /// Whether its disk is kept while it is stopped.
+    pub keeps_disk: bool,
 }
 
 /// A control plane that runs until nothing reaches its records any more.
@@ -84,8 +86,12 @@ impl Records {
     /// Every sandbox that is recorded, without an owner's or a control plane's eyes.
     pub fn all(&self) -> Result<Vec<Recorded>, StoreError> {
         let all = Store::in_memory(self.0.clone(), None).every_sandbox()?;
-        let recorded =
-            |one: crate::store::Sandbox| Recorded { id: one.id, status: one.status, reason: one.status_reason };
+        let recorded = |one: crate::store::Sandbox| Recorded {
+            id: one.id,
+            status: one.status,
+            reason: one.status_reason,
+            keeps_disk: one.keeps_disk,
+        };
         Ok(all.into_iter().map(recorded).collect())
     }
 
@@ -141,9 +147,19 @@ impl SimulatedControlPlane {
         Ok(self.lifecycle.pause(OwnerId::nobody(), id).await?.status)
     }
 
+    /// Keeps the disk of one alone.
+    pub async fn stop(&self, id: SandboxId) -> Result<Status, Failure> {
+        Ok(self.lifecycle.stop(OwnerId::nobody(), id).await?.status)
+    }
+
     /// Lets one go on.
     pub async fn resume(&self, id: SandboxId) -> Result<Status, Failure> {
         Ok(self.lifecycle.resume(OwnerId::nobody(), id).await?.status)
+    }
+
+    /// Boots one from its disk, whatever else was kept of it.
+    pub async fn restart(&self, id: SandboxId) -> Result<Status, Failure> {
+        Ok(self.lifecycle.resume_from(OwnerId::nobody(), id, ResumeFrom::Disk).await?.status)
     }
 
     /// Removes one.

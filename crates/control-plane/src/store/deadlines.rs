@@ -15,7 +15,7 @@ pub enum Shift {
 }
 
 impl Store {
-    /// Moves the end of a sandbox's time. None where the caller has no such sandbox, or it is being removed: of this and the
+    /// Moves the end of a sandbox's time. None where the caller has no such sandbox, or it is being or was removed: of this and the
     /// end of its time, which [`Change::unless_time_is_given`](super::Change::unless_time_is_given) waits for, one is first.
     pub async fn set_end(
         &self,
@@ -26,8 +26,8 @@ impl Store {
     ) -> Result<Option<Sandbox>, StoreError> {
         sqlx::query_as(
             "update sandboxes set ends_at = case when $1 = 1 and ends_at > $2 then ends_at else $3 end, \
-             last_updated = $4 where id = $5 and owner_id = $6 and status not in ('stopping', 'stopped', 'error') \
-             returning *",
+             last_updated = $4 where id = $5 and owner_id = $6 and status not in ('stopping', 'error') \
+             and (status <> 'stopped' or keeps_disk = 1) returning *",
         )
         .bind(i64::from(shift == Shift::Later))
         .bind(end.as_millisecond())

@@ -123,6 +123,12 @@ impl Sandbox {
     }
 }
 
+/// A stop is a kind of pause there.
+fn on_expiry(row: &AnyRow) -> Result<OnExpiry, sqlx::Error> {
+    let stops = row.try_get::<i64, _>("stops_on_expiry")? != 0;
+    if stops { Ok(OnExpiry::Stop) } else { parse(row, "on_expiry") }
+}
+
 impl<'r> FromRow<'r, AnyRow> for Sandbox {
     fn from_row(row: &'r AnyRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
@@ -137,7 +143,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             generation: row.try_get("generation")?,
             shape: shape(row)?,
             lifetime: lifetime(row)?,
-            on_expiry: parse(row, "on_expiry")?,
+            on_expiry: on_expiry(row)?,
             auto_resume: auto_resume(row)?,
             traffic_token: row.try_get::<Option<String>, _>("traffic_token_hash")?.map(TrafficTokenHash::recorded),
             metadata: metadata(row)?,

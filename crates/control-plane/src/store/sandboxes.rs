@@ -1,7 +1,7 @@
 //! Queries about sandboxes.
 
 use jiff::Timestamp;
-use model::{AutoResume, HostId, Lifetime, OwnerId, SandboxId, SnapshotId, Status};
+use model::{AutoResume, HostId, Lifetime, OnExpiry, OwnerId, SandboxId, SnapshotId, Status};
 
 use super::connections::Connection;
 use super::events::{append_action, append_change};
@@ -257,11 +257,15 @@ pub(super) async fn insert(
         Lifetime::Idle(_) => "idle",
     };
     let metadata = new.metadata.pairs();
+    let (on_expiry, stops_on_expiry) = match new.on_expiry {
+        OnExpiry::Stop => (OnExpiry::Pause, 1),
+        other => (other, 0),
+    };
     let sandbox = sqlx::query_as(
         "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
          timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
-         traffic_token_hash, network, worker, guest_access, env, ends_at, request_host) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
-         $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) returning *",
+         traffic_token_hash, network, worker, guest_access, env, ends_at, request_host, stops_on_expiry) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) returning *",
     )
     .bind(new.id.as_str())
     .bind(new.owner.as_str())
@@ -273,7 +277,7 @@ pub(super) async fn insert(
     .bind(i64::from(new.shape.disk.get()))
     .bind(lifetime)
     .bind(i64::from(new.lifetime.idle_seconds()))
-    .bind(new.on_expiry.as_str())
+    .bind(on_expiry.as_str())
     .bind(serde_json::to_string(metadata).expect("texts are JSON"))
     .bind(now)
     .bind(now)
@@ -286,6 +290,7 @@ pub(super) async fn insert(
     .bind(serde_json::to_string(&new.env).expect("texts are JSON"))
     .bind(new.ends_at.map(Timestamp::as_millisecond))
     .bind(new.request_host.as_ref().map(RequestHost::as_str))
+    .bind(stops_on_expiry)
     .fetch_one(&mut *connection)
     .await?;
     for (name, value) in metadata {

@@ -123,6 +123,7 @@ async fn ids_of_no_sandbox_are_404_on_every_route() {
             (Method::DELETE, ""),
             (Method::POST, "/exec"),
             (Method::POST, "/pause"),
+            (Method::POST, "/stop"),
             (Method::POST, "/resume"),
             (Method::POST, "/files/read"),
             (Method::POST, "/files/write"),
@@ -177,7 +178,7 @@ async fn the_wrong_state_is_409_before_the_body_is_looked_at() {
         assert_eq!(body["error"]["message"], message, "{path}");
     }
     server.delete(&id).await;
-    for path in ["pause", "resume", "exec", "files/read"] {
+    for path in ["pause", "stop", "resume", "exec", "files/read"] {
         assert_eq!(server.post(&format!("{one}/{path}"), json!({"cmd": "x", "path": "x"})).await.0, 409, "{path}");
     }
 }

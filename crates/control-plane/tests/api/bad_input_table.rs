@@ -140,7 +140,7 @@ async fn every_operation_on_a_paused_sandbox_is_refused_unless_it_needs_no_guest
     let mut refused = 0;
     for (method, path, operation) in operations(&document).into_iter().filter(|(_, path, _)| path.contains("{id}")) {
         let name = operation["operationId"].as_str().unwrap();
-        if ["get", "set", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb))
+        if ["get", "set", "stop", "resume", "snapshot", "fork", "destroy"].iter().any(|verb| name.starts_with(verb))
             && name != "getBenchmark"
         {
             continue;

@@ -113,7 +113,6 @@ async fn pauses_and_resumes_have_the_statuses_that_clients_branch_on() {
     assert_eq!((status.as_u16(), &woken["envdAccessToken"]), (201, &made["envdAccessToken"]));
     assert_eq!(call("timeout", json!({"timeout": 10})).await.0, 204);
     assert_eq!(call("refreshes", json!({})).await.0, 204);
-    assert_eq!(call("pause", json!({"memory": false})).await.0, 501);
     assert_eq!(call("resume", json!({})).await.0, 409, "it runs");
     assert_eq!(server.send(Method::DELETE, &format!("/sandboxes/{id}"), None).await.0, 204);
     assert_eq!(server.send(Method::DELETE, &format!("/sandboxes/{id}"), None).await.0, 404);

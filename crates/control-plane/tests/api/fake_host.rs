@@ -122,6 +122,10 @@ impl FakeHost {
         failure.map_or(Ok(()), Err)
     }
 
+    fn status(&self, id: &str) -> Option<String> {
+        self.state().sandboxes.get(id).cloned()
+    }
+
     fn set(&self, id: &str, from: &str, to: &str) -> Result<(), ConnectError> {
         self.update(|state| match state.sandboxes.get_mut(id) {
             None => Err(ConnectError::not_found(format!("sandbox not found: {id}"))),
@@ -248,6 +252,18 @@ impl HostService for FakeHost {
         })
     }
 
+    async fn stop_sandbox(
+        &self,
+        _: RequestContext,
+        request: ServiceRequest<'_, pb::StopSandboxRequest>,
+    ) -> ServiceResult<pb::StopSandboxResponse> {
+        let id = request.sandbox_id;
+        self.enter("stop", id).await?;
+        let from = if self.status(id).as_deref() == Some("paused") { "paused" } else { "running" };
+        self.set(id, from, "stopped")?;
+        Response::ok(Default::default())
+    }
+
     async fn create_snapshot(
         &self,
         _: RequestContext,
@@ -256,8 +272,7 @@ impl HostService for FakeHost {
         let request = request.to_owned_message();
         self.enter("snapshot", &request.sandbox_id).await?;
         let (sandbox_id, snapshot_id) = (request.sandbox_id, request.snapshot_id);
-        let status = self.state().sandboxes.get(&sandbox_id).cloned();
-        match status.as_deref() {
+        match self.status(&sandbox_id).as_deref() {
             None => return Err(ConnectError::not_found(format!("sandbox not found: {sandbox_id}"))),
             Some("running" | "paused") => {}
             Some(other) => return Err(ConnectError::failed_precondition(format!("sandbox is {other}"))),
@@ -366,7 +381,7 @@ impl HostAgentService for FakeHost {
         if !snapshot.is_empty() && !self.state().snapshots.contains_key(&snapshot) {
             return Err(ConnectError::not_found(format!("snapshot not found: {snapshot}")));
         }
-        let on_expiry = if request.on_expiry == pb::OnExpiry::ON_EXPIRY_PAUSE { "pause" } else { "destroy" };
+        let on_expiry = ["destroy", "pause", "stop"][usize::try_from(request.on_expiry.to_i32()).unwrap_or_default()];
         self.update(|state| {
             state.on_expiry.insert(id.clone(), on_expiry);
             state.came_from.insert(id.clone(), snapshot);
@@ -409,8 +424,10 @@ impl HostAgentService for FakeHost {
         _: RequestContext,
         request: ServiceRequest<'_, pb::ResumeSandboxRequest>,
     ) -> ServiceResult<pb::ResumeSandboxResponse> {
-        self.enter("resume", request.sandbox_id).await?;
-        self.set(request.sandbox_id, "paused", "running")?;
+        let id = request.sandbox_id;
+        self.enter(if request.from_disk { "start" } else { "resume" }, id).await?;
+        let from = if self.status(id).as_deref() == Some("stopped") { "stopped" } else { "paused" };
+        self.set(id, from, "running")?;
         Response::ok(Default::default())
     }
 

@@ -20,7 +20,15 @@ async fn a_sandbox_lives_and_ends() {
     assert!(id.len() == 22 && id.starts_with("sb"), "{id}");
 
     let one = format!("/v1/sandboxes/{id}");
-    for (action, becomes) in [("pause", "paused"), ("resume", "running")] {
+    for (action, becomes) in [
+        ("pause", "paused"),
+        ("resume", "running"),
+        ("stop", "stopped"),
+        ("resume", "running"),
+        ("pause", "paused"),
+        ("stop", "stopped"),
+        ("resume", "running"),
+    ] {
         let (status, sandbox) = server.post(&format!("{one}/{action}"), json!(null)).await;
         assert_eq!((status.as_u16(), sandbox["status"].as_str()), (200, Some(becomes)));
         assert_eq!(server.get(&format!("{one}/")).await.1["status"], becomes, "a trailing slash changes nothing");

@@ -42,4 +42,5 @@ mod several;
 mod slow_clients;
 mod snapshots;
 mod status_mapping;
+mod stop;
 mod terminal;

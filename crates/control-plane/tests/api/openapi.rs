@@ -78,6 +78,7 @@ async fn operations_have_the_names_of_the_contract_and_every_response_a_descript
         ("destroySandbox", "DELETE", "/v1/sandboxes/{id}"),
         ("execCommand", "POST", "/v1/sandboxes/{id}/exec"),
         ("pauseSandbox", "POST", "/v1/sandboxes/{id}/pause"),
+        ("stopSandbox", "POST", "/v1/sandboxes/{id}/stop"),
         ("resumeSandbox", "POST", "/v1/sandboxes/{id}/resume"),
         ("uploadFile", "POST", "/v1/sandboxes/{id}/files/write"),
         ("downloadFile", "POST", "/v1/sandboxes/{id}/files/read"),

@@ -39,6 +39,9 @@ async fn leftovers_are_settled_by_what_the_host_has() {
         ("pause", Some("running"), "running"),
         ("pause", Some("paused"), "paused"),
         ("pause", None, "stopped"),
+        ("stop", Some("running"), "running"),
+        ("stop", Some("stopped"), "stopped"),
+        ("stop", None, "stopped"),
         ("destroy", Some("running"), "stopped"),
         ("destroy", None, "stopped"),
     ] {
@@ -57,7 +60,8 @@ async fn leftovers_are_settled_by_what_the_host_has() {
         if expected == "error" {
             assert!(sandbox["status_reason"].as_str().unwrap().contains("restarted"), "{sandbox}");
         }
-        assert_eq!(server.host.state().sandboxes.contains_key(&id), expected != "stopped" && expected != "error");
+        let is_kept = expected == on_host.unwrap_or_default();
+        assert_eq!(server.host.state().sandboxes.contains_key(&id), is_kept);
     }
 }
 

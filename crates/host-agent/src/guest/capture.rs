@@ -31,9 +31,14 @@ impl Guest {
     /// Makes the guest small: what is dirty is written, what can be read again is forgotten. Then runs what a first
     /// command needs, so that that alone is remembered.
     pub async fn settle(&self) -> Result<(), GuestError> {
-        self.ask(Method::POST, "/settle", Bytes::new()).await?;
+        self.write_back().await?;
         self.warm_up().await;
         Ok(())
+    }
+
+    /// Makes the guest write all that is dirty.
+    pub async fn write_back(&self) -> Result<(), GuestError> {
+        self.ask(Method::POST, "/settle", Bytes::new()).await.map(drop)
     }
 
     /// Runs what a first command needs. A guest that is not warm is only slower.

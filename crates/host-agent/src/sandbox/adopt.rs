@@ -49,7 +49,10 @@ pub(super) async fn adopt(host: &Host, found: Found) -> (Record, Parts, Status) 
             (record.clone(), Parts::on_disk(directory, record, place), Status::Paused)
         }
         Left::Stopped => {
-            tracing::warn!(sandbox = %id, "the machine was restarted while it ran: it is stopped, and its disk is kept");
+            match record.is_stopped {
+                true => tracing::info!(sandbox = %id, "a stopped sandbox is kept"),
+                false => tracing::warn!(sandbox = %id, "the machine was restarted while it ran: its disk is kept"),
+            }
             let place = host.ledger.keep(&record.spec.owner);
             (record.clone(), Parts::on_disk(directory, record, place), Status::Stopped)
         }

@@ -26,6 +26,7 @@ mod presence;
 mod record;
 mod restore;
 mod start;
+mod stop;
 mod sweep;
 mod turns;
 
@@ -37,8 +38,8 @@ use std::time::{Instant, SystemTime};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use model::{
-    Generation, Lifetime, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status,
-    TemplateName,
+    Generation, Lifetime, NetworkPolicy, OnExpiry, OwnerId, ResumeFrom, SandboxId, Shape, SnapshotId, StartMode,
+    Status, TemplateName,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -134,7 +135,8 @@ struct View {
 /// What callers may ask of an owner task.
 enum Command {
     Pause(Generation, oneshot::Sender<Result<(), TransitionError>>),
-    Resume(Generation, oneshot::Sender<Result<(), TransitionError>>),
+    Resume(Generation, ResumeFrom, oneshot::Sender<Result<(), TransitionError>>),
+    Stop(Generation, oneshot::Sender<Result<(), TransitionError>>),
     Capture(Reservation, oneshot::Sender<Result<Captured, CaptureError>>),
     Network(oneshot::Sender<Result<NetworkState, NetworkError>>),
     SetNetwork(NetworkPolicy, oneshot::Sender<Result<(), NetworkError>>),
@@ -309,9 +311,19 @@ impl Sandboxes {
         self.change(id, |reply| Command::Pause(generation, reply)).await
     }
 
-    /// Lets a paused sandbox go on, or starts one from its disk that its machine's restart has stopped.
-    pub async fn resume(&self, id: &SandboxId, generation: Generation) -> Result<(), TransitionError> {
-        self.change(id, |reply| Command::Resume(generation, reply)).await
+    /// Ends a running or paused sandbox and keeps its disk alone.
+    pub async fn stop(&self, id: &SandboxId, generation: Generation) -> Result<(), TransitionError> {
+        self.change(id, |reply| Command::Stop(generation, reply)).await
+    }
+
+    /// Lets a paused sandbox go on, or starts one from its disk that was stopped.
+    pub async fn resume(
+        &self,
+        id: &SandboxId,
+        generation: Generation,
+        from: ResumeFrom,
+    ) -> Result<(), TransitionError> {
+        self.change(id, |reply| Command::Resume(generation, from, reply)).await
     }
 
     async fn change(
@@ -364,7 +376,7 @@ impl Sandboxes {
         // Fails when the owner has just decided that the sandbox has expired.
         let busy = handle.activity.begin().ok_or_else(|| match handle.spec.on_expiry {
             OnExpiry::Destroy => UseError::NotFound(id.clone()),
-            OnExpiry::Pause => UseError::NotRunning { id: id.clone(), status: Status::Pausing },
+            OnExpiry::Pause | OnExpiry::Stop => UseError::NotRunning { id: id.clone(), status: Status::Pausing },
         })?;
         let presence = Presence::new(handle.activity, handle.view);
         Ok(GuestUse { guest: running.guest, busy, presence })

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::{Event, Generation, Lifetime, NetworkPolicy, OnExpiry, Status, transition};
+use model::{Event, Generation, Lifetime, NetworkPolicy, OnExpiry, ResumeFrom, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -241,7 +241,14 @@ impl Owner {
                 tracing::info!(sandbox = %self.spec.id, "expired");
                 match self.spec.on_expiry {
                     OnExpiry::Destroy => return Ending::Delete(None),
-                    OnExpiry::Pause => self.pause_expired().await,
+                    OnExpiry::Pause => {
+                        let paused = self.pause().await;
+                        self.try_again_later(paused);
+                    }
+                    OnExpiry::Stop => {
+                        let stopped = self.stop().await;
+                        self.try_again_later(stopped);
+                    }
                 }
                 continue;
             }
@@ -252,7 +259,11 @@ impl Owner {
                         Ok(()) => answer(reply, self.pause().await),
                         Err(error) => answer(reply, Err(error)),
                     },
-                    Some(Command::Resume(generation, reply)) => match self.resume_of(generation).await {
+                    Some(Command::Stop(generation, reply)) => match self.parts.hear_of(generation) {
+                        Ok(()) => answer(reply, self.stop().await),
+                        Err(error) => answer(reply, Err(error)),
+                    },
+                    Some(Command::Resume(generation, from, reply)) => match self.resume_of(generation, from).await {
                         Ok(result) => answer(reply, result),
                         Err(error) => {
                             answer(reply, Err(error));
@@ -295,6 +306,28 @@ impl Owner {
         }
     }
 
+    /// Keeps the disk alone.
+    async fn stop(&mut self) -> Result<(), TransitionError> {
+        let before = self.status();
+        self.publish_legal(Event::StopRequested)?;
+        let (stopped, undone) = match before {
+            Status::Paused => (self.parts.forget_memory(&self.host).await, Event::Paused),
+            _ => (self.parts.halt(&self.host, &self.spec).await, Event::RolledBack),
+        };
+        match stopped {
+            Ok(()) => {
+                self.show_guest();
+                self.publish(Event::Halted);
+                Ok(())
+            }
+            Err(source) => {
+                // Where the monitor is gone that is noticed on its own.
+                self.publish(undone);
+                Err(TransitionError::Failed { step: "stop", source })
+            }
+        }
+    }
+
     /// From now on the sandbox reaches what this policy lets it. After an error the one before holds.
     async fn set_network(&mut self, policy: NetworkPolicy) -> Result<(), NetworkError> {
         self.parts.set_network(&self.host, policy.clone()).await?;
@@ -332,28 +365,32 @@ impl Owner {
         }
     }
 
-    /// Pauses what nobody uses. If that fails it runs on, and expires again.
-    async fn pause_expired(&mut self) {
-        if let Err(error) = self.pause().await {
-            tracing::warn!(sandbox = %self.spec.id, error = &error as &dyn std::error::Error, "it could not be paused");
+    /// Of a sandbox that has expired: where what that does to it has failed it runs on, and expires again.
+    fn try_again_later(&mut self, done: Result<(), TransitionError>) {
+        if let Err(error) = done {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(sandbox = %self.spec.id, error, "it has expired and runs on");
             self.activity.renew();
         }
     }
 
     /// As [`Self::resume`], unless it was decided too long ago.
-    async fn resume_of(&mut self, generation: Generation) -> Result<Result<(), TransitionError>, TransitionError> {
-        match self.parts.hear_of(generation) {
-            Ok(()) => self.resume().await,
-            Err(error) => Ok(Err(error)),
+    async fn resume_of(
+        &mut self,
+        generation: Generation,
+        from: ResumeFrom,
+    ) -> Result<Result<(), TransitionError>, TransitionError> {
+        match (self.parts.hear_of(generation), self.status(), from) {
+            (Err(error), ..) => Ok(Err(error)),
+            (Ok(()), Status::Stopped, _) => Ok(self.start(Event::StartRequested).await),
+            (Ok(()), _, ResumeFrom::Disk) => Ok(self.start(Event::ResumeRequested).await),
+            (Ok(()), _, ResumeFrom::Memory) => self.resume().await,
         }
     }
 
     /// The outer error is for a sandbox that is lost: what it was on disk must not be used any more, and what it became
     /// cannot be kept.
     async fn resume(&mut self) -> Result<Result<(), TransitionError>, TransitionError> {
-        if self.status() == Status::Stopped {
-            return Ok(self.start().await);
-        }
         if let Err(error) = self.publish_legal(Event::ResumeRequested) {
             return Ok(Err(error));
         }
@@ -378,9 +415,9 @@ impl Owner {
         Ok(Err(failed(source)))
     }
 
-    /// Boots from its disk a sandbox that its machine's restart has stopped.
-    async fn start(&mut self) -> Result<(), TransitionError> {
-        self.publish_legal(Event::StartRequested)?;
+    /// Boots a stopped sandbox, or a paused one, from its disk.
+    async fn start(&mut self, requested: Event) -> Result<(), TransitionError> {
+        self.publish_legal(requested)?;
         match self.parts.start(&self.host, &self.spec).await {
             Ok(()) => {
                 self.become_running();
@@ -389,7 +426,8 @@ impl Owner {
             Err(source) => {
                 let error = &source as &dyn std::error::Error;
                 tracing::warn!(sandbox = %self.spec.id, error, "a start failed");
-                self.publish(Event::RolledBack);
+                let has_become_stopped = self.status() == Status::Resuming && !self.parts.keeps_memory();
+                self.publish(if has_become_stopped { Event::Halted } else { Event::RolledBack });
                 Err(TransitionError::Failed { step: "start", source })
             }
         }
@@ -491,7 +529,8 @@ fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply
         Command::Network(reply) => answer(reply, Err(NetworkError::NotReady(status))),
         Command::SetNetwork(_, reply) => answer(reply, Err(NetworkError::NotReady(status))),
         Command::Pause(_, reply) => answer(reply, refused(Event::PauseRequested)),
-        Command::Resume(_, reply) => answer(reply, refused(Event::ResumeRequested)),
+        Command::Resume(_, _, reply) => answer(reply, refused(Event::ResumeRequested)),
+        Command::Stop(_, reply) => answer(reply, refused(Event::StopRequested)),
     }
     None
 }

@@ -247,8 +247,8 @@ pub(super) fn give_room_back(directory: &Path) {
     }
 }
 
-/// The point of no return of a resume. After an error `paused/` is as it was.
-fn spend(directory: &Path, paused: &Path) -> io::Result<()> {
+/// The point of no return of what uses up a pause. After an error `paused/` is as it was.
+pub(super) fn spend(directory: &Path, paused: &Path) -> io::Result<()> {
     let spent = directory.join(SPENT);
     let _ = fs::remove_dir_all(&spent);
     fs::rename(paused, &spent)?;

@@ -44,6 +44,9 @@ pub(super) struct Record {
     /// As what it runs, or last ran; none of what is being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Run>,
+    /// Whether somebody has stopped it since then.
+    #[serde(default)]
+    pub is_stopped: bool,
 }
 
 /// What the next host agent has to know of a virtual machine that runs on.
@@ -118,12 +121,26 @@ impl Record {
     pub fn new(spec: SandboxSpec, created_at: SystemTime, build: BuildId) -> Self {
         let since = created_at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Self { format: FORMAT, spec, created_ms, build, layers: Vec::new(), policy_changes: 0, run: None }
+        Self {
+            format: FORMAT,
+            spec,
+            created_ms,
+            build,
+            layers: Vec::new(),
+            policy_changes: 0,
+            run: None,
+            is_stopped: false,
+        }
     }
 
     /// The same of a sandbox that runs, as `run` says.
     pub fn running(self, run: Option<Run>) -> Self {
-        Self { run, ..self }
+        Self { run, is_stopped: false, ..self }
+    }
+
+    /// The same of a sandbox of which only the disk is kept.
+    pub fn stopped(self) -> Self {
+        Self { is_stopped: true, ..self }
     }
 
     /// The same after what the sandbox may reach was replaced.

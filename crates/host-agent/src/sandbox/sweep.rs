@@ -8,7 +8,9 @@
 //! no record.json             was being deleted, or never begun: the rest of it goes
 //! paused/ is there           paused: a monitor that still runs has loaded, at most, and is ended
 //! the record has no `run`    was being made, or was nobody's yet: it goes
-//! of an earlier boot         ran when the machine went down: stopped, and its disk is kept; so is one that was being started
+//! the record says stopped    stopped: a monitor that still runs is ended, and its disk is kept; so is one that was being
+//!                            started
+//! of an earlier boot         ran when the machine went down: as if stopped
 //! the monitor runs           running: adopted. With `unsettled` it was being paused, captured, resumed or claimed: it goes
 //!                            on, and its guest is told again who it is
 //! the monitor is gone        lost: in error until someone deletes it
@@ -67,7 +69,7 @@ pub struct Found {
 pub(super) enum Left {
     /// It is on disk.
     Paused,
-    /// Its machine was restarted while it ran, and it has its disk.
+    /// It was stopped, or its machine was restarted while it ran, and it has its disk.
     Stopped,
     /// It runs in this monitor.
     Running(ProcessIdentity),
@@ -144,7 +146,7 @@ fn tell(directory: &Path, machine_boot: &str, monitor: Option<ProcessIdentity>) 
     let Ok(record) = Record::read(directory) else { return Ok(None) };
     let Some(run) = &record.run else { return Ok(None) };
     let state = match monitor {
-        _ if run.machine_boot != machine_boot => Left::Stopped,
+        _ if record.is_stopped || run.machine_boot != machine_boot => Left::Stopped,
         Some(monitor) => Left::Running(monitor),
         None => Left::Lost,
     };
@@ -217,6 +219,7 @@ mod tests {
                 "record.json@shared" => of(NOW, MemoryOwner::Shared),
                 "record.json@own" => of(NOW, MemoryOwner::Sandbox),
                 "record.json@earlier" => of("an earlier boot", MemoryOwner::Sandbox),
+                "record.json@stopped" => of(NOW, MemoryOwner::Shared).stopped(),
                 _ => continue,
             };
             record.write(&directory).unwrap();
@@ -306,6 +309,10 @@ mod tests {
         let more = ["frozen-memory", "spent/", "paused.staged/", "unsettled"];
         check(&with("record.json@earlier", &more), Some(Left::Stopped), &stopped).await;
         check(&with("record.json@earlier", &["memory", "paused/"]), Some(Left::Paused), &paused).await;
+        // Within a stop of one that ran, and of a paused one before its point of no return and after it.
+        check(&with("record.json@stopped", &["frozen-memory", "unsettled"]), Some(Left::Stopped), &stopped).await;
+        check(&with("record.json@stopped", &["memory", "paused/"]), Some(Left::Paused), &paused).await;
+        check(&with("record.json@stopped", &["memory", "spent/"]), Some(Left::Stopped), &stopped).await;
     }
 
     #[tokio::test]

@@ -4,20 +4,21 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
-use model::{InternetAccess, InvalidId, NetworkPolicy, SnapshotId};
+use model::{Generation, InternetAccess, InvalidId, NetworkPolicy, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
     DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, GetDiskUsageRequest, GetDiskUsageResponse,
     GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse, GetSandboxNetworkRequest,
     GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer, ListSnapshotsRequest,
     ListSnapshotsResponse, NetworkDenials, NetworkPolicy as WirePolicy, PruneRequest, PruneResponse,
-    SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, WatchSandboxesRequest, WatchSandboxesResponse,
+    SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, StopSandboxRequest, StopSandboxResponse,
+    WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::IntoConnect;
-use super::sandboxes::policy_of;
+use super::sandboxes::{parse_id, policy_of};
 use crate::HostAgent;
 use crate::disk::{self, DiskUse, PruneError};
 use crate::jail::LackingLayer;
@@ -148,7 +149,7 @@ impl Service for HostService {
         _context: RequestContext,
         request: ServiceRequest<'_, GetSandboxNetworkRequest>,
     ) -> ServiceResult<GetSandboxNetworkResponse> {
-        let id = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let id = parse_id(request.sandbox_id)?;
         let state = self.agent.sandboxes.network(&id).await.map_err(IntoConnect::into_connect)?;
         Response::ok(GetSandboxNetworkResponse {
             policy: wire_policy(&state.policy).into(),
@@ -164,10 +165,20 @@ impl Service for HostService {
         request: ServiceRequest<'_, SetSandboxNetworkRequest>,
     ) -> ServiceResult<SetSandboxNetworkResponse> {
         let request = request.to_owned_message();
-        let id = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let id = parse_id(&request.sandbox_id)?;
         let policy = policy_of(request.policy.into_option().unwrap_or_default())?;
         self.agent.sandboxes.set_network(&id, policy).await.map_err(IntoConnect::into_connect)?;
         Response::ok(SetSandboxNetworkResponse::default())
+    }
+
+    async fn stop_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, StopSandboxRequest>,
+    ) -> ServiceResult<StopSandboxResponse> {
+        let (id, generation) = (parse_id(request.sandbox_id)?, Generation::new(request.generation));
+        self.agent.sandboxes.stop(&id, generation).await.map_err(IntoConnect::into_connect)?;
+        Response::ok(StopSandboxResponse::default())
     }
 
     async fn benchmark_spawn(
@@ -175,7 +186,7 @@ impl Service for HostService {
         _context: RequestContext,
         request: ServiceRequest<'_, BenchmarkSpawnRequest>,
     ) -> ServiceResult<BenchmarkSpawnResponse> {
-        let id = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let id = parse_id(request.sandbox_id)?;
         let count = match request.count {
             0 => DEFAULT_RUNS,
             count @ 1..=1000 => count,
@@ -198,7 +209,7 @@ impl Service for HostService {
         _context: RequestContext,
         request: ServiceRequest<'_, CreateSnapshotRequest>,
     ) -> ServiceResult<CreateSnapshotResponse> {
-        let sandbox = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let sandbox = parse_id(request.sandbox_id)?;
         let captured = self.agent.sandboxes.capture(&sandbox, parse_snapshot_id(request.snapshot_id)?).await;
         let (id, frozen) = captured.map_err(IntoConnect::into_connect)?;
         Response::ok(CreateSnapshotResponse { snapshot: wire_snapshot(&id, &frozen).into(), ..Default::default() })
@@ -229,7 +240,7 @@ impl Service for HostService {
         _context: RequestContext,
         request: ServiceRequest<'_, GetFootprintRequest>,
     ) -> ServiceResult<GetFootprintResponse> {
-        let id = request.sandbox_id.parse().map_err(|error: InvalidId| error.into_connect())?;
+        let id = parse_id(request.sandbox_id)?;
         let footprint = self.agent.sandboxes.footprint(&id).map_err(IntoConnect::into_connect)?;
         let microseconds = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Response::ok(GetFootprintResponse {

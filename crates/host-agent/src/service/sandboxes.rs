@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use model::{
-    Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId,
-    StartMode, TemplateName,
+    Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, ResumeFrom, SandboxId, Shape, ShapeRequest,
+    SnapshotId, StartMode, TemplateName,
 };
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
@@ -77,7 +77,7 @@ impl SandboxService {
     }
 }
 
-fn parse_id(text: &str) -> Result<SandboxId, ConnectError> {
+pub(super) fn parse_id(text: &str) -> Result<SandboxId, ConnectError> {
     text.parse().map_err(|error: model::InvalidId| error.into_connect())
 }
 
@@ -103,6 +103,7 @@ fn spec_of(
     let on_expiry = match request.on_expiry.to_i32() {
         0 => OnExpiry::Destroy,
         1 => OnExpiry::Pause,
+        2 => OnExpiry::Stop,
         other => return Err(ConnectError::invalid_argument(format!("on_expiry {other} is not known"))),
     };
     let owner = request.owner_id.parse().map_err(invalid)?;
@@ -201,6 +202,7 @@ fn wire_info(info: &SandboxInfo) -> WireInfo {
         on_expiry: match info.spec.on_expiry {
             OnExpiry::Destroy => WireOnExpiry::ON_EXPIRY_DESTROY.into(),
             OnExpiry::Pause => WireOnExpiry::ON_EXPIRY_PAUSE.into(),
+            OnExpiry::Stop => WireOnExpiry::ON_EXPIRY_STOP.into(),
         },
         owner_id: info.spec.owner.to_string(),
         snapshot_id: info.spec.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -268,7 +270,8 @@ impl HostAgentService for SandboxService {
         request: ServiceRequest<'_, ResumeSandboxRequest>,
     ) -> ServiceResult<ResumeSandboxResponse> {
         let (id, generation) = (parse_id(request.sandbox_id)?, Generation::new(request.generation));
-        self.agent.sandboxes.resume(&id, generation).await.map_err(IntoConnect::into_connect)?;
+        let from = if request.from_disk { ResumeFrom::Disk } else { ResumeFrom::Memory };
+        self.agent.sandboxes.resume(&id, generation, from).await.map_err(IntoConnect::into_connect)?;
         Response::ok(ResumeSandboxResponse::default())
     }
 

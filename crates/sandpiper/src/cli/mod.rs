@@ -153,7 +153,7 @@ mod tests {
             &["sandpiper", "sandbox", "fork", "sb1", "--count", "0"],
             &["sandpiper", "sandbox", "fork", "sb1", "--count", "101"],
             &["sandpiper", "sandbox", "create"],
-            &["sandpiper", "sandbox", "create", "--on-timeout", "stop", "minimal"],
+            &["sandpiper", "sandbox", "create", "--on-timeout", "halt", "minimal"],
             &["sandpiper", "snapshot", "rm"],
             &["sandpiper", "snapshot", "create"],
             &["sandpiper", "template", "build", "../x"],

@@ -26,7 +26,9 @@ pub enum SandboxCommand {
     Fork(ForkArgs),
     /// Stop a sandbox from executing until it is resumed
     Pause(OneArgs),
-    /// Let a paused sandbox go on
+    /// End what runs in a sandbox and keep its disk, from which `resume` boots it
+    Stop(OneArgs),
+    /// Let a paused sandbox go on, or boot a stopped one
     Resume(OneArgs),
     /// Remove sandboxes, whatever their state
     Rm(RemoveArgs),
@@ -69,6 +71,8 @@ enum TimeoutArg {
     Destroy,
     /// Pause it
     Pause,
+    /// Keep its disk alone
+    Stop,
 }
 
 impl From<TimeoutArg> for OnTimeout {
@@ -76,6 +80,7 @@ impl From<TimeoutArg> for OnTimeout {
         match what {
             TimeoutArg::Destroy => Self::Destroy,
             TimeoutArg::Pause => Self::Pause,
+            TimeoutArg::Stop => Self::Stop,
         }
     }
 }
@@ -114,7 +119,7 @@ pub struct ListArgs {
     server: ServerArgs,
 }
 
-/// Flags of `sandbox pause` and `sandbox resume`.
+/// Flags of `sandbox pause`, `sandbox stop` and `sandbox resume`.
 #[derive(Debug, Args)]
 pub struct OneArgs {
     /// The sandbox
@@ -150,6 +155,10 @@ pub async fn run(command: SandboxCommand) -> anyhow::Result<ExitCode> {
         SandboxCommand::Fork(args) => fork(&args).await,
         SandboxCommand::Pause(args) => {
             let sandbox = args.server.client()?.pause(&args.id).await?;
+            show(&sandbox, args.json)
+        }
+        SandboxCommand::Stop(args) => {
+            let sandbox = args.server.client()?.stop(&args.id).await?;
             show(&sandbox, args.json)
         }
         SandboxCommand::Resume(args) => {

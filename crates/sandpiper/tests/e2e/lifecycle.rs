@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use testkit::wait_for;
+use testkit::{Server, wait_for};
 
 use super::server;
 
@@ -69,6 +69,48 @@ async fn a_paused_sandbox_does_nothing_until_it_is_resumed() {
     wait_for("the process to go on ticking", async || ticks().await.filter(|ticks| *ticks > after)).await;
     server.call("POST", &path("pause"), Value::Null).await;
     assert_eq!(server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await.status, 204, "while paused");
+}
+
+#[tokio::test]
+async fn of_a_stopped_sandbox_the_disk_is_kept_and_nothing_else() {
+    let mut server = server(&[]).await;
+    let id = server.create(json!({})).await;
+    let change = async |server: &Server, action: &str| {
+        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{action}"), Value::Null).await;
+        assert_eq!(answer.status, 200, "{action}: {answer:?}\n{}", server.log());
+        answer.body["status"].as_str().unwrap().to_owned()
+    };
+    let boot = async |server: &Server| server.shell(&id, "cat /proc/sys/kernel/random/boot_id").await.1;
+    let first = boot(&server).await;
+    // Nobody asks the guest to write it to its disk.
+    assert_eq!(server.shell(&id, "echo kept > /root/file; echo lost > /dev/shm/file; sleep 1000 &").await.0, 0);
+    assert_eq!(change(&server, "stop").await, "stopped");
+    let inventory = server.inventory();
+    assert!(inventory.of_kind("monitor").is_empty(), "{inventory:?}");
+    let directory = server.data_dir().join("sandboxes").join(&id);
+    let names: Vec<_> = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| name != "memory" && name != "paused" && name != "frozen-memory"), "{names:?}");
+    // A server that comes and goes changes nothing.
+    server.signal("KILL");
+    server.ended().await;
+    server.start_again().await;
+    assert_eq!(change(&server, "resume").await, "running");
+    let (_, kept) = server.shell(&id, "cat /root/file /dev/shm/file; pgrep -x sleep; hostname").await;
+    assert_eq!(kept, format!("kept\n{id}\n"));
+    let second = boot(&server).await;
+    assert_ne!(first, second, "it has booted");
+
+    // The memory of a paused one is given up.
+    server.shell(&id, "echo again > /root/file; sync; echo lost > /dev/shm/file").await;
+    change(&server, "pause").await;
+    assert_eq!(change(&server, "stop").await, "stopped");
+    assert!(!directory.join("paused").exists() && !directory.join("memory").exists());
+    assert_eq!(change(&server, "resume").await, "running");
+    assert_eq!(server.shell(&id, "cat /root/file /dev/shm/file").await.1, "again\n");
+    assert_ne!(boot(&server).await, second);
+    change(&server, "stop").await;
+    assert_eq!(server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await.status, 204);
+    assert!(!directory.exists());
 }
 
 #[tokio::test]

@@ -30,8 +30,15 @@ async fn made_up_requests_reach_a_real_sandbox() {
     command.args(["--phases", "fuzzing", "--request-timeout", "20"]);
     // What would end the sandbox; what makes as many more as are asked for, where 503 is right when there is no room; and
     // a stream without an end.
-    for operation in ["destroySandbox", "pauseSandbox", "resumeSandbox", "createSandbox", "forkSandbox", "streamEvents"]
-    {
+    for operation in [
+        "destroySandbox",
+        "pauseSandbox",
+        "stopSandbox",
+        "resumeSandbox",
+        "createSandbox",
+        "forkSandbox",
+        "streamEvents",
+    ] {
         command.args(["--exclude-operation-id", operation]);
         if let Some(verb) = operation.strip_suffix("Sandbox") {
             command.arg("--exclude-operation-id").arg(format!("{verb}Capsule"));

@@ -27,8 +27,12 @@ pub enum Event {
     CreateFrom(usize, usize),
     /// It is paused.
     Pause(usize),
+    /// Its disk alone is kept.
+    Stop(usize),
     /// It is resumed.
     Resume(usize),
+    /// It is booted from its disk, whatever else was kept of it.
+    Restart(usize),
     /// It is deleted.
     Delete(usize),
     /// It is captured.
@@ -66,6 +70,8 @@ pub enum Span {
     Destroyed(u64),
     /// It is paused after so many seconds without use.
     Paused(u64),
+    /// After so many its disk alone is kept.
+    Stopped(u64),
 }
 
 /// How bad the network is all the time, in parts of a thousand.
@@ -96,7 +102,7 @@ pub struct History {
 }
 
 /// Where ends are the most telling.
-const TELLING: [&str; 18] = [
+const TELLING: [&str; 20] = [
     "DirectoryMade",
     "RecordWritten",
     "StateUnsaved",
@@ -104,6 +110,8 @@ const TELLING: [&str; 18] = [
     "MemoryWritten",
     "PauseUnpublished",
     "PausePublished",
+    "StopUnpublished",
+    "StopPublished",
     "ResumeUnspent",
     "ResumeSpent",
     "SnapshotUnpublished",
@@ -156,9 +164,10 @@ impl Draw {
     }
 
     fn span(&mut self) -> Span {
-        match self.below(4) {
+        match self.below(5) {
             0 => Span::Destroyed(60 + self.below(120)),
             1 => Span::Paused(60 + self.below(120)),
+            2 => Span::Stopped(60 + self.below(120)),
             _ => Span::Long,
         }
     }
@@ -180,9 +189,11 @@ impl Draw {
         };
         let (slot, other) = (self.slot(), self.slot());
         let event = match self.below(100) {
-            0..18 => Event::Create(slot, self.span()),
-            18..32 => Event::Pause(slot),
-            32..46 => Event::Resume(slot),
+            0..16 => Event::Create(slot, self.span()),
+            16..28 => Event::Pause(slot),
+            28..32 => Event::Stop(slot),
+            32..44 => Event::Resume(slot),
+            44..46 => Event::Restart(slot),
             46..54 => Event::Delete(slot),
             54..59 => Event::Snapshot(slot),
             59..61 => Event::DeleteSnapshot(slot),

@@ -50,6 +50,7 @@ fn check_agreement(world: &World, records: &Records, on_host: &BTreeMap<SandboxI
         let host = on_host.get(&row.id).copied();
         let do_agree = match row.status {
             Status::Running | Status::Paused => host == Some(row.status),
+            Status::Stopped if row.keeps_disk => host == Some(Status::Stopped),
             Status::Stopped => host.is_none(),
             Status::Error => host.is_none_or(|host| host == Status::Error),
             _ => false,
@@ -68,7 +69,11 @@ fn check_presence(world: &World, on_host: &BTreeMap<SandboxId, Status>) {
     let subjects = world.state().subjects.clone();
     for (id, subject) in subjects.iter().filter(|(_, subject)| subject.must_be()) {
         let host = on_host.get(id);
-        if !matches!(host, Some(Status::Running | Status::Paused)) {
+        let is_there = match host {
+            Some(Status::Stopped) => subject.may_be_stopped,
+            other => matches!(other, Some(Status::Running | Status::Paused)),
+        };
+        if !is_there {
             world.violated("a failed pause destroys nothing", format!("{id} is lost: {host:?}, {subject:?}"));
         }
     }

@@ -181,8 +181,9 @@ impl Monitors {
         }
         let on_disk = take(&overlay)?.or(on_disk).unwrap_or_default();
         self.check_place(&overlay, memory.as_ref())?;
+        let boots = state.is_none();
         let content = match state {
-            None => Content::default(),
+            None => on_disk,
             Some(state) => {
                 let in_memory = in_memory.unwrap_or_default();
                 let devices = take(&File::from(state))?.unwrap_or_default();
@@ -195,10 +196,10 @@ impl Monitors {
                 in_memory
             }
         };
-        if let (Some(memory), None) = (&memory, content.files.first_key_value()) {
+        if let (Some(memory), true) = (&memory, boots) {
             put(memory, &content)?;
         }
-        let mode = if kind == "boot" { Mode::Running } else { Mode::Stopped };
+        let mode = if boots { Mode::Running } else { Mode::Stopped };
         Ok(Guest {
             directory: machine.directory,
             slot: u16::from_le_bytes(slot),

@@ -11,7 +11,7 @@ use Event as E;
 type Named = (&'static str, fn() -> History);
 
 /// Every one.
-pub const ALL: [Named; 12] = [
+pub const ALL: [Named; 14] = [
     ("stuck-in-pausing", stuck_in_pausing),
     ("undeletable-paused", undeletable_paused),
     ("renewed-as-it-expires", renewed_as_it_expires),
@@ -21,6 +21,8 @@ pub const ALL: [Named; 12] = [
     ("deleted-while-it-is-made", deleted_while_it_is_made),
     ("two-resumes-at-once", two_resumes_at_once),
     ("pause-on-a-full-disk", pause_on_a_full_disk),
+    ("stops-cut-in-the-middle", stops_cut_in_the_middle),
+    ("stopped-as-it-is-resumed", stopped_as_it_is_resumed),
     ("records-away-at-the-answer", records_away_at_the_answer),
     ("fork-cut-in-the-middle", fork_cut_in_the_middle),
     // Found by seed 371: what was left of the hidden sandbox that an image is baked of stayed, because its network could
@@ -109,6 +111,31 @@ fn dirty_after_restart() -> History {
     // Each time after the next host agent has begun.
     let later = |event| Step { after: Duration::from_secs(30), event };
     history.steps.extend(steps.into_iter().flatten().map(later));
+    history
+}
+
+fn stops_cut_in_the_middle() -> History {
+    let cut = |point, event| [E::Write(0), E::EndAgent(Arm::At(point)), event, E::Resume(0)];
+    let mut history = fine(&[E::Create(0, Span::Long)]);
+    let steps = [
+        cut("StopUnpublished", E::Stop(0)).to_vec(),
+        cut("StopPublished", E::Stop(0)).to_vec(),
+        // The same of one that is paused.
+        [&[E::Pause(0)], &cut("StopUnpublished", E::Stop(0))[1..]].concat(),
+        [&[E::Pause(0)], &cut("StopPublished", E::Stop(0))[1..]].concat(),
+        [&[E::Stop(0)], &cut("monitor.booted", E::Resume(0))[1..]].concat(),
+        [&[E::Pause(0)], &cut("StopUnpublished", E::Restart(0))[1..]].concat(),
+        [&[E::Pause(0)], &cut("monitor.booted", E::Restart(0))[1..]].concat(),
+    ];
+    let later = |event| Step { after: Duration::from_secs(30), event };
+    history.steps.extend(steps.into_iter().flatten().map(later));
+    history
+}
+
+fn stopped_as_it_is_resumed() -> History {
+    let mut history = fine(&[E::Create(0, Span::Long), E::Write(0), E::Pause(0)]);
+    let at_once = |event| Step { after: Duration::ZERO, event };
+    history.steps.extend([E::Resume(0), E::Stop(0), E::Restart(0), E::Pause(0), E::Restart(0)].map(at_once));
     history
 }
 

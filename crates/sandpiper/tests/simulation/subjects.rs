@@ -24,6 +24,8 @@ pub struct Subject {
     pub perhaps_used: Duration,
     /// Why it may be gone.
     pub excuse: Option<&'static str>,
+    /// Whether its disk alone may be there: somebody asked for that, or expiry does it.
+    pub may_be_stopped: bool,
     /// Whether anybody asked for something that ends its monitor.
     pub is_disturbed: bool,
 }
@@ -40,6 +42,7 @@ impl Subject {
             used: now,
             perhaps_used: now,
             excuse: None,
+            may_be_stopped: on_expiry == OnExpiry::Stop,
             is_disturbed: false,
         }
     }

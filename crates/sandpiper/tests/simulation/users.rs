@@ -140,6 +140,14 @@ impl Users {
             Event::Create(slot, span) => self.create(slot, span),
             Event::CreateFrom(slot, from) => self.create_from(slot, from),
             Event::Pause(slot) => self.change(slot, "pause", async |asked, id| asked.pause(id).await.map(drop)),
+            Event::Stop(slot) => {
+                self.lets_be_stopped(slot);
+                self.change(slot, "stop", async |asked, id| asked.stop(id).await.map(drop));
+            }
+            Event::Restart(slot) => {
+                self.lets_be_stopped(slot);
+                self.change(slot, "restart", async |asked, id| asked.restart(id).await.map(drop));
+            }
             Event::Resume(slot) => self.change(slot, "resume", async |asked, id| asked.resume(id).await.map(drop)),
             Event::Delete(slot) => {
                 self.excuse(slot, "deleted");
@@ -197,6 +205,7 @@ impl Users {
             Span::Long => (None, OnExpiry::Destroy),
             Span::Destroyed(seconds) => (Some(Duration::from_secs(seconds)), OnExpiry::Destroy),
             Span::Paused(seconds) => (Some(Duration::from_secs(seconds)), OnExpiry::Pause),
+            Span::Stopped(seconds) => (Some(Duration::from_secs(seconds)), OnExpiry::Stop),
         };
         let wish = Wish {
             id: SandboxId::random(),
@@ -250,7 +259,9 @@ impl Users {
         let of_parent = self.world.state().subjects[&parent].clone();
         let id = wish.id.clone();
         // A child lives as its parent does.
-        let subject = Subject { idle: of_parent.idle, on_expiry: of_parent.on_expiry, ..subject.after(&of_parent) };
+        let (idle, on_expiry) = (of_parent.idle, of_parent.on_expiry);
+        let may_be_stopped = on_expiry == OnExpiry::Stop;
+        let subject = Subject { idle, on_expiry, may_be_stopped, ..subject.after(&of_parent) };
         self.enter(child, id.clone(), subject);
         let told = id.clone();
         self.ask(
@@ -290,6 +301,13 @@ impl Users {
         }
         let told = id.clone();
         self.ask(format!("{what} {slot}"), move |asked| ask(asked, id), move |world, _| perhaps_used(world, &told));
+    }
+
+    fn lets_be_stopped(&self, slot: usize) {
+        let Some(id) = &self.sandboxes[slot] else { return };
+        if let Some(subject) = self.world.state().subjects.get_mut(id) {
+            subject.may_be_stopped = true;
+        }
     }
 
     fn excuse(&self, slot: usize, why: &'static str) {
@@ -373,17 +391,18 @@ impl Users {
         }
     }
 
-    /// Every write that was acknowledged is there, also where the sandbox is paused.
+    /// Every write that was acknowledged is there, also where the sandbox is paused or stopped.
     async fn check_writes(&self, on_host: &BTreeMap<SandboxId, Status>) {
         let subjects = self.world.state().subjects.clone();
         for (id, subject) in subjects.iter().filter(|(id, _)| on_host.contains_key(*id)) {
             if on_host[id] == Status::Error || subject.acknowledged.is_empty() {
                 continue;
             }
-            if on_host[id] == Status::Paused {
+            if on_host[id] != Status::Running {
                 let resumed = self.control_plane().await.resume(id.clone()).await;
                 if let Err(failure) = resumed {
-                    self.world.violated("a paused sandbox can be resumed", format!("{id}: {}", failure.message));
+                    let how = format!("{id} is {}: {}", on_host[id], failure.message);
+                    self.world.violated("a paused or stopped sandbox can be resumed", how);
                     continue;
                 }
             }

@@ -104,7 +104,11 @@ impl CreateRequest {
             None if version.may_be_open => GuestAccess::Open,
             _ => GuestAccess::Token(AccessToken::random()),
         };
-        let on_expiry = if self.auto_pause == Some(true) { OnExpiry::Pause } else { OnExpiry::Destroy };
+        let on_expiry = match (self.auto_pause, self.auto_pause_memory) {
+            (Some(true), Some(false)) => OnExpiry::Stop,
+            (Some(true), _) => OnExpiry::Pause,
+            _ => OnExpiry::Destroy,
+        };
         let auto_resume = self.auto_resume.as_ref().is_some_and(|wish| wish.enabled);
         let network = self.network.unwrap_or_default();
         let traffic_token = match (network.is_private(), guest_access.token()) {
@@ -145,7 +149,6 @@ impl CreateRequest {
             if self.auto_resume.as_ref().is_some_and(|wish| wish.enabled) {
                 return Err(ApiError::invalid_request("a sandbox without memory cannot be resumed by traffic"));
             }
-            return Err(absent("pauses without memory"));
         }
         if self.mcp.is_some() {
             return Err(absent("MCP gateways"));

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, in_path, json, parse_json, read_body};
-use super::error::{absent, in_the_way, no_sandbox, told};
+use super::error::{in_the_way, no_sandbox, told};
 use super::view::Detail;
 use crate::store::Sandbox;
 
@@ -62,6 +62,7 @@ pub async fn kill(
 
 #[derive(Deserialize)]
 struct PauseRequest {
+    /// Whether more than its disk is kept.
     memory: Option<bool>,
 }
 
@@ -73,9 +74,6 @@ pub async fn pause(
 ) -> Result<StatusCode, ApiError> {
     let request: PauseRequest = optional_body(&api, body).await?;
     let sandbox = find(&api, &owner, &id).await?;
-    if request.memory == Some(false) {
-        return Err(absent("pauses without memory"));
-    }
     match sandbox.status {
         Status::Paused | Status::Stopped => {
             return Err(ApiError::conflict(format!("Error pausing sandbox - sandbox '{id}' is already paused")));
@@ -83,6 +81,10 @@ pub async fn pause(
         Status::Running => {}
         other => return Err(in_the_way(&id, other)),
     }
-    api.lifecycle.pause(owner, id.clone()).await.map_err(|error| told(&id, error))?;
+    let paused = match request.memory {
+        Some(false) => api.lifecycle.stop(owner, id.clone()).await,
+        _ => api.lifecycle.pause(owner, id.clone()).await,
+    };
+    paused.map_err(|error| told(&id, error))?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,14 +7,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use model::{OwnerId, SandboxId, Status};
+use model::{OwnerId, ResumeFrom, SandboxId, Status};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
 use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, json};
-use super::error::{absent, in_the_way, no_sandbox, told};
+use super::error::{in_the_way, no_sandbox, told};
 use super::sandboxes::{Named, find, optional_body};
 use super::view::SandboxView;
 use crate::lifecycle::LifecycleError;
@@ -55,6 +55,12 @@ struct ConnectRequest {
     memory: Option<bool>,
 }
 
+impl ConnectRequest {
+    fn from(&self) -> ResumeFrom {
+        if self.memory == Some(false) { ResumeFrom::Disk } else { ResumeFrom::Memory }
+    }
+}
+
 pub async fn connect(
     State(api): State<Arc<Api>>,
     Caller(owner): Caller,
@@ -63,10 +69,7 @@ pub async fn connect(
 ) -> Result<Response, ApiError> {
     let request: ConnectRequest = optional_body(&api, body).await?;
     let time = positive(request.timeout.unwrap_or(CONNECT))?;
-    if request.memory == Some(false) {
-        return Err(absent("starts of a paused sandbox without its memory"));
-    }
-    let (status, sandbox) = api.running_for(&owner, &id, time).await?;
+    let (status, sandbox) = api.running_for(&owner, &id, time, request.from()).await?;
     Ok(json(status, &SandboxView::new(&api, &sandbox)?))
 }
 
@@ -78,7 +81,7 @@ pub async fn resume(
 ) -> Result<Response, ApiError> {
     let request: ConnectRequest = optional_body(&api, body).await?;
     let time = positive(request.timeout.unwrap_or(RESUME))?;
-    match api.running_for(&owner, &id, time).await? {
+    match api.running_for(&owner, &id, time, request.from()).await? {
         (StatusCode::OK, _) => Err(in_the_way(&id, Status::Running)),
         (status, sandbox) => Ok(json(status, &SandboxView::new(&api, &sandbox)?)),
     }
@@ -91,6 +94,7 @@ impl Api {
         owner: &OwnerId,
         id: &SandboxId,
         time: Duration,
+        from: ResumeFrom,
     ) -> Result<(StatusCode, Sandbox), ApiError> {
         let end = Instant::now() + PATIENCE;
         let mut news = self.store.news();
@@ -106,7 +110,7 @@ impl Api {
                 }
                 Status::Paused | Status::Stopped => {
                     self.lifecycle.set_time(owner, id, time, Shift::Any).await.map_err(told)?;
-                    match self.lifecycle.resume(owner.clone(), id.clone()).await {
+                    match self.lifecycle.resume_from(owner.clone(), id.clone(), from).await {
                         Ok(sandbox) => return Ok((StatusCode::CREATED, sandbox)),
                         // Somebody else resumes it, or ends it.
                         Err(LifecycleError::Race(_) | LifecycleError::Illegal(_)) => {}

@@ -109,6 +109,9 @@ pub struct Detail<'a> {
     allow_internet_access: bool,
     network: Value,
     lifecycle: Value,
+    /// What is kept of one that is paused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_mode: Option<&'static str>,
 }
 
 impl<'a> Detail<'a> {
@@ -116,7 +119,7 @@ impl<'a> Detail<'a> {
     pub fn new(sandbox: &'a Sandbox, token: Option<&'a AccessToken>, domain: Option<&Domain>) -> Self {
         let on_timeout = match sandbox.on_expiry {
             OnExpiry::Destroy => "kill",
-            OnExpiry::Pause => "pause",
+            OnExpiry::Pause | OnExpiry::Stop => "pause",
         };
         let auto_resume = sandbox.auto_resume == AutoResume::On;
         Self {
@@ -126,6 +129,11 @@ impl<'a> Detail<'a> {
             allow_internet_access: sandbox.network.internet() == InternetAccess::On,
             network: network(sandbox),
             lifecycle: json!({"onTimeout": on_timeout, "autoResume": auto_resume}),
+            pause_mode: match sandbox.status {
+                Status::Paused => Some("full"),
+                Status::Stopped => Some("filesystem"),
+                _ => None,
+            },
         }
     }
 }

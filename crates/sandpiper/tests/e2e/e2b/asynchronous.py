@@ -73,6 +73,19 @@ async def async_a_sandbox_is_paused_forked_and_kept():
     assert await same.kill() is True
 
 
+@test
+async def async_a_sandbox_is_paused_without_its_memory():
+    sandbox = await sandbox_of()
+    boot = lambda: sandbox.commands.run("cat /proc/sys/kernel/random/boot_id")
+    first = (await boot()).stdout
+    await sandbox.files.write("kept", "1")
+    assert await sandbox.pause(mode="filesystem") is True
+    assert (await sandbox.get_info()).state == SandboxState.PAUSED and not await sandbox.is_running()
+    await sandbox.connect(timeout=600)
+    assert await sandbox.files.read("kept") == "1" and (await boot()).stdout != first
+    await sandbox.kill()
+
+
 @routed
 async def async_a_paused_sandbox_is_woken_once_by_many():
     sandbox = await sandbox_of(lifecycle={"on_timeout": "pause", "auto_resume": True})

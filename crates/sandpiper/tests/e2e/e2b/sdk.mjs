@@ -164,6 +164,25 @@ test('js_a_sandbox_is_paused_forked_and_kept', async () => {
   await same.kill()
 })
 
+test('js_a_sandbox_is_paused_without_its_memory', async () => {
+  const sandbox = await make({ lifecycle: { onTimeout: { action: 'pause', keepMemory: false } } })
+  const boot = async () => (await sandbox.commands.run('cat /proc/sys/kernel/random/boot_id')).stdout
+  const first = await boot()
+  await sandbox.files.write('kept', '1')
+  assert.equal(await sandbox.pause({ keepMemory: false }), true)
+  assert.equal(await sandbox.pause({ keepMemory: false }), false)
+  assert.equal((await sandbox.getInfo()).state, 'paused')
+  assert.equal(await sandbox.isRunning(), false)
+  await sandbox.connect({ timeoutMs: 600_000 })
+  const second = await boot()
+  assert.notEqual(second, first)
+  assert.equal(await sandbox.files.read('kept'), '1')
+  assert.equal(await sandbox.pause(), true)
+  await sandbox.connect({ timeoutMs: 600_000, onResume: 'reboot' })
+  assert.notEqual(await boot(), second)
+  await sandbox.kill()
+})
+
 test('js_networks_are_replaced', async () => {
   const sandbox = await make({ network: { allowPublicTraffic: false } })
   assert.ok(sandbox.trafficAccessToken)

@@ -76,7 +76,6 @@ def a_sandbox_is_paused_and_resumed_with_its_processes():
     assert Sandbox.beta_pause(sandbox.sandbox_id) is False
     same = Sandbox.connect(sandbox.sandbox_id, timeout=600)
     assert same.is_running() and sandbox.is_running(), "the token is the same"
-    is_absent("Sandbox.pause with mode=filesystem", lambda: same.pause(mode="filesystem"))
     assert Sandbox.kill(sandbox.sandbox_id) is True
     raises(NotFoundException, lambda: Sandbox.connect(UNKNOWN))
     raises(NotFoundException, lambda: Sandbox.pause(UNKNOWN))
@@ -95,6 +94,40 @@ def the_time_of_a_sandbox_is_moved_and_ends_it():
     until("its end", lambda: not sandbox.is_running())
     raises(SandboxNotFoundException, lambda: Sandbox.set_timeout(sandbox.sandbox_id, 100))
     raises(SandboxException, lambda: Sandbox.create(timeout=10**7))
+
+
+@test
+def a_sandbox_is_paused_without_its_memory():
+    sandbox = Sandbox.create(timeout=600, lifecycle={"on_timeout": {"action": "pause", "mode": "filesystem"}})
+    boot = lambda: sandbox.commands.run("cat /proc/sys/kernel/random/boot_id").stdout
+    first = boot()
+    sleeper = sandbox.commands.run("sleep 1000", background=True)
+    sandbox.files.write("/home/user/kept", "1")
+    sandbox.files.write("/dev/shm/lost", "1")
+    assert sandbox.pause(mode="filesystem") is True and sandbox.pause(mode="filesystem") is False
+    assert sandbox.get_info().state == SandboxState.PAUSED
+    assert not sandbox.is_running(), "no call wakes it"
+    assert "paused and cannot be forked" in str(raises(SandboxException, sandbox.fork))
+    sandbox.connect(timeout=600)
+    second = boot()
+    assert second != first and sandbox.files.read("/home/user/kept") == "1"
+    assert not sandbox.files.exists("/dev/shm/lost")
+    assert all(one.pid != sleeper.pid for one in sandbox.commands.list())
+    # What was paused with its memory may be booted from its disk too; what runs goes on.
+    sandbox.files.write("/home/user/kept", "2")
+    sandbox.commands.run("sync")
+    assert sandbox.pause(keep_memory=True) is True
+    Sandbox.connect(sandbox.sandbox_id, timeout=600, on_resume="reboot")
+    third = boot()
+    assert third != second and sandbox.files.read("/home/user/kept") == "2"
+    sandbox.connect(timeout=600, on_resume="reboot")
+    assert boot() == third
+    # The end of its time does what it was created with.
+    sandbox.set_timeout(0)
+    until("its pause", lambda: sandbox.get_info().state == SandboxState.PAUSED)
+    sandbox.connect(timeout=600)
+    assert boot() != third
+    sandbox.kill()
 
 
 @test
