@@ -20,7 +20,7 @@ mod template;
 
 pub use generation::Generation;
 pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId, SnapshotId, is_dns_label};
-pub use lifetime::{AutoResume, Lifetime, OnExpiry, ResumeFrom, UnknownOnExpiry};
+pub use lifetime::{AutoResume, Extent, Lifetime, OnExpiry, UnknownOnExpiry};
 pub use metadata::{InvalidMetadata, Metadata};
 pub use network::{
     Destination, DomainPattern, InternetAccess, InvalidDestination, InvalidPolicy, NetworkPolicy, Range,

@@ -38,13 +38,13 @@ pub enum AutoResume {
     On,
 }
 
-/// What a paused sandbox goes on from. A stopped one has its disk alone.
+/// How much of a sandbox something goes on from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ResumeFrom {
-    /// Everything: its programs notice nothing.
+pub enum Extent {
+    /// All of it: its programs notice nothing.
     #[default]
-    Memory,
-    /// Its disk: it boots, and its memory is given up.
+    Full,
+    /// Its disk alone, from which it boots.
     Disk,
 }
 

@@ -9,7 +9,7 @@ use axum::response::Response;
 use futures::TryFutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use model::{OwnerId, SandboxId, SnapshotId, SnapshotRef, SnapshotStatus};
+use model::{Extent, OwnerId, SandboxId, SnapshotId, SnapshotRef, SnapshotStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
@@ -166,7 +166,7 @@ async fn capture(
 ) -> Result<Response, ApiError> {
     let id = SnapshotId::random();
     let wanted = SnapshotRef::Id(id.clone());
-    let work = api.lifecycle.snapshot(owner.clone(), sandbox, id, naming).map_err(ApiError::from);
+    let work = api.lifecycle.snapshot(owner.clone(), sandbox, id, naming, Extent::Full).map_err(ApiError::from);
     let so_far = async {
         let recorded = api.store.get_snapshot(&owner, &wanted).await?;
         Ok(recorded.map(|snapshot| view(StatusCode::ACCEPTED, snapshot)))

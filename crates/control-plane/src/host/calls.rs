@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use connectrpc::client::CallOptions;
 use connectrpc::{ConnectError, ErrorCode};
-use model::{OnExpiry, ResumeFrom, SandboxId, StartMode, Status};
+use model::{Extent, OnExpiry, SandboxId, StartMode, Status};
 use proto::hostagent::v1 as pb;
 
 use super::{HostAgent, HostError, ProcessSpec};
@@ -211,9 +211,9 @@ impl HostAgent {
     }
 
     /// Lets a paused sandbox go on, or starts a stopped one.
-    pub async fn resume(&self, sandbox: &Sandbox, from: ResumeFrom) -> Result<(), HostError> {
+    pub async fn resume(&self, sandbox: &Sandbox, from: Extent) -> Result<(), HostError> {
         let (sandbox_id, generation) = (sandbox.id.to_string(), generation(sandbox));
-        let from_disk = from == ResumeFrom::Disk;
+        let from_disk = from == Extent::Disk;
         let request = pb::ResumeSandboxRequest { sandbox_id, generation, from_disk, ..Default::default() };
         self.sandboxes.resume_sandbox_with_options(request, within(RESUME)).await?;
         Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use connectrpc::ErrorCode;
-use model::{SandboxId, SnapshotId};
+use model::{Extent, SandboxId, SnapshotId};
 use proto::hostagent::v1 as pb;
 
 use super::calls::within;
@@ -25,10 +25,16 @@ pub struct HostSnapshot {
 
 impl HostAgent {
     /// Captures a running or paused sandbox, which goes on as it was. Returns what the snapshot takes on the disk.
-    pub async fn create_snapshot(&self, sandbox: &SandboxId, snapshot: &SnapshotId) -> Result<i64, HostError> {
+    pub async fn create_snapshot(
+        &self,
+        sandbox: &SandboxId,
+        snapshot: &SnapshotId,
+        extent: Extent,
+    ) -> Result<i64, HostError> {
         let request = pb::CreateSnapshotRequest {
             sandbox_id: sandbox.to_string(),
             snapshot_id: snapshot.to_string(),
+            disk_only: extent == Extent::Disk,
             ..Default::default()
         };
         let reply = self.host.create_snapshot_with_options(request, within(CREATE)).await?.into_owned();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 use jiff::Timestamp;
-use model::{Event, OwnerId, SandboxId, SnapshotId, SnapshotKind, StartMode, transition};
+use model::{Event, Extent, OwnerId, SandboxId, SnapshotId, SnapshotKind, StartMode, transition};
 
 use super::deadline::after;
 use super::{Lifecycle, LifecycleError, Making, WhileBuilding};
@@ -112,7 +112,7 @@ impl Lifecycle {
                 Err(error) => return Err(self.undo_all(&pending, error.into()).await),
             }
         }
-        match self.capture(&parent, snapshot, SnapshotKind::Fork, Naming::Unnamed).await {
+        match self.capture(&parent, snapshot, SnapshotKind::Fork, Naming::Unnamed, Extent::Full).await {
             Ok(completed) => Ok((pending, completed.snapshot)),
             Err(error) => Err(self.undo_all(&pending, error).await),
         }

@@ -2,7 +2,7 @@
 //! by a start from that.
 
 use jiff::Timestamp;
-use model::{Event, OwnerId, ResumeFrom, SandboxId, Status, transition};
+use model::{Event, Extent, OwnerId, SandboxId, Status, transition};
 
 use super::deadline::{TIME_OVER, WOKEN};
 use super::{Lifecycle, LifecycleError};
@@ -13,7 +13,7 @@ use crate::store::{Action, Change, EventKind, Sandbox};
 enum Direction {
     Pause(Because),
     Stop(Because),
-    Resume(ResumeFrom),
+    Resume(Extent),
     Start,
 }
 
@@ -60,7 +60,7 @@ impl Direction {
 
     /// Whether a host that says that it did not work leaves a sandbox as it was.
     fn leaves_as_it_was(self) -> bool {
-        self != Self::Resume(ResumeFrom::Disk)
+        self != Self::Resume(Extent::Disk)
     }
 
     fn is_down(self) -> bool {
@@ -118,16 +118,11 @@ impl Lifecycle {
 
     /// Resumes a paused sandbox, or starts one that was stopped.
     pub async fn resume(&self, owner: OwnerId, id: SandboxId) -> Result<Sandbox, LifecycleError> {
-        self.resume_from(owner, id, ResumeFrom::Memory).await
+        self.resume_from(owner, id, Extent::Full).await
     }
 
     /// The same, where a paused sandbox may have to give up its memory.
-    pub async fn resume_from(
-        &self,
-        owner: OwnerId,
-        id: SandboxId,
-        from: ResumeFrom,
-    ) -> Result<Sandbox, LifecycleError> {
+    pub async fn resume_from(&self, owner: OwnerId, id: SandboxId, from: Extent) -> Result<Sandbox, LifecycleError> {
         let this = self.clone();
         self.detached("resume", async move { this.change(owner, id, Direction::Resume(from)).await }).await
     }
@@ -155,7 +150,7 @@ impl Lifecycle {
             Direction::Pause(_) => self.host.pause(&changing).await,
             Direction::Stop(_) => self.host.stop(&changing).await,
             Direction::Resume(from) => self.host.resume(&changing, from).await,
-            Direction::Start => self.host.resume(&changing, ResumeFrom::Disk).await,
+            Direction::Start => self.host.resume(&changing, Extent::Disk).await,
         };
         match asked {
             Ok(()) => {

@@ -5,7 +5,7 @@
 //! paused: then nothing has to wait for anything.
 
 use model::{
-    Event, OwnerId, SandboxId, SnapshotId, SnapshotKind, SnapshotName, SnapshotRef, SnapshotStatus, transition,
+    Event, Extent, OwnerId, SandboxId, SnapshotId, SnapshotKind, SnapshotName, SnapshotRef, SnapshotStatus, transition,
 };
 
 use super::{Lifecycle, LifecycleError};
@@ -80,9 +80,10 @@ impl Lifecycle {
         sandbox: SandboxId,
         id: SnapshotId,
         naming: Naming,
+        extent: Extent,
     ) -> Result<Snapshot, LifecycleError> {
         let this = self.clone();
-        self.detached("snapshot", async move { this.snapshot_now(owner, sandbox, id, naming).await }).await
+        self.detached("snapshot", async move { this.snapshot_now(owner, sandbox, id, naming, extent).await }).await
     }
 
     async fn snapshot_now(
@@ -91,6 +92,7 @@ impl Lifecycle {
         sandbox: SandboxId,
         id: SnapshotId,
         naming: Naming,
+        extent: Extent,
     ) -> Result<Snapshot, LifecycleError> {
         let sandbox = self.store.get(&owner, &sandbox).await?.ok_or(LifecycleError::NotFound)?;
         transition(sandbox.status, Event::SnapshotRequested)?;
@@ -100,7 +102,7 @@ impl Lifecycle {
                 return Err(SnapshotError::NameOfTemplate { name: name.clone() }.into());
             }
         }
-        let completed = self.capture(&sandbox, id, SnapshotKind::Named, naming).await?;
+        let completed = self.capture(&sandbox, id, SnapshotKind::Named, naming, extent).await?;
         if let Some(replaced) = completed.replaced {
             let action = Action::done(EventKind::SnapshotDelete);
             self.discard_or_leave(replaced, Some(action)).await;
@@ -166,6 +168,7 @@ impl Lifecycle {
         id: SnapshotId,
         kind: SnapshotKind,
         naming: Naming,
+        extent: Extent,
     ) -> Result<Completed, LifecycleError> {
         let name = naming.name().cloned();
         let new = NewSnapshot {
@@ -190,7 +193,7 @@ impl Lifecycle {
                 return Err(error);
             }
         };
-        let captured = self.host.create_snapshot(&sandbox.id, &pending.id).await;
+        let captured = self.host.create_snapshot(&sandbox.id, &pending.id, extent).await;
         let event = if captured.is_ok() { Event::Captured } else { Event::RolledBack };
         self.release(&held, event).await?;
         match captured {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use model::{
-    AutoResume, HostId, Lifetime, OnExpiry, OwnerId, ResumeFrom, SandboxId, Shape, SnapshotId, SnapshotRef, StartMode,
+    AutoResume, Extent, HostId, Lifetime, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, SnapshotRef, StartMode,
     Status, TemplateName,
 };
 
@@ -159,7 +159,7 @@ impl SimulatedControlPlane {
 
     /// Boots one from its disk, whatever else was kept of it.
     pub async fn restart(&self, id: SandboxId) -> Result<Status, Failure> {
-        Ok(self.lifecycle.resume_from(OwnerId::nobody(), id, ResumeFrom::Disk).await?.status)
+        Ok(self.lifecycle.resume_from(OwnerId::nobody(), id, Extent::Disk).await?.status)
     }
 
     /// Removes one.
@@ -168,8 +168,8 @@ impl SimulatedControlPlane {
     }
 
     /// Captures one.
-    pub async fn snapshot(&self, id: SandboxId, snapshot: SnapshotId) -> Result<(), Failure> {
-        self.lifecycle.snapshot(OwnerId::nobody(), id, snapshot, Naming::Unnamed).await?;
+    pub async fn snapshot(&self, id: SandboxId, snapshot: SnapshotId, extent: Extent) -> Result<(), Failure> {
+        self.lifecycle.snapshot(OwnerId::nobody(), id, snapshot, Naming::Unnamed, extent).await?;
         Ok(())
     }
 

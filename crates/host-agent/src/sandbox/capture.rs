@@ -3,6 +3,7 @@
 //! ```text
 //! running   merge layers, if too many ─ copy what is frozen ─ freeze guest ─ stop ─ state, memory, disk ─ go on
 //! paused                                                                     copy all three
+//! of the disk alone                       freeze guest ─ it writes what is dirty ─ stop ─ disk ─ go on
 //! both      then, while nobody waits for it: digests, all made durable ─ [snapshots/<id>/ appears]
 //! ```
 //!
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use model::SnapshotId;
+use model::{Extent, SnapshotId};
 use vmm::{Vm, VmmProcess};
 
 use super::admission;
@@ -37,13 +38,22 @@ use crate::snapshot::{
 /// is not captured before they are merged into its overlay, because what comes from the capture has one more.
 const MAX_LAYERS: usize = 4;
 
-/// The files of a snapshot that are its own; the rest are layers.
+/// The files of a snapshot that are its own; the rest are layers. Of a snapshot of a disk alone the last ones.
 const OWN_FILES: [&str; 4] = [STATE, MEMORY, OVERLAY, EMPTY_OVERLAY];
+const DISK_FILES: usize = 2;
+
+fn own_files(extent: Extent) -> &'static [&'static str] {
+    match extent {
+        Extent::Full => &OWN_FILES,
+        Extent::Disk => &OWN_FILES[OWN_FILES.len() - DISK_FILES..],
+    }
+}
 
 /// What was captured, on its way to become a snapshot. Removed when this is dropped before it was published.
 pub(super) struct Capture {
     stage: Stage,
     manifest: Manifest,
+    extent: Extent,
     surroundings: Arc<dyn Surroundings>,
     /// Given back last.
     reservation: Reservation,
@@ -52,12 +62,12 @@ pub(super) struct Capture {
 impl Capture {
     /// Makes it durable and lets it be found. Reads all of it.
     pub fn publish(self) -> Result<(SnapshotId, Frozen), SnapshotError> {
-        let Self { reservation, stage, mut manifest, surroundings } = self;
-        for name in OWN_FILES {
+        let Self { reservation, stage, mut manifest, extent, surroundings } = self;
+        for name in own_files(extent) {
             let path = stage.path().join(name);
             seal(&path).map_err(SnapshotError::at("freeze", &path))?;
         }
-        manifest.digest(stage.path(), &OWN_FILES)?;
+        manifest.digest(stage.path(), own_files(extent))?;
         manifest.write(stage.path())?;
         let may_publish = surroundings.may_write(Failpoint::SnapshotUnpublished);
         may_publish.map_err(SnapshotError::at("write in", stage.path()))?;
@@ -100,11 +110,12 @@ impl Parts {
         host: &Host,
         spec: &SandboxSpec,
         reservation: Reservation,
+        extent: Extent,
     ) -> Result<Capture, CreateError> {
         let vm = self.vm.clone().expect("a running sandbox has a virtual machine");
         let guest = self.guest.clone().expect("a running sandbox has a guest");
-        let source = Source::of(self, vm.process());
-        let capture = self.begin_capture(host, self.origin(), &source, reservation).await?;
+        let source = (extent == Extent::Full).then(|| Source::of(self, vm.process()));
+        let capture = self.begin_capture(host, self.origin(), source.as_ref(), reservation).await?;
         let begun = Instant::now();
         unsettle(self.directory()).map_err(file_error("mark", self.directory()))?;
         let written = self.write_stopped(&capture, source, &*vm, &guest).await;
@@ -119,14 +130,17 @@ impl Parts {
         &mut self,
         host: &Host,
         reservation: Reservation,
+        extent: Extent,
     ) -> Result<Capture, CreateError> {
         self.find_template(host)?;
         let paused = self.directory().join(PAUSED);
         let manifest = Manifest::read(&paused)?;
-        let source = Source::Own(self.directory().join(MEMORY_FILE));
-        let capture = self.begin_capture(host, manifest.origin, &source, reservation).await?;
-        let state = capture.file(STATE);
-        link(&paused.join(STATE), &state).map_err(file_error("link", &state))?;
+        let source = (extent == Extent::Full).then(|| Source::Own(self.directory().join(MEMORY_FILE)));
+        let capture = self.begin_capture(host, manifest.origin, source.as_ref(), reservation).await?;
+        if extent == Extent::Full {
+            let state = capture.file(STATE);
+            link(&paused.join(STATE), &state).map_err(file_error("link", &state))?;
+        }
         self.write_memory_and_disk(&capture, source).await?;
         Ok(capture)
     }
@@ -136,28 +150,31 @@ impl Parts {
         &self,
         host: &Host,
         origin: Origin,
-        source: &Source,
+        source: Option<&Source>,
         reservation: Reservation,
     ) -> Result<Capture, CreateError> {
         let directory = self.directory();
         let overlay = directory.join(OVERLAY_FILE);
         let disk = fs::metadata(&overlay).map_err(file_error("measure", &overlay))?.blocks() * 512;
-        let memory = source.bytes().map_err(file_error("measure the memory in", directory))?;
+        let memory = source.map_or(Ok(0), Source::bytes).map_err(file_error("measure the memory in", directory))?;
         admission::check_disk(host, (disk + memory) >> 20)?;
         let record = self.record();
         let mut manifest = Manifest::new(origin);
         manifest.sandbox = Some(record.spec.id.clone());
         manifest.layers = record.layers.iter().map(|layer| layer.name.clone()).collect();
         manifest.files = record.layers.iter().map(|layer| (layer.name.clone(), layer.digest.clone())).collect();
-        let capture =
-            Capture { stage: reservation.stage()?, manifest, surroundings: host.surroundings.clone(), reservation };
+        let extent = if source.is_some() { Extent::Full } else { Extent::Disk };
+        let (stage, surroundings) = (reservation.stage()?, host.surroundings.clone());
+        let capture = Capture { stage, manifest, extent, surroundings, reservation };
         for layer in &record.layers {
             let to = capture.file(&layer.name);
             link(&directory.join(&layer.name), &to).map_err(file_error("link", &to))?;
         }
         host.vmm.make_overlay(&capture.file(EMPTY_OVERLAY), self.disk()).await?;
-        let (source, to) = (source.clone(), capture.file(MEMORY));
-        write(&capture, move || source.copy_frozen(&to)).await?;
+        if let Some(source) = source.cloned() {
+            let to = capture.file(MEMORY);
+            write(&capture, move || source.copy_frozen(&to)).await?;
+        }
         Ok(capture)
     }
 
@@ -165,25 +182,32 @@ impl Parts {
     async fn write_stopped(
         &self,
         capture: &Capture,
-        source: Source,
+        source: Option<Source>,
         vm: &dyn Vm,
         guest: &Guest,
     ) -> Result<(), CreateError> {
+        let frozen = async {
+            guest.freeze().await?;
+            // What is dirty is in the memory, where that is captured.
+            if source.is_none() { guest.write_back().await } else { Ok(()) }
+        };
         tokio::select! {
-            frozen = guest.freeze() => frozen.map_err(CreateError::Freeze)?,
+            frozen = frozen => frozen.map_err(CreateError::Freeze)?,
             // From here on the monitor itself is asked, and says nothing then.
             () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),
         }
         vm.pause().await.map_err(CreateError::Capture)?;
-        save_state(vm, &capture.file(STATE)).await?;
+        if source.is_some() {
+            save_state(vm, &capture.file(STATE)).await?;
+        }
         self.write_memory_and_disk(capture, source).await
     }
 
-    async fn write_memory_and_disk(&self, capture: &Capture, source: Source) -> Result<(), CreateError> {
+    async fn write_memory_and_disk(&self, capture: &Capture, source: Option<Source>) -> Result<(), CreateError> {
         let (memory, overlay) = (capture.file(MEMORY), capture.file(OVERLAY));
         let own = self.directory().join(OVERLAY_FILE);
         write(capture, move || {
-            source.copy_rest(&memory)?;
+            source.map_or(Ok(()), |source| source.copy_rest(&memory))?;
             vmm::memory::copy(&File::open(own)?, &create(&overlay)?)
         })
         .await

@@ -38,8 +38,8 @@ use std::time::{Instant, SystemTime};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use model::{
-    Generation, Lifetime, NetworkPolicy, OnExpiry, OwnerId, ResumeFrom, SandboxId, Shape, SnapshotId, StartMode,
-    Status, TemplateName,
+    Extent, Generation, Lifetime, NetworkPolicy, OnExpiry, OwnerId, SandboxId, Shape, SnapshotId, StartMode, Status,
+    TemplateName,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -135,9 +135,9 @@ struct View {
 /// What callers may ask of an owner task.
 enum Command {
     Pause(Generation, oneshot::Sender<Result<(), TransitionError>>),
-    Resume(Generation, ResumeFrom, oneshot::Sender<Result<(), TransitionError>>),
+    Resume(Generation, Extent, oneshot::Sender<Result<(), TransitionError>>),
     Stop(Generation, oneshot::Sender<Result<(), TransitionError>>),
-    Capture(Reservation, oneshot::Sender<Result<Captured, CaptureError>>),
+    Capture(Reservation, Extent, oneshot::Sender<Result<Captured, CaptureError>>),
     Network(oneshot::Sender<Result<NetworkState, NetworkError>>),
     SetNetwork(NetworkPolicy, oneshot::Sender<Result<(), NetworkError>>),
     Destroy(oneshot::Sender<Result<(), DestroyError>>),
@@ -317,12 +317,7 @@ impl Sandboxes {
     }
 
     /// Lets a paused sandbox go on, or starts one from its disk that was stopped.
-    pub async fn resume(
-        &self,
-        id: &SandboxId,
-        generation: Generation,
-        from: ResumeFrom,
-    ) -> Result<(), TransitionError> {
+    pub async fn resume(&self, id: &SandboxId, generation: Generation, from: Extent) -> Result<(), TransitionError> {
         self.change(id, |reply| Command::Resume(generation, from, reply)).await
     }
 
@@ -343,7 +338,12 @@ impl Sandboxes {
 
     /// Captures a running or paused sandbox, which goes on as it was. The same id again means the same snapshot. Goes on
     /// when the caller does not wait.
-    pub async fn capture(&self, id: &SandboxId, snapshot: SnapshotId) -> Result<Captured, CaptureError> {
+    pub async fn capture(
+        &self,
+        id: &SandboxId,
+        snapshot: SnapshotId,
+        extent: Extent,
+    ) -> Result<Captured, CaptureError> {
         let reservation = self.host.snapshots.reserve(snapshot).await;
         match reservation.get() {
             Ok(frozen) if frozen.manifest.sandbox.as_ref() == Some(id) => return Ok((reservation.id.clone(), frozen)),
@@ -357,7 +357,7 @@ impl Sandboxes {
             true => CaptureError::Closing,
             false => CaptureError::NotFound(id.clone()),
         };
-        handle.commands.send(Command::Capture(reservation, sender)).await.map_err(|_| ended())?;
+        handle.commands.send(Command::Capture(reservation, extent, sender)).await.map_err(|_| ended())?;
         receiver.await.map_err(|_| ended())?
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::{Event, Generation, Lifetime, NetworkPolicy, OnExpiry, ResumeFrom, Status, transition};
+use model::{Event, Extent, Generation, Lifetime, NetworkPolicy, OnExpiry, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -270,7 +270,7 @@ impl Owner {
                             return Ending::Lost;
                         }
                     },
-                    Some(Command::Capture(reservation, reply)) => match self.capture(reservation).await {
+                    Some(Command::Capture(reservation, extent, reply)) => match self.capture(reservation, extent).await {
                         Ok(capture) => publish_later(capture, reply),
                         Err(error) => answer(reply, Err(error)),
                     },
@@ -337,14 +337,14 @@ impl Owner {
     }
 
     /// Captures the sandbox, which is then again what it was. What is left to do needs nothing of it.
-    async fn capture(&mut self, reservation: Reservation) -> Result<Capture, CaptureError> {
+    async fn capture(&mut self, reservation: Reservation, extent: Extent) -> Result<Capture, CaptureError> {
         if self.status() == Status::Paused {
-            return self.parts.capture_paused(&self.host, reservation).await.map_err(CaptureError::Failed);
+            return self.parts.capture_paused(&self.host, reservation, extent).await.map_err(CaptureError::Failed);
         }
         transition(self.status(), Event::SnapshotRequested)?;
         self.parts.stay_shallow(&self.host).await.map_err(CaptureError::Failed)?;
         self.publish(Event::SnapshotRequested);
-        let captured = self.parts.capture_running(&self.host, &self.spec, reservation).await;
+        let captured = self.parts.capture_running(&self.host, &self.spec, reservation, extent).await;
         self.activity.touch();
         self.publish(if captured.is_ok() { Event::Captured } else { Event::RolledBack });
         captured.map_err(CaptureError::Failed)
@@ -378,13 +378,13 @@ impl Owner {
     async fn resume_of(
         &mut self,
         generation: Generation,
-        from: ResumeFrom,
+        from: Extent,
     ) -> Result<Result<(), TransitionError>, TransitionError> {
         match (self.parts.hear_of(generation), self.status(), from) {
             (Err(error), ..) => Ok(Err(error)),
             (Ok(()), Status::Stopped, _) => Ok(self.start(Event::StartRequested).await),
-            (Ok(()), _, ResumeFrom::Disk) => Ok(self.start(Event::ResumeRequested).await),
-            (Ok(()), _, ResumeFrom::Memory) => self.resume().await,
+            (Ok(()), _, Extent::Disk) => Ok(self.start(Event::ResumeRequested).await),
+            (Ok(()), _, Extent::Full) => self.resume().await,
         }
     }
 
@@ -521,7 +521,7 @@ fn refuse_unless_delete(command: Command, status: Status) -> Option<DestroyReply
     let refused = |event| transition(status, event).map(drop).map_err(TransitionError::from);
     match command {
         Command::Destroy(reply) | Command::Close(_, reply) => return Some(reply),
-        Command::Capture(_, reply) => {
+        Command::Capture(_, _, reply) => {
             if let Err(error) = transition(status, Event::SnapshotRequested) {
                 answer(reply, Err(error.into()));
             }

@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use model::SnapshotId;
+use model::{Extent, SnapshotId};
 use tokio_util::sync::CancellationToken;
 use vmm::{Memory, RestoreSpec};
 
-use super::parts::{MemoryOwner, OVERLAY_FILE, Parts, file_error, identity};
+use super::parts::{MemoryOwner, OVERLAY_FILE, Parts, Room, file_error, identity};
 use super::{CreateError, SandboxSpec, Start};
 use crate::guest::Identity;
 use crate::host::Host;
@@ -25,7 +25,8 @@ pub(super) const FROZEN_MEMORY_FILE: &str = "frozen-memory";
 pub(super) const RESTORE_DEADLINE: Duration = Duration::from_secs(15);
 
 impl Parts {
-    /// Makes the sandbox out of a snapshot. What its guest may have read of itself before is replaced.
+    /// Makes the sandbox out of a snapshot. What its guest may have read of itself before is replaced. It boots where a disk
+    /// alone was captured.
     pub(super) async fn restore_snapshot(
         &mut self,
         host: &Host,
@@ -36,12 +37,29 @@ impl Parts {
         let wanted = Origin::new(self.template(), spec.shape, host.vmm.platform());
         let snapshot = host.snapshots.get(id)?;
         snapshot.check(&wanted)?;
-        let restored = self.restore(host, spec, &snapshot, Some(random_uuid()), cancel).await;
+        let restored = match snapshot.extent() {
+            Extent::Full => self.restore(host, spec, &snapshot, Some(random_uuid()), cancel).await,
+            Extent::Disk => self.boot_snapshot(host, spec, &snapshot, cancel).await,
+        };
         if restored.is_err() {
             // One that was deleted in this moment fails as some missing file.
             host.snapshots.get(id)?;
         }
         restored
+    }
+
+    async fn boot_snapshot(
+        &mut self,
+        host: &Host,
+        spec: &SandboxSpec,
+        snapshot: &Frozen,
+        cancel: &CancellationToken,
+    ) -> Result<(), CreateError> {
+        let layers = take_disk(snapshot, self.directory())?;
+        self.record_layers(layers)?;
+        host.surroundings.reached(Failpoint::RecordWritten);
+        let template = self.template().clone();
+        self.boot_from_disk(host, spec, &template, Room::Reserved, cancel).await
     }
 
     /// Makes the sandbox out of what was captured.
@@ -88,6 +106,11 @@ impl Parts {
 fn take_files(frozen: &Frozen, directory: &Path) -> Result<Vec<Layer>, CreateError> {
     let memory = directory.join(FROZEN_MEMORY_FILE);
     link(&frozen.memory(), &memory).map_err(file_error("link", &memory))?;
+    take_disk(frozen, directory)
+}
+
+/// The same of its disk.
+fn take_disk(frozen: &Frozen, directory: &Path) -> Result<Vec<Layer>, CreateError> {
     let layers = frozen.link_layers(directory)?;
     let overlay = directory.join(OVERLAY_FILE);
     copy_for_writing(&frozen.empty_overlay(), &overlay).map_err(file_error("make", &overlay))?;

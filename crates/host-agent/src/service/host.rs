@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
-use model::{Generation, InternetAccess, InvalidId, NetworkPolicy, SnapshotId};
+use model::{Extent, Generation, InternetAccess, InvalidId, NetworkPolicy, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
     DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, GetDiskUsageRequest, GetDiskUsageResponse,
@@ -210,7 +210,8 @@ impl Service for HostService {
         request: ServiceRequest<'_, CreateSnapshotRequest>,
     ) -> ServiceResult<CreateSnapshotResponse> {
         let sandbox = parse_id(request.sandbox_id)?;
-        let captured = self.agent.sandboxes.capture(&sandbox, parse_snapshot_id(request.snapshot_id)?).await;
+        let extent = if request.disk_only { Extent::Disk } else { Extent::Full };
+        let captured = self.agent.sandboxes.capture(&sandbox, parse_snapshot_id(request.snapshot_id)?, extent).await;
         let (id, frozen) = captured.map_err(IntoConnect::into_connect)?;
         Response::ok(CreateSnapshotResponse { snapshot: wire_snapshot(&id, &frozen).into(), ..Default::default() })
     }

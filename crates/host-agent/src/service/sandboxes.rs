@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use model::{
-    Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, ResumeFrom, SandboxId, Shape, ShapeRequest,
-    SnapshotId, StartMode, TemplateName,
+    Extent, Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId,
+    StartMode, TemplateName,
 };
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
@@ -270,7 +270,7 @@ impl HostAgentService for SandboxService {
         request: ServiceRequest<'_, ResumeSandboxRequest>,
     ) -> ServiceResult<ResumeSandboxResponse> {
         let (id, generation) = (parse_id(request.sandbox_id)?, Generation::new(request.generation));
-        let from = if request.from_disk { ResumeFrom::Disk } else { ResumeFrom::Memory };
+        let from = if request.from_disk { Extent::Disk } else { Extent::Full };
         self.agent.sandboxes.resume(&id, generation, from).await.map_err(IntoConnect::into_connect)?;
         Response::ok(ResumeSandboxResponse::default())
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use model::Extent;
 use serde::{Deserialize, Serialize};
 
 use super::{EMPTY_OVERLAY, MEMORY, Manifest, OVERLAY, Origin, STATE, SnapshotError, manifest};
@@ -71,9 +72,17 @@ impl Frozen {
         names.enumerate().map(link_one).collect()
     }
 
+    /// How much of it was captured.
+    pub fn extent(&self) -> Extent {
+        if self.manifest.files.contains_key(STATE) { Extent::Full } else { Extent::Disk }
+    }
+
     /// Checks that it is there, whole, and can go on as `wanted`.
     pub fn check(&self, wanted: &Origin) -> Result<(), SnapshotError> {
-        Manifest::open(&self.directory, &self.memory(), wanted).map(drop)
+        match self.extent() {
+            Extent::Full => Manifest::open(&self.directory, &self.memory(), wanted).map(drop),
+            Extent::Disk => self.manifest.origin.check_disk(wanted),
+        }
     }
 
     /// Reads all of it and compares it with what was captured.

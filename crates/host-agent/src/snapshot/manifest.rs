@@ -77,17 +77,28 @@ impl Origin {
     /// Whether what was captured can go on as `wanted`, which has the platform of this host. The guest agent may be
     /// another as long as this host speaks its language, and the monitor is the one that it was captured with.
     fn check(&self, wanted: &Self) -> Result<(), SnapshotError> {
-        let differs = |what, captured: String, wanted: String| match captured == wanted {
-            true => Ok(()),
-            false => Err(SnapshotError::Differs { what, captured, wanted }),
-        };
-        differs("template", self.template.to_string(), wanted.template.to_string())?;
-        differs("template build", self.build.to_string(), wanted.build.to_string())?;
-        differs("kernel", self.kernel.as_str().to_owned(), wanted.kernel.as_str().to_owned())?;
-        differs("guest agent protocol", self.guest_protocol.to_string(), wanted.guest_protocol.to_string())?;
-        differs("shape", format!("{:?}", self.shape), format!("{:?}", wanted.shape))?;
+        same("template", &self.template, &wanted.template)?;
+        same("template build", &self.build, &wanted.build)?;
+        same("kernel", &self.kernel.as_str(), &wanted.kernel.as_str())?;
+        same("guest agent protocol", &self.guest_protocol, &wanted.guest_protocol)?;
+        same("shape", &format!("{:?}", self.shape), &format!("{:?}", wanted.shape))?;
         Ok(self.platform.check(&wanted.platform)?)
     }
+
+    /// Whether a disk that was captured can be that of `wanted`, which boots from it: nothing of a kernel, a guest agent or
+    /// a monitor is in it.
+    pub(super) fn check_disk(&self, wanted: &Self) -> Result<(), SnapshotError> {
+        same("template", &self.template, &wanted.template)?;
+        same("template build", &self.build, &wanted.build)?;
+        same("shape", &format!("{:?}", self.shape), &format!("{:?}", wanted.shape))
+    }
+}
+
+fn same<T: PartialEq + ToString>(what: &'static str, captured: &T, wanted: &T) -> Result<(), SnapshotError> {
+    if captured == wanted {
+        return Ok(());
+    }
+    Err(SnapshotError::Differs { what, captured: captured.to_string(), wanted: wanted.to_string() })
 }
 
 impl Manifest {

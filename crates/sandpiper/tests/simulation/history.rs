@@ -37,6 +37,8 @@ pub enum Event {
     Delete(usize),
     /// It is captured.
     Snapshot(usize),
+    /// Its disk alone is captured.
+    SnapshotDisk(usize),
     /// Its last snapshot is deleted.
     DeleteSnapshot(usize),
     /// A second one goes on from it.
@@ -195,7 +197,8 @@ impl Draw {
             32..44 => Event::Resume(slot),
             44..46 => Event::Restart(slot),
             46..54 => Event::Delete(slot),
-            54..59 => Event::Snapshot(slot),
+            54..58 => Event::Snapshot(slot),
+            58..59 => Event::SnapshotDisk(slot),
             59..61 => Event::DeleteSnapshot(slot),
             61..64 => Event::CreateFrom(slot, other),
             64..66 => Event::Fork(slot, other),

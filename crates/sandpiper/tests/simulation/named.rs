@@ -11,7 +11,7 @@ use Event as E;
 type Named = (&'static str, fn() -> History);
 
 /// Every one.
-pub const ALL: [Named; 14] = [
+pub const ALL: [Named; 15] = [
     ("stuck-in-pausing", stuck_in_pausing),
     ("undeletable-paused", undeletable_paused),
     ("renewed-as-it-expires", renewed_as_it_expires),
@@ -22,6 +22,7 @@ pub const ALL: [Named; 14] = [
     ("two-resumes-at-once", two_resumes_at_once),
     ("pause-on-a-full-disk", pause_on_a_full_disk),
     ("stops-cut-in-the-middle", stops_cut_in_the_middle),
+    ("disk-alone-of-a-fork", disk_alone_of_a_fork),
     ("stopped-as-it-is-resumed", stopped_as_it_is_resumed),
     ("records-away-at-the-answer", records_away_at_the_answer),
     ("fork-cut-in-the-middle", fork_cut_in_the_middle),
@@ -129,6 +130,16 @@ fn stops_cut_in_the_middle() -> History {
     ];
     let later = |event| Step { after: Duration::from_secs(30), event };
     history.steps.extend(steps.into_iter().flatten().map(later));
+    history
+}
+
+fn disk_alone_of_a_fork() -> History {
+    let mut history = fine(&[E::Create(0, Span::Long), E::Write(0), E::Fork(0, 1), E::Write(1), E::SnapshotDisk(1)]);
+    let later = |event| Step { after: Duration::from_secs(30), event };
+    let cut = [E::EndAgent(Arm::At("monitor.boot")), E::CreateFrom(2, 1)];
+    history.steps.extend([E::Pause(1), E::SnapshotDisk(1), E::CreateFrom(2, 1), E::Write(2), E::Stop(2)].map(later));
+    history.steps.extend([E::Resume(2), E::Delete(2), E::Delete(1)].map(later));
+    history.steps.extend(cut.map(later));
     history
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use connectrpc::client::{ClientConfig, ServiceTransport};
 use control_plane::{Failure, InProcess, Records, SimulatedControlPlane, Wish};
-use model::{Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, Status};
+use model::{Extent, Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, Status};
 use proto::hostagent::v1::{HostAgentServiceClient, ListSandboxesRequest, ReadFileRequest, WriteFileRequest};
 
 use crate::bugs::Bug;
@@ -153,7 +153,8 @@ impl Users {
                 self.excuse(slot, "deleted");
                 self.change(slot, "delete", async |asked, id| asked.delete(id).await);
             }
-            Event::Snapshot(slot) => self.snapshot(slot),
+            Event::Snapshot(slot) => self.snapshot(slot, Extent::Full),
+            Event::SnapshotDisk(slot) => self.snapshot(slot, Extent::Disk),
             Event::DeleteSnapshot(slot) => {
                 let Some((snapshot, _)) = self.snapshots[slot].take() else { return };
                 let what = format!("delete snapshot of {slot}");
@@ -273,7 +274,7 @@ impl Users {
         );
     }
 
-    fn snapshot(&mut self, slot: usize) {
+    fn snapshot(&mut self, slot: usize, extent: Extent) {
         let Some(id) = self.sandboxes[slot].clone() else { return };
         let snapshot = SnapshotId::random();
         // What it is to hold is what was acknowledged until now.
@@ -282,8 +283,8 @@ impl Users {
         let keep = Subject { excuse: Some("a snapshot"), ..at_that_time };
         self.world.state().subjects.insert(frozen.clone(), keep);
         self.snapshots[slot] = Some((snapshot.clone(), frozen));
-        let what = format!("snapshot {slot}");
-        self.ask(what, async move |asked| asked.snapshot(id, snapshot).await, |_, _| {});
+        let what = format!("snapshot {slot} {extent:?}");
+        self.ask(what, async move |asked| asked.snapshot(id, snapshot, extent).await, |_, _| {});
     }
 
     fn change<Answer>(

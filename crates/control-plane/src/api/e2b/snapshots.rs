@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, Uri};
-use model::{SnapshotId, SnapshotRef, SnapshotStatus};
+use model::{Extent, SnapshotId, SnapshotRef, SnapshotStatus};
 use serde::{Deserialize, Serialize};
 
 use super::super::Api;
@@ -48,14 +48,12 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let request: SnapshotRequest = optional_body(&api, body).await?;
     find(&api, &owner, &id).await?;
-    if request.memory == Some(false) {
-        return Err(absent("snapshots without memory"));
-    }
+    let extent = if request.memory == Some(false) { Extent::Disk } else { Extent::Full };
     let naming = match request.name.filter(|name| !name.is_empty()) {
         Some(name) => Naming::Replacing(names::new_name(&name)?),
         None => Naming::Unnamed,
     };
-    let made = api.lifecycle.snapshot(owner, id.clone(), SnapshotId::random(), naming).await;
+    let made = api.lifecycle.snapshot(owner, id.clone(), SnapshotId::random(), naming, extent).await;
     let snapshot = made.map_err(|error| match error {
         LifecycleError::Snapshot(SnapshotError::NameOfTemplate { .. }) => ApiError::invalid_request(error.to_string()),
         other => told(&id, other),

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use model::{OwnerId, ResumeFrom, SandboxId, Status};
+use model::{Extent, OwnerId, SandboxId, Status};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 
@@ -56,8 +56,8 @@ struct ConnectRequest {
 }
 
 impl ConnectRequest {
-    fn from(&self) -> ResumeFrom {
-        if self.memory == Some(false) { ResumeFrom::Disk } else { ResumeFrom::Memory }
+    fn from(&self) -> Extent {
+        if self.memory == Some(false) { Extent::Disk } else { Extent::Full }
     }
 }
 
@@ -94,7 +94,7 @@ impl Api {
         owner: &OwnerId,
         id: &SandboxId,
         time: Duration,
-        from: ResumeFrom,
+        from: Extent,
     ) -> Result<(StatusCode, Sandbox), ApiError> {
         let end = Instant::now() + PATIENCE;
         let mut news = self.store.news();

@@ -354,7 +354,21 @@ def snapshots_are_made_listed_used_and_deleted():
         assert Sandbox.delete_snapshot(one.snapshot_id) is True
         assert Sandbox.delete_snapshot(one.snapshot_id) is False
     raises(SandboxNotFoundException, lambda: Sandbox.create_snapshot(UNKNOWN))
-    is_absent("Sandbox.create_snapshot with mode=filesystem", lambda: sandbox.create_snapshot(mode="filesystem"))
+    # One of the disk alone: what is made of it boots.
+    boot = lambda one: one.commands.run("cat /proc/sys/kernel/random/boot_id").stdout
+    first = boot(sandbox)
+    sandbox.files.write("/dev/shm/lost", "1")
+    for before in ("running", "paused"):
+        if before == "paused":
+            sandbox.commands.run("sync")
+            sandbox.pause()
+        disk = sandbox.create_snapshot(mode="filesystem")
+        booted = Sandbox.create(disk.snapshot_id, timeout=600)
+        assert booted.files.read("state") == "kept" and not booted.files.exists("/dev/shm/lost"), before
+        assert boot(booted) != first
+        booted.kill()
+        assert Sandbox.delete_snapshot(disk.snapshot_id) is True
+    sandbox.connect(timeout=600)
     sandbox.kill()
 
 
