@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use model::{DomainPattern, InternetAccess, NetworkPolicy, Range, Status};
+use model::{DomainPattern, NetworkPolicy, PolicyWords, Range, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
@@ -27,6 +27,7 @@ pub struct PolicyRequest {
     allow_internet_access: Option<bool>,
     allow_out: Option<Vec<String>>,
     deny_out: Option<Vec<String>>,
+    dns_servers: Option<Vec<String>>,
 }
 
 impl PartialSchema for PolicyRequest {
@@ -65,6 +66,13 @@ fn policies() -> [Value; 3] {
         list(description, items)
     };
     let deny_out = list("Addresses and ranges that it does not reach; `0.0.0.0/0` is all", &range);
+    let dns_servers = json!({
+        "type": ["array", "null"],
+        "description": "The name servers that its names are asked of, in the place of the host's; an empty list is no names. One \
+                        that is private or denied is not asked",
+        "maxItems": NetworkPolicy::MOST_NAME_SERVERS,
+        "items": {"type": "string", "pattern": Range::ADDRESS_PATTERN},
+    });
     let internet = "Whether it reaches what no list names";
     let switch = json!({"type": ["boolean", "null"], "description": internet, "default": true});
     let policy = |required: &[&str], allow_internet_access: &Value, allow_out: Value, deny_out: &Value| {
@@ -75,6 +83,7 @@ fn policies() -> [Value; 3] {
                 "allow_internet_access": allow_internet_access,
                 "allow_out": allow_out,
                 "deny_out": deny_out,
+                "dns_servers": dns_servers,
             },
         })
     };
@@ -90,13 +99,13 @@ fn policies() -> [Value; 3] {
 impl PolicyRequest {
     /// What is asked for.
     pub fn policy(self) -> Result<NetworkPolicy, ApiError> {
-        let internet = match self.allow_internet_access.unwrap_or(true) {
-            true => InternetAccess::On,
-            false => InternetAccess::Off,
+        let words = PolicyWords {
+            allow_internet_access: self.allow_internet_access.unwrap_or(true),
+            allow_out: self.allow_out.unwrap_or_default(),
+            deny_out: self.deny_out.unwrap_or_default(),
+            dns_servers: self.dns_servers,
         };
-        let (allow, deny) = (self.allow_out.unwrap_or_default(), self.deny_out.unwrap_or_default());
-        NetworkPolicy::new(internet, &allow, &deny)
-            .map_err(|error| ApiError::invalid_request(format!("network is not valid: {error}")))
+        NetworkPolicy::new(&words).map_err(|error| ApiError::invalid_request(format!("network is not valid: {error}")))
     }
 }
 
@@ -109,6 +118,9 @@ struct View {
     allow_out: Vec<String>,
     /// What it does not reach.
     deny_out: Vec<String>,
+    /// The name servers that its names are asked of; absent where those are the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns_servers: Option<Vec<String>>,
     /// How often this was replaced.
     policy_changes: u64,
     /// Packets that went nowhere since its network was made: `fenced` (to private ranges, the host, other sandboxes),
@@ -118,11 +130,12 @@ struct View {
 }
 
 fn view(network: HostNetwork) -> Response {
-    let policy = &network.policy;
+    let words = network.policy.words();
     let view = View {
-        allow_internet_access: policy.internet() == InternetAccess::On,
-        allow_out: policy.allowed().iter().map(ToString::to_string).collect(),
-        deny_out: policy.denied().iter().map(ToString::to_string).collect(),
+        allow_internet_access: words.allow_internet_access,
+        allow_out: words.allow_out,
+        deny_out: words.deny_out,
+        dns_servers: words.dns_servers,
         policy_changes: network.policy_changes,
         denials: network.denials.into_iter().collect(),
     };

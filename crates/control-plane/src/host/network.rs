@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use connectrpc::ErrorCode;
-use model::{InternetAccess, NetworkPolicy, SandboxId};
+use model::{NetworkPolicy, PolicyWords, SandboxId};
 use proto::hostagent::v1 as pb;
 
 use super::calls::{repeatable, within};
@@ -24,10 +24,13 @@ pub struct HostNetwork {
 
 /// The same for the host.
 pub(super) fn wire(policy: &NetworkPolicy) -> pb::NetworkPolicy {
+    let words = policy.words();
+    let name_servers = |addresses| pb::NameServers { addresses, ..Default::default() };
     pb::NetworkPolicy {
-        deny_internet_access: policy.internet() == InternetAccess::Off,
-        allow_out: policy.allowed().iter().map(ToString::to_string).collect(),
-        deny_out: policy.denied().iter().map(ToString::to_string).collect(),
+        deny_internet_access: !words.allow_internet_access,
+        allow_out: words.allow_out,
+        deny_out: words.deny_out,
+        name_servers: words.dns_servers.map(name_servers).into(),
         ..Default::default()
     }
 }
@@ -39,8 +42,13 @@ impl HostAgent {
         let call = |options| self.host.get_sandbox_network_with_options(request.clone(), options);
         let reply = repeatable(NETWORK, call).await?.into_owned();
         let policy = reply.policy.into_option().unwrap_or_default();
-        let internet = if policy.deny_internet_access { InternetAccess::Off } else { InternetAccess::On };
-        let policy = NetworkPolicy::new(internet, &policy.allow_out, &policy.deny_out).map_err(|error| {
+        let words = PolicyWords {
+            allow_internet_access: !policy.deny_internet_access,
+            allow_out: policy.allow_out,
+            deny_out: policy.deny_out,
+            dns_servers: policy.name_servers.into_option().map(|servers| servers.addresses),
+        };
+        let policy = NetworkPolicy::new(&words).map_err(|error| {
             HostError::answered(ErrorCode::Internal, &format!("the host's network policy makes no sense: {error}"))
         })?;
         let denials = reply.denials.into_option().unwrap_or_default();

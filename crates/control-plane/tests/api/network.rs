@@ -42,7 +42,9 @@ async fn a_policy_is_asked_for_replaced_and_passed_on() {
     for (member, value) in limited().as_object().unwrap() {
         assert_eq!(shown[member], *value, "{member}");
     }
-    let (status, changed) = put(&server, &id, json!({"deny_out": ["198.51.100.7"]})).await;
+    assert_eq!(shown.get("dns_servers"), None, "the host's");
+    let (status, changed) =
+        put(&server, &id, json!({"deny_out": ["198.51.100.7"], "dns_servers": ["1.1.1.1", "9.9.9.9"]})).await;
     assert_eq!(status, 200, "{changed}");
     assert_eq!((&changed["allow_internet_access"], &changed["allow_out"]), (&json!(true), &json!([])));
     assert_eq!((&changed["deny_out"], &changed["policy_changes"]), (&json!(["198.51.100.7"]), &json!(1)));
@@ -51,6 +53,11 @@ async fn a_policy_is_asked_for_replaced_and_passed_on() {
     assert_eq!(status, 201, "{children}");
     let child = network(&server, children[0]["id"].as_str().unwrap()).await;
     assert_eq!(child["deny_out"], json!(["198.51.100.7"]), "a child has the policy that its parent has by then");
+    assert_eq!(child["dns_servers"], json!(["1.1.1.1", "9.9.9.9"]));
+    let (_, none) = put(&server, &id, json!({"dns_servers": []})).await;
+    assert_eq!(none["dns_servers"], json!([]), "none at all");
+    let (_, cleared) = put(&server, &id, json!({})).await;
+    assert_eq!(cleared.get("dns_servers"), None);
 }
 
 #[tokio::test]
@@ -63,6 +70,9 @@ async fn what_is_no_policy_is_refused_and_changes_nothing() {
         (json!({"allow_out": ["::1"]}), "IPv6"),
         (json!({"allow_out": ["1.2.3.4/40"]}), "allow_out"),
         (json!({"deny_out": vec!["1.1.1.1"; 201]}), "200"),
+        (json!({"dns_servers": ["dns.example.com"]}), "dns_servers"),
+        (json!({"dns_servers": ["1.1.1.1/32"]}), "dns_servers"),
+        (json!({"dns_servers": vec!["1.1.1.1"; 11]}), "10"),
     ] {
         let (status, body) = put(&server, &id, wrong.clone()).await;
         assert_eq!((status, code(&body)), (400, "invalid_request"), "{wrong}");

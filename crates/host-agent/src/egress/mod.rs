@@ -3,7 +3,7 @@
 //! whose policy names domains.
 //!
 //! ```text
-//!  guest ── name? ─────────▶ resolver ── name? (allowed ones only) ──▶ the host's name servers
+//!  guest ── name? ─────────▶ resolver ── name? (allowed ones only) ──▶ name servers
 //!        ◀─ addresses ──────┤ remembers them
 //!        ── 80, 443 ───────▶ proxy: is the address one of them, and does the connection ask for that name?
 //!                                  └──────────────────────────────────▶ the server

@@ -14,7 +14,7 @@ use super::Task;
 use crate::cgroup::{Cgroup, CgroupLimits};
 use crate::host::Host;
 use crate::jail::{self, Jail, ResourceLimits};
-use crate::net::{EgressSocketError, EgressSockets, GuestNetwork};
+use crate::net::{EgressSocketError, EgressSockets, GuestNetwork, name_servers};
 
 /// The file in a sandbox's directory that says which process it is.
 const IDENTITY_FILE: &str = "egress.json";
@@ -140,7 +140,10 @@ pub(crate) fn recorded(directory: &Path) -> Option<VmmProcess> {
 
 impl Task {
     fn new(network: &dyn GuestNetwork, policy: &NetworkPolicy) -> Self {
-        Self { domains: policy.domains().map(ToString::to_string).collect(), resolvers: network.resolvers() }
+        Self {
+            domains: policy.domains().map(ToString::to_string).collect(),
+            resolvers: name_servers(policy, &network.resolvers()),
+        }
     }
 
     /// Before the process is started: one that was told something else is never taken for this one, because it is ended

@@ -1,4 +1,4 @@
-//! The resolver: asks the host's name servers for allowed names, and for nothing else; admits what they answer.
+//! The resolver: asks the host's name servers, or the sandbox's own, for allowed names, and for nothing else; admits what they answer.
 
 use std::io;
 use std::net::Ipv4Addr;

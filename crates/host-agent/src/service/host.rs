@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
-use model::{InternetAccess, InvalidId, NetworkPolicy, SnapshotId};
+use model::{InvalidId, NetworkPolicy, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
     DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, GetDiskUsageRequest, GetDiskUsageResponse,
     GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse, GetSandboxNetworkRequest,
     GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer, ListSnapshotsRequest,
-    ListSnapshotsResponse, NetworkDenials, NetworkPolicy as WirePolicy, PruneRequest, PruneResponse,
+    ListSnapshotsResponse, NameServers, NetworkDenials, NetworkPolicy as WirePolicy, PruneRequest, PruneResponse,
     SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
@@ -83,10 +83,13 @@ fn wire_layer(lacking: &LackingLayer) -> WireLayer {
 }
 
 fn wire_policy(policy: &NetworkPolicy) -> WirePolicy {
+    let words = policy.words();
+    let name_servers = |addresses| NameServers { addresses, ..Default::default() };
     WirePolicy {
-        deny_internet_access: policy.internet() == InternetAccess::Off,
-        allow_out: policy.allowed().iter().map(ToString::to_string).collect(),
-        deny_out: policy.denied().iter().map(ToString::to_string).collect(),
+        deny_internet_access: !words.allow_internet_access,
+        allow_out: words.allow_out,
+        deny_out: words.deny_out,
+        name_servers: words.dns_servers.map(name_servers).into(),
         ..Default::default()
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use model::{
-    Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId,
-    StartMode, TemplateName,
+    Generation, Lifetime, NetworkPolicy, OnExpiry, PolicyWords, SandboxId, Shape, ShapeRequest, SnapshotId, StartMode,
+    TemplateName,
 };
 use proto::hostagent::v1::{
     CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
@@ -133,8 +133,13 @@ fn env_of(wire: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMap<S
 
 /// What is asked to be reached.
 pub(super) fn policy_of(wire: WirePolicy) -> Result<NetworkPolicy, ConnectError> {
-    let internet = if wire.deny_internet_access { InternetAccess::Off } else { InternetAccess::On };
-    NetworkPolicy::new(internet, &wire.allow_out, &wire.deny_out).map_err(IntoConnect::into_connect)
+    let words = PolicyWords {
+        allow_internet_access: !wire.deny_internet_access,
+        allow_out: wire.allow_out,
+        deny_out: wire.deny_out,
+        dns_servers: wire.name_servers.into_option().map(|servers| servers.addresses),
+    };
+    NetworkPolicy::new(&words).map_err(IntoConnect::into_connect)
 }
 
 fn template_of(request: &CreateSandboxRequest) -> Result<TemplateName, ConnectError> {

@@ -5,6 +5,8 @@
 
 mod destination;
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 pub use destination::{Destination, DomainPattern, InvalidDestination, Range};
@@ -21,25 +23,32 @@ pub enum InternetAccess {
 
 /// What a sandbox may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Words", into = "Words")]
+#[serde(try_from = "PolicyWords", into = "PolicyWords")]
 pub struct NetworkPolicy {
     internet: InternetAccess,
     allow: Vec<Destination>,
     deny: Vec<Range>,
+    name_servers: Option<Vec<Ipv4Addr>>,
 }
 
 /// A policy as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Words {
-    allow_internet_access: bool,
-    allow_out: Vec<String>,
-    deny_out: Vec<String>,
+pub struct PolicyWords {
+    /// Whether what no list names is reached.
+    pub allow_internet_access: bool,
+    /// Addresses, ranges and domains.
+    pub allow_out: Vec<String>,
+    /// Addresses and ranges.
+    pub deny_out: Vec<String>,
+    /// Addresses; none is the host's own name servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_servers: Option<Vec<String>>,
 }
 
-impl Default for Words {
+impl Default for PolicyWords {
     fn default() -> Self {
-        Self { allow_internet_access: true, allow_out: Vec::new(), deny_out: Vec::new() }
+        Self { allow_internet_access: true, allow_out: Vec::new(), deny_out: Vec::new(), dns_servers: None }
     }
 }
 
@@ -47,10 +56,12 @@ impl Default for Words {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPolicy {
     /// A list is too long.
-    #[error("{list} may have at most {} entries", NetworkPolicy::MOST_ENTRIES)]
+    #[error("{list} may have at most {most} entries")]
     TooMany {
         /// Which list.
         list: &'static str,
+        /// How many it may have.
+        most: usize,
     },
     /// An entry is none.
     #[error("{list}: {source}")]
@@ -60,6 +71,9 @@ pub enum InvalidPolicy {
         /// What is wrong with it.
         source: InvalidDestination,
     },
+    /// Name servers are machines with an address.
+    #[error("dns_servers: {0:?} is no IPv4 address")]
+    NameServer(String),
     /// A name restricts nothing where all addresses are reached anyway.
     #[error("allow_out names domains, so deny_out must hold 0.0.0.0/0 or allow_internet_access be false")]
     DomainsWithoutDenial,
@@ -69,9 +83,17 @@ impl NetworkPolicy {
     /// Entries that each list may have.
     pub const MOST_ENTRIES: usize = 200;
 
+    /// Name servers that it may have.
+    pub const MOST_NAME_SERVERS: usize = 10;
+
     /// A policy, from the words of a request.
-    pub fn new(internet: InternetAccess, allow_out: &[String], deny_out: &[String]) -> Result<Self, InvalidPolicy> {
-        let policy = Self { internet, allow: entries("allow_out", allow_out)?, deny: entries("deny_out", deny_out)? };
+    pub fn new(words: &PolicyWords) -> Result<Self, InvalidPolicy> {
+        let policy = Self {
+            internet: if words.allow_internet_access { InternetAccess::On } else { InternetAccess::Off },
+            allow: entries("allow_out", &words.allow_out)?,
+            deny: entries("deny_out", &words.deny_out)?,
+            name_servers: words.dns_servers.as_deref().map(name_servers).transpose()?,
+        };
         let names_domains = policy.domains().next().is_some();
         if names_domains && !policy.denies_by_default() { Err(InvalidPolicy::DomainsWithoutDenial) } else { Ok(policy) }
     }
@@ -96,6 +118,27 @@ impl NetworkPolicy {
         &self.deny
     }
 
+    /// The servers that its names are asked of, in the place of the host's.
+    pub fn name_servers(&self) -> Option<&[Ipv4Addr]> {
+        self.name_servers.as_deref()
+    }
+
+    /// Whether names may be asked of this server. That everything is denied is about what the names lead to.
+    pub fn may_ask(&self, server: Ipv4Addr) -> bool {
+        let is_denied = self.deny.iter().any(|range| *range != Range::ALL && range.contains(server));
+        !is_denied || self.allowed_ranges().any(|range| range.contains(server))
+    }
+
+    /// The policy in words.
+    pub fn words(&self) -> PolicyWords {
+        PolicyWords {
+            allow_internet_access: self.internet == InternetAccess::On,
+            allow_out: self.allow.iter().map(ToString::to_string).collect(),
+            deny_out: self.deny.iter().map(ToString::to_string).collect(),
+            dns_servers: self.name_servers.as_ref().map(|servers| servers.iter().map(ToString::to_string).collect()),
+        }
+    }
+
     /// The addresses that are allowed.
     pub fn allowed_ranges(&self) -> impl Iterator<Item = Range> + '_ {
         self.allow.iter().filter_map(|destination| match destination {
@@ -118,27 +161,29 @@ where
     T: std::str::FromStr<Err = InvalidDestination>,
 {
     if words.len() > NetworkPolicy::MOST_ENTRIES {
-        return Err(InvalidPolicy::TooMany { list });
+        return Err(InvalidPolicy::TooMany { list, most: NetworkPolicy::MOST_ENTRIES });
     }
     words.iter().map(|word| word.parse().map_err(|source| InvalidPolicy::Entry { list, source })).collect()
 }
 
-impl TryFrom<Words> for NetworkPolicy {
+fn name_servers(words: &[String]) -> Result<Vec<Ipv4Addr>, InvalidPolicy> {
+    if words.len() > NetworkPolicy::MOST_NAME_SERVERS {
+        return Err(InvalidPolicy::TooMany { list: "dns_servers", most: NetworkPolicy::MOST_NAME_SERVERS });
+    }
+    words.iter().map(|word| word.parse().map_err(|_| InvalidPolicy::NameServer(word.clone()))).collect()
+}
+
+impl TryFrom<PolicyWords> for NetworkPolicy {
     type Error = InvalidPolicy;
 
-    fn try_from(words: Words) -> Result<Self, InvalidPolicy> {
-        let internet = if words.allow_internet_access { InternetAccess::On } else { InternetAccess::Off };
-        Self::new(internet, &words.allow_out, &words.deny_out)
+    fn try_from(words: PolicyWords) -> Result<Self, InvalidPolicy> {
+        Self::new(&words)
     }
 }
 
-impl From<NetworkPolicy> for Words {
+impl From<NetworkPolicy> for PolicyWords {
     fn from(policy: NetworkPolicy) -> Self {
-        Self {
-            allow_internet_access: policy.internet == InternetAccess::On,
-            allow_out: policy.allow.iter().map(ToString::to_string).collect(),
-            deny_out: policy.deny.iter().map(ToString::to_string).collect(),
-        }
+        policy.words()
     }
 }
 
@@ -148,7 +193,21 @@ mod tests {
 
     fn policy(internet: InternetAccess, allow: &[&str], deny: &[&str]) -> Result<NetworkPolicy, InvalidPolicy> {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        NetworkPolicy::new(internet, &owned(allow), &owned(deny))
+        NetworkPolicy::new(&PolicyWords {
+            allow_internet_access: internet == InternetAccess::On,
+            allow_out: owned(allow),
+            deny_out: owned(deny),
+            ..PolicyWords::default()
+        })
+    }
+
+    fn with_name_servers(deny: &str, servers: &[&str]) -> Result<NetworkPolicy, InvalidPolicy> {
+        NetworkPolicy::new(&PolicyWords {
+            allow_out: vec!["5.6.7.0/24".to_owned()],
+            deny_out: vec![deny.to_owned()],
+            dns_servers: Some(servers.iter().map(|server| (*server).to_owned()).collect()),
+            ..PolicyWords::default()
+        })
     }
 
     #[test]
@@ -189,6 +248,37 @@ mod tests {
     #[test]
     fn lists_are_bounded() {
         let many = vec!["1.1.1.1"; NetworkPolicy::MOST_ENTRIES + 1];
-        assert_eq!(policy(InternetAccess::On, &many, &[]), Err(InvalidPolicy::TooMany { list: "allow_out" }));
+        let refused = InvalidPolicy::TooMany { list: "allow_out", most: NetworkPolicy::MOST_ENTRIES };
+        assert_eq!(policy(InternetAccess::On, &many, &[]), Err(refused));
+        let refused = InvalidPolicy::TooMany { list: "dns_servers", most: NetworkPolicy::MOST_NAME_SERVERS };
+        assert_eq!(with_name_servers("9.9.9.9", &["1.1.1.1"; 11]), Err(refused));
+    }
+
+    #[test]
+    fn name_servers_are_addresses_none_is_not_no_list_and_both_are_kept() {
+        for (servers, text) in [(&["1.1.1.1", "8.8.8.8"][..], r#"["1.1.1.1","8.8.8.8"]"#), (&[], "[]")] {
+            let written = with_name_servers("9.9.9.9", servers).unwrap();
+            assert_eq!(written.name_servers().map(<[_]>::len), Some(servers.len()));
+            let json = serde_json::to_string(&written).unwrap();
+            assert!(json.ends_with(&format!(r#""dns_servers":{text}}}"#)), "{json}");
+            assert_eq!(serde_json::from_str::<NetworkPolicy>(&json).unwrap(), written);
+        }
+        for wrong in ["", "dns.example.com", "::1", "1.1.1.1/32", "1.1.1.1:53", " 1.1.1.1", "01.1.1.1"] {
+            let refused = Err(InvalidPolicy::NameServer(wrong.to_owned()));
+            assert_eq!(with_name_servers("9.9.9.9", &[wrong]), refused, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_is_asked_unless_it_is_denied_itself() {
+        let check = |deny: &str, server: &str, expect: bool| {
+            let policy = with_name_servers(deny, &[server]).unwrap();
+            assert_eq!(policy.may_ask(server.parse().unwrap()), expect, "{server} where {deny} is denied");
+        };
+        check("9.9.9.9", "1.1.1.1", true);
+        check("1.1.1.0/24", "1.1.1.1", false);
+        check("5.6.0.0/16", "5.6.7.8", true);
+        check("5.6.0.0/16", "5.6.8.8", false);
+        check("0.0.0.0/0", "1.1.1.1", true);
     }
 }

@@ -43,7 +43,7 @@ def answer(question):
     return header + question[12:end] + record
 tcp = {socket.create_server(("0.0.0.0", port)): word for port, word in [(80, "tcp"), (443, "tls")]}
 probes = datagrams("0.0.0.0", 80)
-questions = [datagrams("10.66.0.1", 53), datagrams("203.0.113.2", 53)]
+questions = {datagrams("10.66.0.1", 53): "host", datagrams("203.0.113.2", 53): "own"}
 selector = selectors.DefaultSelector()
 for one in [*tcp, probes, *questions]:
     selector.register(one, selectors.EVENT_READ)
@@ -60,6 +60,7 @@ while True:
             log.write("udp %s\n" % socket.inet_ntoa(control[0][2][8:12]))
         elif one in questions:
             question, whence = one.recvfrom(1500)
+            log.write("asked %s\n" % questions[one])
             one.sendto(answer(question), whence)
         else:
             try:
@@ -313,6 +314,69 @@ async fn a_guest_that_may_reach_names_reaches_exactly_those() {
     allow(&server, &id, json!({ "allow_internet_access": false, "allow_out": ["other.test"] })).await;
     server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await;
     assert_eq!(server.inventory().of_kind("monitor"), Vec::<&str>::new());
+}
+
+/// Asks the sandbox's own way, then the server itself, and fetches what is there.
+const OWN_SERVERS: &str = r#"
+import socket, struct, sys, urllib.request
+def tell(attempt):
+    try:
+        return str(attempt())
+    except OSError:
+        return "no"
+def ask(name):
+    question = b"\0\1\1\0\0\1\0\0\0\0\0\0" + b"".join(bytes([len(l)]) + l.encode() for l in name.split(".")) + b"\0\0\1\0\1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(3)
+        udp.sendto(question, ("203.0.113.2", 53))
+        return udp.recv(1500)[3] & 15
+found = tell(lambda: socket.gethostbyname("good.test"))
+fetched = tell(lambda: urllib.request.urlopen("http://good.test/", timeout=5).read().decode())
+print(found, tell(lambda: ask("good.test")), tell(lambda: ask("other.test")), fetched)
+"#;
+
+#[tokio::test]
+async fn names_are_asked_of_the_servers_that_a_policy_names() {
+    if !is_inside("fence::names_are_asked_of_the_servers_that_a_policy_names") {
+        return;
+    }
+    let resolv = tempfile::NamedTempFile::new().unwrap();
+    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
+    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let world = World::start().await;
+    let server = server(&["--templates", "python311"]).await;
+    let network = json!({ "dns_servers": ["203.0.113.2"] });
+    let id = server.create(json!({ "template": "python311", "network": network })).await;
+    let told = async |server: &Server| {
+        let (_, told) =
+            server.shell(&id, &format!("cat > /tmp/own.py <<'END'\n{OWN_SERVERS}\nEND\npython3 /tmp/own.py")).await;
+        told.trim().to_owned()
+    };
+    assert_eq!(told(&server).await, "203.0.113.2 0 0 hello");
+    let only = json!({ "allow_internet_access": false, "allow_out": ["good.test"], "dns_servers": ["203.0.113.2"] });
+    allow(&server, &id, only).await;
+    assert_eq!(told(&server).await, "203.0.113.2 0 5 hello", "the server itself is asked nothing else");
+    for action in ["pause", "resume"] {
+        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{action}"), Value::Null).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(told(&server).await, "203.0.113.2 0 5 hello", "after a pause");
+    let hits = world.hits();
+    assert!(hits.contains("asked own") && !hits.contains("asked host"), "{hits}");
+
+    let finds = async || server.shell(&id, "timeout 3 getent ahostsv4 good.test").await.0 == 0;
+    for policy in [
+        json!({ "dns_servers": [] }),
+        json!({ "dns_servers": ["172.16.9.9", "169.254.169.254"] }),
+        json!({ "dns_servers": ["203.0.113.2"], "deny_out": ["203.0.113.0/24"] }),
+    ] {
+        allow(&server, &id, policy.clone()).await;
+        assert!(!finds().await, "{policy}");
+    }
+    assert!(!world.hits().contains("asked host"));
+    allow(&server, &id, json!({})).await;
+    assert_eq!(told(&server).await, "203.0.113.2 0 0 hello");
+    assert!(world.hits().contains("asked host"), "what is not said is the default");
 }
 
 /// The process that resolves and forwards for a sandbox, as its files name it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use http::StatusCode;
-use model::{InternetAccess, InvalidPolicy, NetworkPolicy};
+use model::{InvalidPolicy, NetworkPolicy, PolicyWords};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -57,15 +57,16 @@ impl NetworkRequest {
         if self.egress_proxy.is_some() {
             return Err(absent("proxies for what leaves a sandbox"));
         }
-        if is_given(self.dns_servers.as_ref().map(Vec::len)) {
-            return Err(absent("a sandbox's own name servers"));
-        }
         if is_given(self.https_ports.as_ref().map(Vec::len)) {
             return Err(absent("ports of a sandbox that speak TLS"));
         }
-        let internet = if allow_internet_access == Some(false) { InternetAccess::Off } else { InternetAccess::On };
-        let (allow, deny) = (self.allow_out.unwrap_or_default(), self.deny_out.unwrap_or_default());
-        NetworkPolicy::new(internet, &allow, &deny).map_err(|error| match error {
+        let words = PolicyWords {
+            allow_internet_access: allow_internet_access != Some(false),
+            allow_out: self.allow_out.unwrap_or_default(),
+            deny_out: self.deny_out.unwrap_or_default(),
+            dns_servers: self.dns_servers,
+        };
+        NetworkPolicy::new(&words).map_err(|error| match error {
             InvalidPolicy::DomainsWithoutDenial => ApiError::invalid_request(NAMES_WITHOUT_DENIAL),
             other => ApiError::invalid_request(other.to_string()),
         })

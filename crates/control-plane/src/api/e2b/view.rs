@@ -131,10 +131,12 @@ impl<'a> Detail<'a> {
 }
 
 fn network(sandbox: &Sandbox) -> Value {
-    let (policy, allow_public_traffic) = (&sandbox.network, sandbox.traffic_token.is_none());
-    let allowed: Vec<_> = policy.allowed().iter().map(ToString::to_string).collect();
-    let denied: Vec<_> = policy.denied().iter().map(ToString::to_string).collect();
-    let mut network = json!({"allowOut": allowed, "denyOut": denied, "allowPublicTraffic": allow_public_traffic});
+    let (words, allow_public_traffic) = (sandbox.network.words(), sandbox.traffic_token.is_none());
+    let mut network =
+        json!({"allowOut": words.allow_out, "denyOut": words.deny_out, "allowPublicTraffic": allow_public_traffic});
+    if let Some(servers) = words.dns_servers {
+        network["dnsServers"] = json!(servers);
+    }
     if let Some(host) = &sandbox.request_host {
         network["maskRequestHost"] = json!(host.as_str());
     }

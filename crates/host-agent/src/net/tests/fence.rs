@@ -226,6 +226,43 @@ fn names_are_asked_of_the_host_s_servers_and_of_those_alone_in_private_ranges() 
 }
 
 #[test]
+fn names_are_asked_of_a_policy_s_own_servers_behind_the_same_fence() {
+    on_a_host(|| async {
+        let claims = claim_dir();
+        let server = Server::start_with(claims.path(), |config| config.resolvers = vec![PRIVATE[0]]).await;
+        let outside = Machine::outside().await;
+        lead_outside(&outside, &PRIVATE).await;
+        let socket = outside.socket().await;
+        socket.bind((Ipv4Addr::UNSPECIFIED, 53).into()).unwrap();
+        let names = socket.listen(8).unwrap();
+        let own = policy(r#"{"dns_servers":["203.0.113.2"]}"#);
+        let mut network = server.create_with(&SandboxId::random(), &own).await;
+        let guest = Machine::guest(&mut network).await;
+        let (connected, accepted) = tokio::join!(guest.connect(TAP_IP, 53), names.accept());
+        assert_eq!(connected.unwrap().peer_addr().unwrap().ip(), TAP_IP);
+        assert_eq!(accepted.unwrap().0.local_addr().unwrap().ip(), WORLD);
+        let mut seen = 0;
+        for denied in PRIVATE[1..].iter().map(|private| format!(r#"{{"dns_servers":["{private}"]}}"#)).chain([
+            r#"{"dns_servers":[]}"#.to_owned(),
+            r#"{"dns_servers":["203.0.113.2"],"deny_out":["203.0.113.0/24"]}"#.to_owned(),
+        ]) {
+            network.apply(&policy(&denied)).await.unwrap();
+            tokio::select! {
+                result = guest.connect(TAP_IP, 53) => panic!("{denied}: {result:?}"),
+                _ = names.accept() => panic!("{denied}: a server was reached"),
+                () = until(&network, "a question without a server", |denials| denials.fenced.saturating_sub(seen)) => {}
+            }
+            seen = network.denials().await.unwrap().fenced;
+        }
+        network.apply(&NetworkPolicy::default()).await.unwrap();
+        let (connected, accepted) = tokio::join!(guest.connect(TAP_IP, 53), names.accept());
+        connected.unwrap();
+        assert_eq!(accepted.unwrap().0.local_addr().unwrap().ip(), PRIVATE[0], "the host's again");
+        network.delete().await.unwrap();
+    });
+}
+
+#[test]
 fn a_guest_has_only_so_many_connections_and_so_many_new_ones() {
     on_a_host(|| async {
         let claims = claim_dir();

@@ -263,6 +263,12 @@ def changes_of_files_are_watched():
     events = [(one.name, one.type) for one in handle.get_new_events()]
     assert ("new", kinds.CREATE) in events and ("new/h", kinds.CREATE) in events, events
     handle.stop()
+    # More than a kernel lets one user have by itself.
+    many = [files.watch_dir("watched") for _ in range(140)]
+    files.write("watched/last", "x")
+    assert all(handle.get_new_events()[0].name == "last" for handle in many)
+    for handle in many:
+        handle.stop()
     raises(NotFoundException, lambda: files.watch_dir("no/such"))
     raises(InvalidArgumentException, lambda: files.watch_dir("/etc/passwd"))
 
@@ -363,8 +369,12 @@ def what_a_sandbox_may_reach_is_said_at_its_creation_and_later():
     sandbox.update_network({"allow_out": ["example.com", "1.1.1.1"], "deny_out": [ALL_TRAFFIC]})
     network = sandbox.get_info().network
     assert (network["allow_out"], network["deny_out"]) == (["example.com", "1.1.1.1"], ["0.0.0.0/0"]), network
+    sandbox.update_network({"dns_servers": ["1.1.1.1", "8.8.4.4"]})
+    assert sandbox.get_info().network["dns_servers"] == ["1.1.1.1", "8.8.4.4"]
+    raises(SandboxException, lambda: sandbox.update_network({"dns_servers": ["dns.example.com"]}))
     Sandbox.update_network(sandbox.sandbox_id, {})
-    assert sandbox.get_info().network["allow_out"] == []
+    network = sandbox.get_info().network
+    assert network["allow_out"] == [] and "dns_servers" not in network, network
     error = raises(SandboxException, lambda: Sandbox.create(network={"allow_out": ["example.com"]}))
     assert "ALL_TRAFFIC" in str(error)
     raises(SandboxNotFoundException, lambda: Sandbox.update_network(UNKNOWN, {}))
