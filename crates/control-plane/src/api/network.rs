@@ -8,13 +8,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use model::{DomainPattern, NetworkPolicy, PolicyWords, Range, Status};
+use model::{DomainPattern, EgressProxy, NetworkPolicy, PolicyWords, ProxyWords, Range, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Api;
+use super::egress_proxy;
 use super::error::ApiError;
 use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
 use super::request::{Caller, InPath, json as json_answer, read_json};
@@ -28,6 +29,7 @@ pub struct PolicyRequest {
     allow_out: Option<Vec<String>>,
     deny_out: Option<Vec<String>>,
     dns_servers: Option<Vec<String>>,
+    egress_proxy: Option<ProxyWords<egress_proxy::Secret>>,
 }
 
 impl PartialSchema for PolicyRequest {
@@ -73,6 +75,35 @@ fn policies() -> [Value; 3] {
         "maxItems": NetworkPolicy::MOST_NAME_SERVERS,
         "items": {"type": "string", "pattern": Range::ADDRESS_PATTERN},
     });
+    let login = json!({"type": ["string", "null"], "minLength": 1, "maxLength": EgressProxy::LONGEST_LOGIN});
+    let egress_proxy = json!({
+        "type": ["object", "null"],
+        "description": "A SOCKS5 proxy of the sandbox's owner, at a public address, that its TCP connections go out through \
+                        once they are allowed, and not at all where it does not serve. Its password is never told again",
+        "required": ["address"],
+        "additionalProperties": false,
+        "properties": {
+            "address": {"type": "string", "description": "`host:port`", "example": "proxy.example.com:1080"},
+            "username": login,
+            "password": login,
+            "tls": {
+                "type": ["object", "null"],
+                "description": "TLS to the proxy; absent is none",
+                "additionalProperties": false,
+                "properties": {
+                    "server_name": {
+                        "type": ["string", "null"],
+                        "description": "Whose certificate it shows; absent is the host of its address",
+                    },
+                    "ca_cert": {
+                        "type": ["string", "null"],
+                        "description": "The authorities that are believed, in PEM; absent is those that the host believes",
+                        "maxLength": EgressProxy::LONGEST_CA,
+                    },
+                },
+            },
+        },
+    });
     let internet = "Whether it reaches what no list names";
     let switch = json!({"type": ["boolean", "null"], "description": internet, "default": true});
     let policy = |required: &[&str], allow_internet_access: &Value, allow_out: Value, deny_out: &Value| {
@@ -84,6 +115,7 @@ fn policies() -> [Value; 3] {
                 "allow_out": allow_out,
                 "deny_out": deny_out,
                 "dns_servers": dns_servers,
+                "egress_proxy": egress_proxy,
             },
         })
     };
@@ -104,8 +136,9 @@ impl PolicyRequest {
             allow_out: self.allow_out.unwrap_or_default(),
             deny_out: self.deny_out.unwrap_or_default(),
             dns_servers: self.dns_servers,
+            egress_proxy: self.egress_proxy.map(egress_proxy::words).transpose()?,
         };
-        NetworkPolicy::new(&words).map_err(|error| ApiError::invalid_request(format!("network is not valid: {error}")))
+        NetworkPolicy::new(words).map_err(|error| ApiError::invalid_request(format!("network is not valid: {error}")))
     }
 }
 
@@ -121,6 +154,9 @@ struct View {
     /// The name servers that its names are asked of; absent where those are the host's.
     #[serde(skip_serializing_if = "Option::is_none")]
     dns_servers: Option<Vec<String>>,
+    /// The proxy that its connections go out through; absent where they go out by themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_proxy: Option<egress_proxy::Shown>,
     /// How often this was replaced.
     policy_changes: u64,
     /// Packets that went nowhere since its network was made: `fenced` (to private ranges, the host, other sandboxes),
@@ -136,6 +172,7 @@ fn view(network: HostNetwork) -> Response {
         allow_out: words.allow_out,
         deny_out: words.deny_out,
         dns_servers: words.dns_servers,
+        egress_proxy: network.policy.proxy().map(egress_proxy::shown),
         policy_changes: network.policy_changes,
         denials: network.denials.into_iter().collect(),
     };

@@ -13,7 +13,7 @@ use model::{
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::{GuestAccess, Hands, KeptToken, TrafficTokenHash};
+use super::{GuestAccess, Hands, KeptToken, SealedPassword, TrafficTokenHash};
 use crate::request_host::RequestHost;
 
 /// A sandbox that is about to be made.
@@ -87,7 +87,7 @@ pub struct Sandbox {
     /// What its owner says of it.
     pub metadata: Metadata,
     /// What it may reach.
-    pub network: NetworkPolicy,
+    pub network: NetworkPolicy<SealedPassword>,
     /// The Host that servers in it see, where it is not the one that was called.
     pub request_host: Option<RequestHost>,
     /// Who may speak with its guest agent directly.
@@ -213,7 +213,7 @@ fn env(row: &AnyRow) -> Result<BTreeMap<String, String>, sqlx::Error> {
     serde_json::from_str(&text).map_err(|error| undecodable("env", error))
 }
 
-fn network(row: &AnyRow) -> Result<NetworkPolicy, sqlx::Error> {
+fn network(row: &AnyRow) -> Result<NetworkPolicy<SealedPassword>, sqlx::Error> {
     let text: String = row.try_get("network")?;
     serde_json::from_str(&text).map_err(|error| undecodable("network", error))
 }

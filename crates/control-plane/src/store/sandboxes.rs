@@ -89,9 +89,9 @@ impl Store {
     /// Records a sandbox as pending.
     pub async fn insert(&self, new: &NewSandbox) -> Result<Sandbox, StoreError> {
         let inserted = async {
-            let access = self.recorded_access(&new.id, &new.guest_access)?;
+            let sealed = self.sealed(new)?;
             let mut transaction = self.pool.begin().await?;
-            let sandbox = insert(&mut transaction, new, access, self.worker).await?;
+            let sandbox = insert(&mut transaction, new, sealed, self.worker).await?;
             transaction.commit().await?;
             Ok(sandbox)
         };
@@ -243,12 +243,24 @@ impl Store {
     }
 }
 
-/// Records a sandbox as pending, with whatever else the transaction does, and with this as who may speak with its guest
-/// agent.
+/// What of a sandbox is recorded sealed.
+pub(super) struct Sealed {
+    guest_access: Option<String>,
+    network: String,
+}
+
+impl Store {
+    pub(super) fn sealed(&self, new: &NewSandbox) -> Result<Sealed, sqlx::Error> {
+        let guest_access = self.recorded_access(&new.id, &new.guest_access)?;
+        Ok(Sealed { guest_access, network: self.recorded_policy(&new.id, &new.network)? })
+    }
+}
+
+/// Records a sandbox as pending, with whatever else the transaction does.
 pub(super) async fn insert(
     connection: &mut Connection,
     new: &NewSandbox,
-    guest_access: Option<String>,
+    sealed: Sealed,
     worker: Worker,
 ) -> Result<Sandbox, sqlx::Error> {
     let now = Timestamp::now().as_millisecond();
@@ -280,9 +292,9 @@ pub(super) async fn insert(
     .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
     .bind(i64::from(new.auto_resume == AutoResume::On))
     .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
-    .bind(serde_json::to_string(&new.network).expect("a policy is plain data"))
+    .bind(sealed.network)
     .bind(worker.number())
-    .bind(guest_access)
+    .bind(sealed.guest_access)
     .bind(serde_json::to_string(&new.env).expect("texts are JSON"))
     .bind(new.ends_at.map(Timestamp::as_millisecond))
     .bind(new.request_host.as_ref().map(RequestHost::as_str))

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
-use model::{InvalidId, NetworkPolicy, SnapshotId};
+use model::{InvalidId, NetworkPolicy, ProxyWords, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
-    DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, GetDiskUsageRequest, GetDiskUsageResponse,
-    GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse, GetSandboxNetworkRequest,
-    GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer, ListSnapshotsRequest,
-    ListSnapshotsResponse, NameServers, NetworkDenials, NetworkPolicy as WirePolicy, PruneRequest, PruneResponse,
-    SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, WatchSandboxesRequest, WatchSandboxesResponse,
+    DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, EgressProxy, GetDiskUsageRequest,
+    GetDiskUsageResponse, GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse,
+    GetSandboxNetworkRequest, GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer,
+    ListSnapshotsRequest, ListSnapshotsResponse, NameServers, NetworkDenials, NetworkPolicy as WirePolicy, ProxyTls,
+    PruneRequest, PruneResponse, SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo,
+    WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +91,22 @@ fn wire_policy(policy: &NetworkPolicy) -> WirePolicy {
         allow_out: words.allow_out,
         deny_out: words.deny_out,
         name_servers: words.dns_servers.map(name_servers).into(),
+        egress_proxy: words.egress_proxy.map(wire_proxy).into(),
+        ..Default::default()
+    }
+}
+
+/// Without the password, which nobody is told who does not have it.
+fn wire_proxy(proxy: ProxyWords) -> EgressProxy {
+    let tls = proxy.tls.map(|tls| ProxyTls {
+        server_name: tls.server_name.unwrap_or_default(),
+        ca_cert: tls.ca_cert.unwrap_or_default(),
+        ..Default::default()
+    });
+    EgressProxy {
+        address: proxy.address,
+        username: proxy.username.unwrap_or_default(),
+        tls: tls.into(),
         ..Default::default()
     }
 }

@@ -4,12 +4,14 @@
 //! Private ranges, the host and other guests are no matter of policy: no sandbox ever reaches them.
 
 mod destination;
+mod proxy;
 
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 pub use destination::{Destination, DomainPattern, InvalidDestination, Range};
+pub use proxy::{EgressProxy, InvalidProxy, Login, Password, ProxyAddress, ProxyHost, ProxyTls, ProxyWords};
 
 /// Whether a sandbox reaches what no rule names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,20 +23,23 @@ pub enum InternetAccess {
     Off,
 }
 
-/// What a sandbox may reach.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "PolicyWords", into = "PolicyWords")]
-pub struct NetworkPolicy {
+/// What a sandbox may reach, and which way. `P` is the password of its proxy, in whatever form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PolicyWords<P>", into = "PolicyWords<P>")]
+#[serde(bound(serialize = "P: Clone + Serialize", deserialize = "P: Deserialize<'de>"))]
+pub struct NetworkPolicy<P = Password> {
     internet: InternetAccess,
     allow: Vec<Destination>,
     deny: Vec<Range>,
     name_servers: Option<Vec<Ipv4Addr>>,
+    proxy: Option<EgressProxy<P>>,
 }
 
 /// A policy as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PolicyWords {
+#[serde(bound(serialize = "P: Clone + Serialize", deserialize = "P: Deserialize<'de>"))]
+pub struct PolicyWords<P = Password> {
     /// Whether what no list names is reached.
     pub allow_internet_access: bool,
     /// Addresses, ranges and domains.
@@ -44,11 +49,32 @@ pub struct PolicyWords {
     /// Addresses; none is the host's own name servers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns_servers: Option<Vec<String>>,
+    /// What its connections go through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<ProxyWords<P>>,
 }
 
-impl Default for PolicyWords {
+impl<P> Default for PolicyWords<P> {
     fn default() -> Self {
-        Self { allow_internet_access: true, allow_out: Vec::new(), deny_out: Vec::new(), dns_servers: None }
+        Self {
+            allow_internet_access: true,
+            allow_out: Vec::new(),
+            deny_out: Vec::new(),
+            dns_servers: None,
+            egress_proxy: None,
+        }
+    }
+}
+
+impl<P> Default for NetworkPolicy<P> {
+    fn default() -> Self {
+        Self {
+            internet: InternetAccess::default(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            name_servers: None,
+            proxy: None,
+        }
     }
 }
 
@@ -74,6 +100,9 @@ pub enum InvalidPolicy {
     /// Name servers are machines with an address.
     #[error("dns_servers: {0:?} is no IPv4 address")]
     NameServer(String),
+    /// The proxy is none.
+    #[error("egress_proxy: {0}")]
+    Proxy(#[from] InvalidProxy),
     /// A name restricts nothing where all addresses are reached anyway.
     #[error("allow_out names domains, so deny_out must hold 0.0.0.0/0 or allow_internet_access be false")]
     DomainsWithoutDenial,
@@ -85,14 +114,17 @@ impl NetworkPolicy {
 
     /// Name servers that it may have.
     pub const MOST_NAME_SERVERS: usize = 10;
+}
 
+impl<P> NetworkPolicy<P> {
     /// A policy, from the words of a request.
-    pub fn new(words: &PolicyWords) -> Result<Self, InvalidPolicy> {
+    pub fn new(words: PolicyWords<P>) -> Result<Self, InvalidPolicy> {
         let policy = Self {
             internet: if words.allow_internet_access { InternetAccess::On } else { InternetAccess::Off },
             allow: entries("allow_out", &words.allow_out)?,
             deny: entries("deny_out", &words.deny_out)?,
             name_servers: words.dns_servers.as_deref().map(name_servers).transpose()?,
+            proxy: words.egress_proxy.map(EgressProxy::try_from).transpose()?,
         };
         let names_domains = policy.domains().next().is_some();
         if names_domains && !policy.denies_by_default() { Err(InvalidPolicy::DomainsWithoutDenial) } else { Ok(policy) }
@@ -129,13 +161,29 @@ impl NetworkPolicy {
         !is_denied || self.allowed_ranges().any(|range| range.contains(server))
     }
 
+    /// What its connections go through.
+    pub fn proxy(&self) -> Option<&EgressProxy<P>> {
+        self.proxy.as_ref()
+    }
+
+    /// The same with the password of its proxy in another form, or without it, if there is one.
+    pub fn with_password<Q, E>(self, change: impl FnOnce(P) -> Result<Option<Q>, E>) -> Result<NetworkPolicy<Q>, E> {
+        let Self { internet, allow, deny, name_servers, proxy } = self;
+        let proxy = proxy.map(|proxy| proxy.with_password(change)).transpose()?;
+        Ok(NetworkPolicy { internet, allow, deny, name_servers, proxy })
+    }
+
     /// The policy in words.
-    pub fn words(&self) -> PolicyWords {
+    pub fn words(&self) -> PolicyWords<P>
+    where
+        P: Clone,
+    {
         PolicyWords {
             allow_internet_access: self.internet == InternetAccess::On,
             allow_out: self.allow.iter().map(ToString::to_string).collect(),
             deny_out: self.deny.iter().map(ToString::to_string).collect(),
             dns_servers: self.name_servers.as_ref().map(|servers| servers.iter().map(ToString::to_string).collect()),
+            egress_proxy: self.proxy.clone().map(Into::into),
         }
     }
 
@@ -173,16 +221,16 @@ fn name_servers(words: &[String]) -> Result<Vec<Ipv4Addr>, InvalidPolicy> {
     words.iter().map(|word| word.parse().map_err(|_| InvalidPolicy::NameServer(word.clone()))).collect()
 }
 
-impl TryFrom<PolicyWords> for NetworkPolicy {
+impl<P> TryFrom<PolicyWords<P>> for NetworkPolicy<P> {
     type Error = InvalidPolicy;
 
-    fn try_from(words: PolicyWords) -> Result<Self, InvalidPolicy> {
-        Self::new(&words)
+    fn try_from(words: PolicyWords<P>) -> Result<Self, InvalidPolicy> {
+        Self::new(words)
     }
 }
 
-impl From<NetworkPolicy> for PolicyWords {
-    fn from(policy: NetworkPolicy) -> Self {
+impl<P: Clone> From<NetworkPolicy<P>> for PolicyWords<P> {
+    fn from(policy: NetworkPolicy<P>) -> Self {
         policy.words()
     }
 }
@@ -193,7 +241,7 @@ mod tests {
 
     fn policy(internet: InternetAccess, allow: &[&str], deny: &[&str]) -> Result<NetworkPolicy, InvalidPolicy> {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        NetworkPolicy::new(&PolicyWords {
+        NetworkPolicy::new(PolicyWords {
             allow_internet_access: internet == InternetAccess::On,
             allow_out: owned(allow),
             deny_out: owned(deny),
@@ -202,7 +250,7 @@ mod tests {
     }
 
     fn with_name_servers(deny: &str, servers: &[&str]) -> Result<NetworkPolicy, InvalidPolicy> {
-        NetworkPolicy::new(&PolicyWords {
+        NetworkPolicy::new(PolicyWords {
             allow_out: vec!["5.6.7.0/24".to_owned()],
             deny_out: vec![deny.to_owned()],
             dns_servers: Some(servers.iter().map(|server| (*server).to_owned()).collect()),

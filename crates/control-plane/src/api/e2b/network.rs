@@ -6,11 +6,12 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use http::StatusCode;
-use model::{InvalidPolicy, NetworkPolicy, PolicyWords};
+use model::{InvalidPolicy, NetworkPolicy, PolicyWords, ProxyTls, ProxyWords};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::Api;
+use super::super::egress_proxy;
 use super::super::error::ApiError;
 use super::super::request::Caller;
 use super::error::{absent, told};
@@ -28,11 +29,42 @@ pub struct NetworkRequest {
     allow_out: Option<Vec<String>>,
     deny_out: Option<Vec<String>>,
     rules: Option<BTreeMap<String, Value>>,
-    egress_proxy: Option<Value>,
+    egress_proxy: Option<ProxyRequest>,
     dns_servers: Option<Vec<String>>,
     allow_public_traffic: Option<bool>,
     mask_request_host: Option<String>,
     https_ports: Option<Vec<u16>>,
+}
+
+/// The proxy of a sandbox's owner.
+#[derive(Debug, Deserialize)]
+struct ProxyRequest {
+    address: String,
+    username: Option<String>,
+    password: Option<egress_proxy::Secret>,
+    tls: Option<TlsRequest>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TlsRequest {
+    enabled: bool,
+    server_name: Option<String>,
+    ca_cert: Option<String>,
+}
+
+impl ProxyRequest {
+    fn words(self) -> Result<ProxyWords, ApiError> {
+        let tls = match self.tls {
+            None | Some(TlsRequest { enabled: false, server_name: None, ca_cert: None }) => None,
+            Some(TlsRequest { enabled: false, .. }) => {
+                return Err(ApiError::invalid_request("egressProxy: tls that is not enabled has nothing else"));
+            }
+            Some(TlsRequest { server_name, ca_cert, .. }) => Some(ProxyTls { server_name, ca_cert }),
+        };
+        let Self { address, username, password, .. } = self;
+        egress_proxy::words(ProxyWords { address, username, password, tls })
+    }
 }
 
 impl NetworkRequest {
@@ -54,9 +86,6 @@ impl NetworkRequest {
         if is_given(self.rules.as_ref().map(BTreeMap::len)) {
             return Err(absent("rules that change requests on their way"));
         }
-        if self.egress_proxy.is_some() {
-            return Err(absent("proxies for what leaves a sandbox"));
-        }
         if is_given(self.https_ports.as_ref().map(Vec::len)) {
             return Err(absent("ports of a sandbox that speak TLS"));
         }
@@ -65,8 +94,9 @@ impl NetworkRequest {
             allow_out: self.allow_out.unwrap_or_default(),
             deny_out: self.deny_out.unwrap_or_default(),
             dns_servers: self.dns_servers,
+            egress_proxy: self.egress_proxy.map(ProxyRequest::words).transpose()?,
         };
-        NetworkPolicy::new(&words).map_err(|error| match error {
+        NetworkPolicy::new(words).map_err(|error| match error {
             InvalidPolicy::DomainsWithoutDenial => ApiError::invalid_request(NAMES_WITHOUT_DENIAL),
             other => ApiError::invalid_request(other.to_string()),
         })

@@ -35,6 +35,9 @@ const NAMES: &str = "meta l4proto { tcp, udp } th dport 53";
 /// Where a sandbox's own proxy listens in its namespace.
 pub(in crate::net) const PROXY_PORT: u16 = 4080;
 
+/// Where it listens for connections that go through the proxy of the sandbox's owner because their address is allowed.
+pub(in crate::net) const TUNNEL_PORT: u16 = 4081;
+
 /// The first address that means more than one machine, or none.
 const FIRST_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
 
@@ -201,23 +204,33 @@ impl Names {
         }
     }
 
-    /// What is done with where packets go, and which then arrive in the namespace itself.
-    fn rules(&self) -> (String, String) {
+    /// What is done with where packets go, those of connections that are allowed `through` a proxy among them.
+    fn diversions(&self, through: bool) -> Vec<String> {
+        let tunnel = |which: &str| format!("{which}meta l4proto tcp redirect to :{TUNNEL_PORT}");
+        let fenced = || "ip daddr @fenced return".to_owned();
+        let allowed = through.then(|| [fenced(), tunnel("ip daddr @allowed ")]).into_iter().flatten();
         match self {
-            Self::Asked(servers) => (to_name_servers(servers), String::new()),
-            Self::Resolved(servers) => (
-                format!(
-                    "ip daddr @allowed return\n        ip daddr @fenced return\n        {}\n        \
-                     tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}",
-                    to_resolver(servers)
-                ),
-                format!(
-                    "ct state new jump beginning\n        ip daddr {TAP_IP} {NAMES} accept\n        \
-                     ct status dnat tcp dport {PROXY_PORT} accept"
-                ),
-            ),
-            Self::Nowhere => (String::new(), String::new()),
+            Self::Asked(servers) => {
+                let rest = through.then(|| ["ip daddr @denied return".to_owned(), tunnel("")]);
+                [to_name_servers(servers)].into_iter().chain(allowed).chain(rest.into_iter().flatten()).collect()
+            }
+            Self::Resolved(servers) => {
+                let named = format!("tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}");
+                let ways = ["ip daddr @allowed return".to_owned(), fenced(), to_resolver(servers), named];
+                allowed.chain(ways).collect()
+            }
+            Self::Nowhere => allowed.collect(),
         }
+    }
+
+    /// What then arrives in the namespace itself.
+    fn arrivals(&self, through: bool) -> Vec<String> {
+        let diverted = |port: u16| format!("ct status dnat tcp dport {port} accept");
+        let is_resolved = matches!(self, Self::Resolved(_));
+        let limit = (through || is_resolved).then(|| "ct state new jump beginning".to_owned());
+        let named = is_resolved.then(|| [format!("ip daddr {TAP_IP} {NAMES} accept"), diverted(PROXY_PORT)]);
+        let tunnels = through.then(|| diverted(TUNNEL_PORT));
+        limit.into_iter().chain(named.into_iter().flatten()).chain(tunnels).collect()
     }
 }
 
@@ -243,17 +256,23 @@ pub(in crate::net) fn policy_rules(policy: &NetworkPolicy, resolvers: &[Ipv4Addr
             "ct original ip daddr {TAP_IP} accept\n        ct original ip daddr @denied goto refuse\n        accept"
         )
     };
-    let (names, arrivals) = Names::of(policy, resolvers).rules();
+    let (names, through) = (Names::of(policy, resolvers), policy.proxy().is_some());
+    let diversions = names.diversions(through).join("\n        ");
+    let arrivals = names.arrivals(through).join("\n        ");
+    // What has not come through the proxy, from before there was one, does not go on beside it.
+    let direct =
+        if through { format!("meta l4proto tcp ct original ip daddr != {TAP_IP} goto refuse") } else { String::new() };
     rules
         + &format!(
             r#"table ip sandbox {{
     chain names {{
-        {names}
+        {diversions}
     }}
     chain arrivals {{
         {arrivals}
     }}
     chain egress {{
+        {direct}
         ct original ip daddr @allowed accept
         {rest}
     }}
@@ -381,6 +400,35 @@ mod tests {
         check("{}", &["10.0.0.53"]);
         check(r#"{"dns_servers":["10.0.0.53","10.0.0.54","1.1.1.1","127.0.0.1"]}"#, &["10.0.0.53", "1.1.1.1"]);
         check(r#"{"dns_servers":[]}"#, &[]);
+    }
+
+    #[test]
+    fn what_is_allowed_goes_through_a_proxy_and_nothing_goes_beside_it() {
+        let with = |more: &str| rules_of(&format!(r#"{{"egress_proxy":{{"address":"203.0.113.9:1080"}}{more}}}"#));
+        let chain = |rules: &[String], name: &str| -> Vec<String> {
+            let after = rules.iter().skip_while(|rule| **rule != format!("chain {name} {{")).skip(1);
+            after.take_while(|rule| !rule.starts_with("chain")).cloned().collect()
+        };
+        let (allowed, rest) =
+            ("ip daddr @allowed meta l4proto tcp redirect to :4081", "meta l4proto tcp redirect to :4081");
+        let question = "ip daddr 169.254.0.22 meta l4proto { tcp, udp } th dport 53 dnat to 10.0.0.53";
+        let open = with("");
+        let expected = [question, "ip daddr @fenced return", allowed, "ip daddr @denied return", rest];
+        assert_eq!(chain(&open, "names"), expected);
+        assert_eq!(chain(&open, "arrivals"), ["ct state new jump beginning", "ct status dnat tcp dport 4081 accept"]);
+        assert_eq!(chain(&open, "egress")[0], "meta l4proto tcp ct original ip daddr != 169.254.0.22 goto refuse");
+        let off = with(r#","allow_internet_access":false"#);
+        assert_eq!(chain(&off, "names"), ["ip daddr @fenced return", allowed]);
+        let named = with(r#","allow_internet_access":false,"allow_out":["a.b"]"#);
+        let expected = [
+            "ip daddr @fenced return",
+            allowed,
+            "ip daddr @allowed return",
+            "ip daddr @fenced return",
+            "tcp dport { 80, 443 } redirect to :4080",
+        ];
+        assert_eq!(chain(&named, "names"), expected);
+        assert!(chain(&named, "arrivals").contains(&"ct status dnat tcp dport 4080 accept".to_owned()));
     }
 
     #[test]

@@ -372,9 +372,16 @@ def what_a_sandbox_may_reach_is_said_at_its_creation_and_later():
     sandbox.update_network({"dns_servers": ["1.1.1.1", "8.8.4.4"]})
     assert sandbox.get_info().network["dns_servers"] == ["1.1.1.1", "8.8.4.4"]
     raises(SandboxException, lambda: sandbox.update_network({"dns_servers": ["dns.example.com"]}))
+    proxy = {"address": "proxy.example.com:1080", "username": "u", "password": "open sesame"}
+    sandbox.update_network({"egress_proxy": {**proxy, "tls": {"server_name": "other.example.com"}}})
+    told = sandbox.get_info().network["egress_proxy"]
+    assert told == {"address": proxy["address"], "username": "u", "tls": {"server_name": "other.example.com"}}, told
+    failed = raises(CommandExitException, lambda: sandbox.commands.run("timeout 20 bash -c 'echo > /dev/tcp/1.1.1.1/80'"))
+    assert failed.exit_code != 0, "nothing goes beside a proxy that is not there"
+    raises(SandboxException, lambda: sandbox.update_network({"egress_proxy": {"address": "10.0.0.1:1080"}}))
     Sandbox.update_network(sandbox.sandbox_id, {})
     network = sandbox.get_info().network
-    assert network["allow_out"] == [] and "dns_servers" not in network, network
+    assert network["allow_out"] == [] and not {"dns_servers", "egress_proxy"} & set(network), network
     error = raises(SandboxException, lambda: Sandbox.create(network={"allow_out": ["example.com"]}))
     assert "ALL_TRAFFIC" in str(error)
     raises(SandboxNotFoundException, lambda: Sandbox.update_network(UNKNOWN, {}))
