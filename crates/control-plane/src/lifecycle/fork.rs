@@ -195,6 +195,7 @@ fn child(id: SandboxId, parent: &Sandbox, network: NetworkPolicy, snapshot: &Sna
         metadata: parent.metadata.clone(),
         network,
         request_host: parent.request_host.clone(),
+        https_ports: parent.https_ports.clone(),
         guest_access,
         env: parent.env.clone(),
         ends_at: parent.ends_at,

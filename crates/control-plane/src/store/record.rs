@@ -14,6 +14,7 @@ use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
 use super::{GuestAccess, Hands, KeptToken, SealedPassword, TrafficTokenHash};
+use crate::https_ports::HttpsPorts;
 use crate::request_host::RequestHost;
 
 /// A sandbox that is about to be made.
@@ -45,6 +46,8 @@ pub struct NewSandbox {
     pub network: NetworkPolicy,
     /// The Host that servers in it see, where it is not the one that was called.
     pub request_host: Option<RequestHost>,
+    /// The ports whose servers speak TLS.
+    pub https_ports: HttpsPorts,
     /// Who may speak with its guest agent directly.
     pub guest_access: GuestAccess,
     /// Environment of every process in it.
@@ -90,6 +93,8 @@ pub struct Sandbox {
     pub network: NetworkPolicy<SealedPassword>,
     /// The Host that servers in it see, where it is not the one that was called.
     pub request_host: Option<RequestHost>,
+    /// The ports whose servers speak TLS.
+    pub https_ports: HttpsPorts,
     /// Who may speak with its guest agent directly.
     pub guest_access: GuestAccess<KeptToken>,
     /// Environment of every process in it.
@@ -143,6 +148,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             metadata: metadata(row)?,
             network: network(row)?,
             request_host: optional(row, "request_host")?,
+            https_ports: parse(row, "https_ports")?,
             guest_access: GuestAccess::recorded(row.try_get("guest_access")?)
                 .map_err(|error| undecodable("guest_access", error))?,
             env: env(row)?,

@@ -272,8 +272,8 @@ pub(super) async fn insert(
     let sandbox = sqlx::query_as(
         "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
          timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
-         traffic_token_hash, network, worker, guest_access, env, ends_at, request_host) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
-         $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23) returning *",
+         traffic_token_hash, network, worker, guest_access, env, ends_at, request_host, https_ports) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, \
+         $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) returning *",
     )
     .bind(new.id.as_str())
     .bind(new.owner.as_str())
@@ -298,6 +298,7 @@ pub(super) async fn insert(
     .bind(serde_json::to_string(&new.env).expect("texts are JSON"))
     .bind(new.ends_at.map(Timestamp::as_millisecond))
     .bind(new.request_host.as_ref().map(RequestHost::as_str))
+    .bind(new.https_ports.to_string())
     .fetch_one(&mut *connection)
     .await?;
     for (name, value) in metadata {

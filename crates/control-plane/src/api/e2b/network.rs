@@ -1,6 +1,7 @@
 //! What sandboxes may reach and who may reach them.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -16,6 +17,8 @@ use super::super::error::ApiError;
 use super::super::request::Caller;
 use super::error::{absent, told};
 use super::sandboxes::{Named, find, optional_body};
+use crate::https_ports::HttpsPorts;
+use crate::proxy::GUEST_PORT;
 use crate::request_host::{InvalidRequestHost, RequestHost};
 
 /// What clients look for where names are allowed and nothing is denied.
@@ -80,14 +83,19 @@ impl NetworkRequest {
         parsed.map_err(|error: InvalidRequestHost| ApiError::invalid_request(format!("maskRequestHost: {error}")))
     }
 
+    /// The ports whose servers in it speak TLS.
+    pub fn https_ports(&self) -> Result<HttpsPorts, ApiError> {
+        let ports = self.https_ports.iter().flatten();
+        let checked = ports.map(|port| NonZeroU16::new(*port).filter(|port| port.get() != GUEST_PORT));
+        checked.collect::<Option<_>>().ok_or_else(|| {
+            ApiError::invalid_request(format!("httpsPorts: a port is between 1 and 65535, and not {}", GUEST_PORT))
+        })
+    }
+
     /// What the sandbox may reach.
     pub fn policy(self, allow_internet_access: Option<bool>) -> Result<NetworkPolicy, ApiError> {
-        let is_given = |list: Option<usize>| list.is_some_and(|length| length > 0);
-        if is_given(self.rules.as_ref().map(BTreeMap::len)) {
+        if self.rules.is_some_and(|rules| !rules.is_empty()) {
             return Err(absent("rules that change requests on their way"));
-        }
-        if is_given(self.https_ports.as_ref().map(Vec::len)) {
-            return Err(absent("ports of a sandbox that speak TLS"));
         }
         let words = PolicyWords {
             allow_internet_access: allow_internet_access != Some(false),

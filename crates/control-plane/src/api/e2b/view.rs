@@ -150,6 +150,10 @@ fn network(sandbox: &Sandbox) -> Value {
     if let Some(servers) = words.dns_servers {
         network["dnsServers"] = json!(servers);
     }
+    let https_ports = sandbox.https_ports.numbers();
+    if !https_ports.is_empty() {
+        network["httpsPorts"] = json!(https_ports);
+    }
     if let Some(host) = &sandbox.request_host {
         network["maskRequestHost"] = json!(host.as_str());
     }

@@ -3,6 +3,7 @@
 import datetime
 import io
 import os
+import subprocess
 import threading
 import time
 
@@ -360,6 +361,25 @@ def what_a_sandbox_uses_is_measured():
     now = datetime.datetime.now(datetime.timezone.utc)
     assert Sandbox.get_metrics(sandbox.sandbox_id, start=now - datetime.timedelta(minutes=5), end=now)
     raises(SandboxNotFoundException, lambda: Sandbox.get_metrics(UNKNOWN))
+
+
+@test
+def a_service_that_speaks_tls_is_reached_at_a_port_that_says_so():
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-subj", "/CN=guest", "-days", "2", "-keyout", "-", "-out", "-"]
+    certificate = subprocess.run(made, check=True, capture_output=True, text=True).stdout
+    with Sandbox.create(timeout=600, network={"https_ports": [8443]}) as sandbox:
+        assert sandbox.get_info().network["https_ports"] == [8443]
+        sandbox.files.write("own.pem", certificate)
+        serve = ("import http.server, ssl; server = http.server.ThreadingHTTPServer(('', 8443), "
+                 "http.server.SimpleHTTPRequestHandler); context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); "
+                 "context.load_cert_chain('own.pem'); server.socket = context.wrap_socket(server.socket, "
+                 "server_side=True); server.serve_forever()")
+        sandbox.commands.run(f'python3 -c "{serve}"', background=True)
+        headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8443"}
+        get = lambda: httpx.get(os.environ["E2B_SANDBOX_URL"] + "/own.pem", headers=headers)
+        until("the service", lambda: get().status_code == 200)
+        assert get().text == certificate
 
 
 @test
