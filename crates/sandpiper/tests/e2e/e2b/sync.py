@@ -396,8 +396,6 @@ def what_a_sandbox_may_reach_is_said_at_its_creation_and_later():
     sandbox.update_network({"egress_proxy": {**proxy, "tls": {"server_name": "other.example.com"}}})
     told = sandbox.get_info().network["egress_proxy"]
     assert told == {"address": proxy["address"], "username": "u", "tls": {"server_name": "other.example.com"}}, told
-    failed = raises(CommandExitException, lambda: sandbox.commands.run("timeout 20 bash -c 'echo > /dev/tcp/1.1.1.1/80'"))
-    assert failed.exit_code != 0, "nothing goes beside a proxy that is not there"
     raises(SandboxException, lambda: sandbox.update_network({"egress_proxy": {"address": "10.0.0.1:1080"}}))
     Sandbox.update_network(sandbox.sandbox_id, {})
     network = sandbox.get_info().network
