@@ -20,6 +20,9 @@ pub struct NetworkPolicy {
     /// Addresses and ranges that it does not reach.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny_out: Vec<String>,
+    /// What its names are asked of, in the place of the host's name servers; an empty list is no names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_servers: Option<Vec<String>>,
 }
 
 /// What became of what a sandbox sent.

@@ -8,6 +8,7 @@ mod api;
 mod config;
 mod domain;
 mod host;
+mod https_ports;
 mod keys;
 mod lifecycle;
 mod listen;

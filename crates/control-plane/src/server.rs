@@ -18,7 +18,7 @@ use crate::host::{HostAgent, HostError};
 use crate::lifecycle::{Lifecycle, keep_deadlines};
 use crate::listen::{self, Door, ServerIdentity};
 use crate::metrics::Metrics;
-use crate::proxy::{Connections, Front, Proxy};
+use crate::proxy::{Connections, Front, Proxy, Secured};
 use crate::reconcile::{Memory, Reconciler, Report};
 use crate::retention::Retainer;
 use crate::store::{OpenError, Others, Seat, Store};
@@ -163,6 +163,7 @@ impl ControlPlane {
             drain: drain.clone(),
             connections: Connections::default(),
             patience: self.config.guest_patience,
+            secured: Secured::new(),
         };
         let service = Front::new(proxy, service(Arc::new(api), known_hosts, drain.clone()));
         let closed = CancellationToken::new();

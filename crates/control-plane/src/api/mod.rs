@@ -9,6 +9,7 @@ mod disk;
 mod docs;
 mod drain;
 mod e2b;
+mod egress_proxy;
 mod error;
 mod events;
 mod exec;

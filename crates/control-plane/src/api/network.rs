@@ -8,13 +8,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use model::{DomainPattern, InternetAccess, NetworkPolicy, Range, Status};
+use model::{DomainPattern, EgressProxy, NetworkPolicy, PolicyWords, ProxyWords, Range, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Api;
+use super::egress_proxy;
 use super::error::ApiError;
 use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
 use super::request::{Caller, InPath, json as json_answer, read_json};
@@ -27,6 +28,8 @@ pub struct PolicyRequest {
     allow_internet_access: Option<bool>,
     allow_out: Option<Vec<String>>,
     deny_out: Option<Vec<String>>,
+    dns_servers: Option<Vec<String>>,
+    egress_proxy: Option<ProxyWords<egress_proxy::Secret>>,
 }
 
 impl PartialSchema for PolicyRequest {
@@ -65,6 +68,42 @@ fn policies() -> [Value; 3] {
         list(description, items)
     };
     let deny_out = list("Addresses and ranges that it does not reach; `0.0.0.0/0` is all", &range);
+    let dns_servers = json!({
+        "type": ["array", "null"],
+        "description": "The name servers that its names are asked of, in the place of the host's; an empty list is no names. One \
+                        that is private or denied is not asked",
+        "maxItems": NetworkPolicy::MOST_NAME_SERVERS,
+        "items": {"type": "string", "pattern": Range::ADDRESS_PATTERN},
+    });
+    let login = json!({"type": ["string", "null"], "minLength": 1, "maxLength": EgressProxy::LONGEST_LOGIN});
+    let egress_proxy = json!({
+        "type": ["object", "null"],
+        "description": "A SOCKS5 proxy of the sandbox's owner, at a public address, that its TCP connections go out through \
+                        once they are allowed, and not at all where it does not serve. Its password is never told again",
+        "required": ["address"],
+        "additionalProperties": false,
+        "properties": {
+            "address": {"type": "string", "description": "`host:port`", "example": "proxy.example.com:1080"},
+            "username": login,
+            "password": login,
+            "tls": {
+                "type": ["object", "null"],
+                "description": "TLS to the proxy; absent is none",
+                "additionalProperties": false,
+                "properties": {
+                    "server_name": {
+                        "type": ["string", "null"],
+                        "description": "Whose certificate it shows; absent is the host of its address",
+                    },
+                    "ca_cert": {
+                        "type": ["string", "null"],
+                        "description": "The authorities that are believed, in PEM; absent is those that the host believes",
+                        "maxLength": EgressProxy::LONGEST_CA,
+                    },
+                },
+            },
+        },
+    });
     let internet = "Whether it reaches what no list names";
     let switch = json!({"type": ["boolean", "null"], "description": internet, "default": true});
     let policy = |required: &[&str], allow_internet_access: &Value, allow_out: Value, deny_out: &Value| {
@@ -75,6 +114,8 @@ fn policies() -> [Value; 3] {
                 "allow_internet_access": allow_internet_access,
                 "allow_out": allow_out,
                 "deny_out": deny_out,
+                "dns_servers": dns_servers,
+                "egress_proxy": egress_proxy,
             },
         })
     };
@@ -90,13 +131,14 @@ fn policies() -> [Value; 3] {
 impl PolicyRequest {
     /// What is asked for.
     pub fn policy(self) -> Result<NetworkPolicy, ApiError> {
-        let internet = match self.allow_internet_access.unwrap_or(true) {
-            true => InternetAccess::On,
-            false => InternetAccess::Off,
+        let words = PolicyWords {
+            allow_internet_access: self.allow_internet_access.unwrap_or(true),
+            allow_out: self.allow_out.unwrap_or_default(),
+            deny_out: self.deny_out.unwrap_or_default(),
+            dns_servers: self.dns_servers,
+            egress_proxy: self.egress_proxy.map(egress_proxy::words).transpose()?,
         };
-        let (allow, deny) = (self.allow_out.unwrap_or_default(), self.deny_out.unwrap_or_default());
-        NetworkPolicy::new(internet, &allow, &deny)
-            .map_err(|error| ApiError::invalid_request(format!("network is not valid: {error}")))
+        NetworkPolicy::new(words).map_err(|error| ApiError::invalid_request(format!("network is not valid: {error}")))
     }
 }
 
@@ -109,6 +151,12 @@ struct View {
     allow_out: Vec<String>,
     /// What it does not reach.
     deny_out: Vec<String>,
+    /// The name servers that its names are asked of; absent where those are the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns_servers: Option<Vec<String>>,
+    /// The proxy that its connections go out through; absent where they go out by themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_proxy: Option<egress_proxy::Shown>,
     /// How often this was replaced.
     policy_changes: u64,
     /// Packets that went nowhere since its network was made: `fenced` (to private ranges, the host, other sandboxes),
@@ -118,11 +166,13 @@ struct View {
 }
 
 fn view(network: HostNetwork) -> Response {
-    let policy = &network.policy;
+    let words = network.policy.words();
     let view = View {
-        allow_internet_access: policy.internet() == InternetAccess::On,
-        allow_out: policy.allowed().iter().map(ToString::to_string).collect(),
-        deny_out: policy.denied().iter().map(ToString::to_string).collect(),
+        allow_internet_access: words.allow_internet_access,
+        allow_out: words.allow_out,
+        deny_out: words.deny_out,
+        dns_servers: words.dns_servers,
+        egress_proxy: network.policy.proxy().map(egress_proxy::shown),
         policy_changes: network.policy_changes,
         denials: network.denials.into_iter().collect(),
     };

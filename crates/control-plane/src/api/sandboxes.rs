@@ -314,6 +314,7 @@ pub async fn create(
             .map_err(|error: model::InvalidMetadata| invalid(&error))?,
         network: request.network.unwrap_or_default().policy()?,
         request_host: None,
+        https_ports: Default::default(),
         guest_access: Default::default(),
         env: Default::default(),
         ends_at: None,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use connectrpc::client::CallOptions;
 use connectrpc::{ConnectError, ErrorCode};
-use model::{Extent, OnExpiry, SandboxId, StartMode, Status};
+use model::{Extent, NetworkPolicy, OnExpiry, SandboxId, StartMode, Status};
 use proto::hostagent::v1 as pb;
 
 use super::{HostAgent, HostError, ProcessSpec};
@@ -159,7 +159,12 @@ fn int32(number: u32) -> i32 {
 impl HostAgent {
     /// Makes a sandbox and waits until its guest agent answers. Returns the address by which the host reaches it. The
     /// same id means the same sandbox, so it may be asked for twice.
-    pub async fn create(&self, sandbox: &Sandbox, start: StartMode) -> Result<String, HostError> {
+    pub async fn create(
+        &self,
+        sandbox: &Sandbox,
+        network: &NetworkPolicy,
+        start: StartMode,
+    ) -> Result<String, HostError> {
         let request = pb::CreateSandboxRequest {
             sandbox_id: sandbox.id.to_string(),
             template: sandbox.template.to_string(),
@@ -179,7 +184,7 @@ impl HostAgent {
                 StartMode::Boot => pb::StartMode::START_MODE_BOOT.into(),
                 StartMode::Restore => pb::StartMode::START_MODE_RESTORE.into(),
             },
-            network: super::network::wire(&sandbox.network).into(),
+            network: super::network::wire(network).into(),
             env: sandbox.guest_env().into_iter().collect(),
             ..Default::default()
         };

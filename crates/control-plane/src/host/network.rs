@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use connectrpc::ErrorCode;
-use model::{InternetAccess, NetworkPolicy, SandboxId};
+use model::{NetworkPolicy, PolicyWords, ProxyTls, ProxyWords, SandboxId};
 use proto::hostagent::v1 as pb;
 
 use super::calls::{repeatable, within};
@@ -11,11 +11,14 @@ use super::{HostAgent, HostError};
 
 const NETWORK: Duration = Duration::from_secs(30);
 
+/// In the place of a password that a host does not tell.
+pub type Untold = std::convert::Infallible;
+
 /// What a sandbox may reach and what it tried beside that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostNetwork {
     /// What holds.
-    pub policy: NetworkPolicy,
+    pub policy: NetworkPolicy<Untold>,
     /// How often it was replaced.
     pub policy_changes: u64,
     /// Packets that went nowhere since the sandbox's network was made, by why.
@@ -24,12 +27,38 @@ pub struct HostNetwork {
 
 /// The same for the host.
 pub(super) fn wire(policy: &NetworkPolicy) -> pb::NetworkPolicy {
+    let words = policy.words();
+    let name_servers = |addresses| pb::NameServers { addresses, ..Default::default() };
     pb::NetworkPolicy {
-        deny_internet_access: policy.internet() == InternetAccess::Off,
-        allow_out: policy.allowed().iter().map(ToString::to_string).collect(),
-        deny_out: policy.denied().iter().map(ToString::to_string).collect(),
+        deny_internet_access: !words.allow_internet_access,
+        allow_out: words.allow_out,
+        deny_out: words.deny_out,
+        name_servers: words.dns_servers.map(name_servers).into(),
+        egress_proxy: words.egress_proxy.map(wire_proxy).into(),
         ..Default::default()
     }
+}
+
+fn wire_proxy(proxy: ProxyWords) -> pb::EgressProxy {
+    let tls = proxy.tls.map(|tls| pb::ProxyTls {
+        server_name: tls.server_name.unwrap_or_default(),
+        ca_cert: tls.ca_cert.unwrap_or_default(),
+        ..Default::default()
+    });
+    pb::EgressProxy {
+        address: proxy.address,
+        username: proxy.username.unwrap_or_default(),
+        password: proxy.password.map(|password| password.reveal().to_owned()).unwrap_or_default(),
+        tls: tls.into(),
+        ..Default::default()
+    }
+}
+
+fn proxy_words(proxy: pb::EgressProxy) -> ProxyWords<Untold> {
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    let tls = proxy.tls.into_option();
+    let tls = tls.map(|tls| ProxyTls { server_name: given(tls.server_name), ca_cert: given(tls.ca_cert) });
+    ProxyWords { address: proxy.address, username: given(proxy.username), password: None, tls }
 }
 
 impl HostAgent {
@@ -39,8 +68,14 @@ impl HostAgent {
         let call = |options| self.host.get_sandbox_network_with_options(request.clone(), options);
         let reply = repeatable(NETWORK, call).await?.into_owned();
         let policy = reply.policy.into_option().unwrap_or_default();
-        let internet = if policy.deny_internet_access { InternetAccess::Off } else { InternetAccess::On };
-        let policy = NetworkPolicy::new(internet, &policy.allow_out, &policy.deny_out).map_err(|error| {
+        let words = PolicyWords {
+            allow_internet_access: !policy.deny_internet_access,
+            allow_out: policy.allow_out,
+            deny_out: policy.deny_out,
+            dns_servers: policy.name_servers.into_option().map(|servers| servers.addresses),
+            egress_proxy: policy.egress_proxy.into_option().map(proxy_words),
+        };
+        let policy = NetworkPolicy::new(words).map_err(|error| {
             HostError::answered(ErrorCode::Internal, &format!("the host's network policy makes no sense: {error}"))
         })?;
         let denials = reply.denials.into_option().unwrap_or_default();

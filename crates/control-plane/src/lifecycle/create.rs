@@ -80,9 +80,10 @@ impl Lifecycle {
         {
             tracing::warn!(%snapshot, error = &error as &dyn std::error::Error, "use not recorded");
         }
+        let network = self.store.network_policy(&pending)?;
         let mut trace = Trace::None;
         loop {
-            match self.host.create(&pending, making.start).await {
+            match self.host.create(&pending, &network, making.start).await {
                 Ok(host_ip) => return self.created(pending, host_ip).await,
                 Err(error) if error.is_building() && making.while_building == WhileBuilding::Wait => {
                     trace = Trace::Record

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 use jiff::Timestamp;
-use model::{Event, Extent, OwnerId, SandboxId, SnapshotId, SnapshotKind, StartMode, transition};
+use model::{Event, Extent, NetworkPolicy, OwnerId, SandboxId, SnapshotId, SnapshotKind, StartMode, transition};
 
 use super::deadline::after;
 use super::{Lifecycle, LifecycleError, Making, WhileBuilding};
@@ -103,9 +103,10 @@ impl Lifecycle {
         let parent = self.store.get(&owner, &parent).await?.ok_or(LifecycleError::NotFound)?;
         transition(parent.status, Event::SnapshotRequested)?;
         let snapshot = SnapshotId::random();
+        let network = self.store.network_policy(&parent)?;
         let mut pending = Vec::with_capacity(children.len());
         for id in children {
-            let mut new = child(id, &parent, &snapshot);
+            let mut new = child(id, &parent, network.clone(), &snapshot);
             new.ends_at = until.or(new.ends_at);
             match self.store.insert(&new).await {
                 Ok(child) => pending.push(child),
@@ -173,7 +174,7 @@ impl Lifecycle {
 }
 
 /// A child is what its parent is, under another id.
-fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
+fn child(id: SandboxId, parent: &Sandbox, network: NetworkPolicy, snapshot: &SnapshotId) -> NewSandbox {
     let guest_access = parent.guest_access.renewed();
     // A token that goes with the one for the guest agent is the child's own too.
     let traffic_token = match (&parent.traffic_token, guest_access.token()) {
@@ -192,8 +193,9 @@ fn child(id: SandboxId, parent: &Sandbox, snapshot: &SnapshotId) -> NewSandbox {
         auto_resume: parent.auto_resume,
         traffic_token,
         metadata: parent.metadata.clone(),
-        network: parent.network.clone(),
+        network,
         request_host: parent.request_host.clone(),
+        https_ports: parent.https_ports.clone(),
         guest_access,
         env: parent.env.clone(),
         ends_at: parent.ends_at,

@@ -1,5 +1,6 @@
 //! One request to a guest and its answer back: bodies pass through as they come, and as slowly as they are taken.
 
+use std::io;
 use std::net::IpAddr;
 
 use axum::body::Body;
@@ -8,6 +9,7 @@ use axum::response::Response;
 use http::header::HOST;
 use http::{Method, StatusCode, Uri, Version};
 use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::progress::Progress;
@@ -18,6 +20,9 @@ use super::{Proxy, headers, location};
 use crate::listen::body::Guarded;
 use crate::listen::{Peer, Scheme, Unhurried};
 use crate::store::Sandbox;
+
+/// What passes bytes between a request and its guest.
+type Speaking = AbortOnDropHandle<hyper::Result<()>>;
 
 /// What the header of a guest's answer may have.
 const MAX_HEADER: usize = 64 << 10;
@@ -43,11 +48,14 @@ pub async fn forward(
         wish.say(&mut request);
     }
     let connection = proxy.host.open_port(&target.id, target.port).await?;
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(MAX_HEADER).max_headers(MAX_HEADERS);
-    let (mut sender, connection) = builder.handshake(connection).await.map_err(no_answer)?;
-    let speaking = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
     let (progress, request) = Progress::of(request);
+    let (mut sender, speaking) = match sandbox.https_ports.has(target.port) {
+        false => speak(connection).await?,
+        true => {
+            let secured = progress.answered(proxy.patience.service, proxy.secured.connect(connection)).await;
+            speak(TokioIo::new(secured.ok_or(Refusal::Silent)?.map_err(no_tls)?)).await?
+        }
+    };
     let answer = progress.answered(proxy.patience.service, sender.send_request(request)).await;
     let mut answer = answer.ok_or(Refusal::Silent)?.map_err(no_answer)?;
     let guest = hyper::upgrade::on(&mut answer);
@@ -64,6 +72,17 @@ pub async fn forward(
     wish.answer(&mut parts.status, &mut parts.headers);
     wish.join(guest, proxy.drain.asked.clone(), (speaking, held));
     Ok(Response::from_parts(parts, Body::empty()))
+}
+
+/// Begins to speak HTTP on a connection to a guest.
+async fn speak<C>(connection: C) -> Result<(http1::SendRequest<Body>, Speaking), Refusal>
+where
+    C: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_HEADER).max_headers(MAX_HEADERS);
+    let (sender, connection) = builder.handshake(connection).await.map_err(no_answer)?;
+    Ok((sender, AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()))))
 }
 
 /// The same request as the guest is to see it: its path is passed on as it was sent.
@@ -83,5 +102,10 @@ fn for_guest(request: Request) -> Request {
 
 fn no_answer(error: hyper::Error) -> Refusal {
     tracing::debug!(error = &error as &dyn std::error::Error, "a guest's service gave no answer");
+    Refusal::NoAnswer
+}
+
+fn no_tls(error: io::Error) -> Refusal {
+    tracing::debug!(error = &error as &dyn std::error::Error, "a guest's service does not speak TLS");
     Refusal::NoAnswer
 }

@@ -15,6 +15,7 @@ mod headers;
 mod location;
 mod progress;
 mod refusal;
+mod secured;
 mod signature;
 mod target;
 mod upgrade;
@@ -39,7 +40,9 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::store::{Sandbox, Store, TrafficToken};
 pub use connections::Connections;
+pub use guest::PORT as GUEST_PORT;
 use refusal::{Dialect, Refusal};
+pub use secured::Secured;
 use signature::Signed;
 use target::Target;
 
@@ -70,6 +73,8 @@ pub struct Proxy {
     pub connections: Connections,
     /// How long guests may be silent.
     pub patience: GuestPatience,
+    /// How servers in guests are spoken with that speak TLS.
+    pub secured: Secured,
 }
 
 /// The whole of what an address answers: traffic, and the API.

@@ -134,6 +134,7 @@ impl SimulatedControlPlane {
             traffic_token: None,
             network: Default::default(),
             request_host: None,
+            https_ports: Default::default(),
             guest_access: Default::default(),
             env: Default::default(),
             ends_at: None,

@@ -56,9 +56,9 @@ impl Store {
     /// Records a sandbox as pending, unless the same request did so before.
     pub async fn insert_once(&self, new: &NewSandbox, once: &Once) -> Result<Inserted, StoreError> {
         let inserted = async {
-            let access = self.recorded_access(&new.id, &new.guest_access)?;
+            let sealed = self.sealed(new)?;
             let mut transaction = self.pool.begin().await?;
-            let sandbox = super::sandboxes::insert(&mut transaction, new, access, self.worker).await?;
+            let sandbox = super::sandboxes::insert(&mut transaction, new, sealed, self.worker).await?;
             if take(&mut transaction, &new.owner, CREATE, once, &new.id).await? {
                 transaction.commit().await?;
                 return Ok(Some(Inserted::New(Box::new(sandbox))));

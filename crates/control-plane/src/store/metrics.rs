@@ -142,6 +142,7 @@ mod tests {
             metadata: Default::default(),
             network: Default::default(),
             request_host: None,
+            https_ports: Default::default(),
             guest_access: Default::default(),
             env: Default::default(),
             ends_at: None,

@@ -15,7 +15,7 @@ impl Store {
                 "update sandboxes set network = $1, last_updated = $2 \
                  where id = $3 and owner_id = $4 and status not in ('stopped', 'error')",
             )
-            .bind(serde_json::to_string(policy).expect("a policy is plain data"))
+            .bind(self.recorded_policy(&sandbox.id, policy)?)
             .bind(Timestamp::now().as_millisecond())
             .bind(sandbox.id.as_str())
             .bind(sandbox.owner.as_str())
@@ -44,10 +44,11 @@ mod tests {
         let store = database.open().await;
         let new = testing::sandbox("alice");
         let sandbox = store.insert(&new).await.unwrap();
-        assert_eq!(sandbox.network, NetworkPolicy::default());
+        assert_eq!(store.network_policy(&sandbox).unwrap(), NetworkPolicy::default());
         let policy = serde_json::from_str(r#"{"allow_out":["1.2.3.4"],"deny_out":["0.0.0.0/0"]}"#).unwrap();
         assert!(store.set_network(&sandbox, &policy).await.unwrap());
-        assert_eq!(store.get(&sandbox.owner, &sandbox.id).await.unwrap().unwrap().network, policy);
+        let recorded = store.get(&sandbox.owner, &sandbox.id).await.unwrap().unwrap();
+        assert_eq!(store.network_policy(&recorded).unwrap(), policy);
         let events = store.events_after(&sandbox.owner, 0, 10).await.unwrap();
         assert_eq!(events.last().unwrap().kind, EventKind::NetworkChanged);
 

@@ -13,7 +13,8 @@ use model::{
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::{GuestAccess, Hands, KeptToken, TrafficTokenHash};
+use super::{GuestAccess, Hands, KeptToken, SealedPassword, TrafficTokenHash};
+use crate::https_ports::HttpsPorts;
 use crate::request_host::RequestHost;
 
 /// A sandbox that is about to be made.
@@ -45,6 +46,8 @@ pub struct NewSandbox {
     pub network: NetworkPolicy,
     /// The Host that servers in it see, where it is not the one that was called.
     pub request_host: Option<RequestHost>,
+    /// The ports whose servers speak TLS.
+    pub https_ports: HttpsPorts,
     /// Who may speak with its guest agent directly.
     pub guest_access: GuestAccess,
     /// Environment of every process in it.
@@ -87,9 +90,11 @@ pub struct Sandbox {
     /// What its owner says of it.
     pub metadata: Metadata,
     /// What it may reach.
-    pub network: NetworkPolicy,
+    pub network: NetworkPolicy<SealedPassword>,
     /// The Host that servers in it see, where it is not the one that was called.
     pub request_host: Option<RequestHost>,
+    /// The ports whose servers speak TLS.
+    pub https_ports: HttpsPorts,
     /// Who may speak with its guest agent directly.
     pub guest_access: GuestAccess<KeptToken>,
     /// Environment of every process in it.
@@ -149,6 +154,7 @@ impl<'r> FromRow<'r, AnyRow> for Sandbox {
             metadata: metadata(row)?,
             network: network(row)?,
             request_host: optional(row, "request_host")?,
+            https_ports: parse(row, "https_ports")?,
             guest_access: GuestAccess::recorded(row.try_get("guest_access")?)
                 .map_err(|error| undecodable("guest_access", error))?,
             env: env(row)?,
@@ -219,7 +225,7 @@ fn env(row: &AnyRow) -> Result<BTreeMap<String, String>, sqlx::Error> {
     serde_json::from_str(&text).map_err(|error| undecodable("env", error))
 }
 
-fn network(row: &AnyRow) -> Result<NetworkPolicy, sqlx::Error> {
+fn network(row: &AnyRow) -> Result<NetworkPolicy<SealedPassword>, sqlx::Error> {
     let text: String = row.try_get("network")?;
     serde_json::from_str(&text).map_err(|error| undecodable("network", error))
 }

@@ -89,9 +89,9 @@ impl Store {
     /// Records a sandbox as pending.
     pub async fn insert(&self, new: &NewSandbox) -> Result<Sandbox, StoreError> {
         let inserted = async {
-            let access = self.recorded_access(&new.id, &new.guest_access)?;
+            let sealed = self.sealed(new)?;
             let mut transaction = self.pool.begin().await?;
-            let sandbox = insert(&mut transaction, new, access, self.worker).await?;
+            let sandbox = insert(&mut transaction, new, sealed, self.worker).await?;
             transaction.commit().await?;
             Ok(sandbox)
         };
@@ -243,12 +243,24 @@ impl Store {
     }
 }
 
-/// Records a sandbox as pending, with whatever else the transaction does, and with this as who may speak with its guest
-/// agent.
+/// What of a sandbox is recorded sealed.
+pub(super) struct Sealed {
+    guest_access: Option<String>,
+    network: String,
+}
+
+impl Store {
+    pub(super) fn sealed(&self, new: &NewSandbox) -> Result<Sealed, sqlx::Error> {
+        let guest_access = self.recorded_access(&new.id, &new.guest_access)?;
+        Ok(Sealed { guest_access, network: self.recorded_policy(&new.id, &new.network)? })
+    }
+}
+
+/// Records a sandbox as pending, with whatever else the transaction does.
 pub(super) async fn insert(
     connection: &mut Connection,
     new: &NewSandbox,
-    guest_access: Option<String>,
+    sealed: Sealed,
     worker: Worker,
 ) -> Result<Sandbox, sqlx::Error> {
     let now = Timestamp::now().as_millisecond();
@@ -264,8 +276,9 @@ pub(super) async fn insert(
     let sandbox = sqlx::query_as(
         "insert into sandboxes (id, owner_id, host_id, template, status, vcpus, memory_mb, disk_mb, lifetime, \
          timeout_sec, on_expiry, metadata, created_at, last_updated, snapshot_id, auto_resume, \
-         traffic_token_hash, network, worker, guest_access, env, ends_at, request_host, stops_on_expiry) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24) returning *",
+         traffic_token_hash, network, worker, guest_access, env, ends_at, request_host, https_ports, stops_on_expiry) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, \
+         $23, $24, $25) returning *",
     )
     .bind(new.id.as_str())
     .bind(new.owner.as_str())
@@ -284,12 +297,13 @@ pub(super) async fn insert(
     .bind(new.snapshot.as_ref().map(SnapshotId::as_str))
     .bind(i64::from(new.auto_resume == AutoResume::On))
     .bind(new.traffic_token.as_ref().map(TrafficTokenHash::as_str))
-    .bind(serde_json::to_string(&new.network).expect("a policy is plain data"))
+    .bind(sealed.network)
     .bind(worker.number())
-    .bind(guest_access)
+    .bind(sealed.guest_access)
     .bind(serde_json::to_string(&new.env).expect("texts are JSON"))
     .bind(new.ends_at.map(Timestamp::as_millisecond))
     .bind(new.request_host.as_ref().map(RequestHost::as_str))
+    .bind(new.https_ports.to_string())
     .bind(stops_on_expiry)
     .fetch_one(&mut *connection)
     .await?;

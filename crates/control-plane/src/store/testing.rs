@@ -22,6 +22,7 @@ pub fn sandbox(owner: &str) -> NewSandbox {
         metadata: Default::default(),
         network: Default::default(),
         request_host: None,
+        https_ports: Default::default(),
         guest_access: Default::default(),
         env: Default::default(),
         ends_at: None,

@@ -288,3 +288,41 @@ async fn a_guest_agent_has_more_time_for_what_takes_long() {
     assert!(status == 504 && started.contains("gave no answer in time"), "{status} {started}");
     assert_eq!(removed, (200, "{}".to_owned()));
 }
+
+#[tokio::test]
+async fn a_network_is_told_as_it_was_asked_for_without_its_secrets() {
+    let server = Fixture::start().await;
+    let proxy = json!({"address": "Proxy.example.com:1080", "username": "u", "password": "open sesame",
+                       "tls": {"enabled": true, "serverName": "other.example.com"}});
+    let wanted = json!({"dnsServers": ["1.1.1.1"], "egressProxy": proxy});
+    let (status, made) = server.post("/v2/sandboxes", json!({"templateID": "minimal", "network": wanted})).await;
+    assert_eq!(status, 201, "{made}");
+    let path = format!("/sandboxes/{}", id(&made));
+    let told = async || server.get(&path).await.1["network"].clone();
+    let network = told().await;
+    assert_eq!(network["dnsServers"], json!(["1.1.1.1"]));
+    let shown = json!({"address": "proxy.example.com:1080", "username": "u",
+                       "tls": {"enabled": true, "serverName": "other.example.com"}});
+    assert_eq!(network["egressProxy"], shown);
+    let put = async |network: Value| server.send(Method::PUT, &format!("{path}/network"), Some(network)).await;
+    let plain = json!({"address": "203.0.113.9:1080", "tls": {"enabled": false}});
+    assert_eq!(put(json!({"egressProxy": plain})).await.0, 204);
+    let network = told().await;
+    assert_eq!((&network["egressProxy"], network.get("dnsServers")), (&json!({"address": "203.0.113.9:1080"}), None));
+    for wrong in [
+        json!({"dnsServers": ["dns.example.com"]}),
+        json!({"egressProxy": {"address": "proxy.example.com"}}),
+        json!({"egressProxy": {"address": "192.168.0.1:1080"}}),
+        json!({"egressProxy": {"address": "a.b:1", "password": "x"}}),
+        json!({"egressProxy": {"address": "a.b:1", "tls": {"enabled": false, "serverName": "a.b"}}}),
+        json!({"egressProxy": {"address": "a.b:1", "tls": {"enabled": true, "caCert": "none"}}}),
+    ] {
+        let (status, refused) = put(wrong.clone()).await;
+        assert_eq!((status.as_u16(), &refused["code"]), (400, &json!(400)), "{wrong}: {refused}");
+    }
+    assert_eq!(put(json!({"egressProxy": null, "dnsServers": []})).await.0, 204);
+    let network = told().await;
+    assert_eq!((network.get("egressProxy"), &network["dnsServers"]), (None, &json!([])));
+    let (status, refused) = put(json!({"rules": {"a.b": [{"transform": {"headers": {"X": "y"}}}]}})).await;
+    assert!(status == 501 && refused["message"].as_str().unwrap().contains("does not offer"), "{refused}");
+}

@@ -42,7 +42,9 @@ async fn a_policy_is_asked_for_replaced_and_passed_on() {
     for (member, value) in limited().as_object().unwrap() {
         assert_eq!(shown[member], *value, "{member}");
     }
-    let (status, changed) = put(&server, &id, json!({"deny_out": ["198.51.100.7"]})).await;
+    assert_eq!(shown.get("dns_servers"), None, "the host's");
+    let (status, changed) =
+        put(&server, &id, json!({"deny_out": ["198.51.100.7"], "dns_servers": ["1.1.1.1", "9.9.9.9"]})).await;
     assert_eq!(status, 200, "{changed}");
     assert_eq!((&changed["allow_internet_access"], &changed["allow_out"]), (&json!(true), &json!([])));
     assert_eq!((&changed["deny_out"], &changed["policy_changes"]), (&json!(["198.51.100.7"]), &json!(1)));
@@ -51,6 +53,11 @@ async fn a_policy_is_asked_for_replaced_and_passed_on() {
     assert_eq!(status, 201, "{children}");
     let child = network(&server, children[0]["id"].as_str().unwrap()).await;
     assert_eq!(child["deny_out"], json!(["198.51.100.7"]), "a child has the policy that its parent has by then");
+    assert_eq!(child["dns_servers"], json!(["1.1.1.1", "9.9.9.9"]));
+    let (_, none) = put(&server, &id, json!({"dns_servers": []})).await;
+    assert_eq!(none["dns_servers"], json!([]), "none at all");
+    let (_, cleared) = put(&server, &id, json!({})).await;
+    assert_eq!(cleared.get("dns_servers"), None);
 }
 
 #[tokio::test]
@@ -63,6 +70,16 @@ async fn what_is_no_policy_is_refused_and_changes_nothing() {
         (json!({"allow_out": ["::1"]}), "IPv6"),
         (json!({"allow_out": ["1.2.3.4/40"]}), "allow_out"),
         (json!({"deny_out": vec!["1.1.1.1"; 201]}), "200"),
+        (json!({"dns_servers": ["dns.example.com"]}), "dns_servers"),
+        (json!({"egress_proxy": {"address": "proxy.example.com"}}), "HOST:PORT"),
+        (json!({"egress_proxy": {"address": "10.0.0.1:1080"}}), "private"),
+        (json!({"egress_proxy": {"address": "a.b:1080", "password": "x"}}), "needs a username"),
+        (json!({"egress_proxy": {"address": "a.b:1080", "username": "", "password": "x"}}), "username"),
+        (json!({"egress_proxy": {"address": "a.b:1080", "username": "u", "password": "x".repeat(256)}}), "password"),
+        (json!({"egress_proxy": {"address": "a.b:1080", "tls": {"ca_cert": "-----BEGIN CERTIFICATE-----"}}}), "PEM"),
+        (json!({"egress_proxy": {"address": "a.b:1080", "tls": {"server_name": "a b"}}}), "server_name"),
+        (json!({"dns_servers": ["1.1.1.1/32"]}), "dns_servers"),
+        (json!({"dns_servers": vec!["1.1.1.1"; 11]}), "10"),
     ] {
         let (status, body) = put(&server, &id, wrong.clone()).await;
         assert_eq!((status, code(&body)), (400, "invalid_request"), "{wrong}");
@@ -94,4 +111,27 @@ async fn what_the_jail_of_this_host_lacks_is_told() {
     let (_, health) = server.get("/health").await;
     assert_eq!(health["lacking_jail_layers"], json!(["landlock"]));
     assert_eq!(health["security_boundary"], "jail", "without hardware virtualisation");
+}
+
+#[tokio::test]
+async fn the_password_of_a_proxy_goes_to_the_host_and_is_told_to_nobody() {
+    let server = Fixture::start().await;
+    let proxy = json!({"address": "proxy.example.com:1080", "username": "u", "password": "open sesame", "tls": {}});
+    let id = create(&server, json!({"egress_proxy": proxy})).await;
+    let password = |id: &str| {
+        let networks = &server.host.state().networks;
+        networks[id].0.egress_proxy.as_option().map(|proxy| proxy.password.clone())
+    };
+    assert_eq!(password(&id).as_deref(), Some("open sesame"));
+    let shown = network(&server, &id).await;
+    assert_eq!(shown["egress_proxy"], json!({"address": "proxy.example.com:1080", "username": "u", "tls": {}}));
+    let (status, children) = server.post(&format!("/v1/sandboxes/{id}/fork"), json!({})).await;
+    assert_eq!(status, 201, "{children}");
+    let child = children[0]["id"].as_str().unwrap();
+    assert_eq!(password(child).as_deref(), Some("open sesame"), "a child goes the same way");
+    let (_, changed) = put(&server, &id, json!({"egress_proxy": {"address": "203.0.113.9:1080"}})).await;
+    assert_eq!(changed["egress_proxy"], json!({"address": "203.0.113.9:1080"}));
+    assert_eq!(password(&id).as_deref(), Some(""));
+    let (_, cleared) = put(&server, &id, json!({})).await;
+    assert_eq!((cleared.get("egress_proxy"), password(&id)), (None, None));
 }

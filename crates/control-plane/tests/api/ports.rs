@@ -459,3 +459,66 @@ async fn servers_in_a_sandbox_see_the_host_that_was_asked_for() {
     let called = name(PORT, plain["sandboxID"].as_str().unwrap());
     assert_eq!(json_of(request(&server, &called, "/")).await.1["headers"]["host"], json!(called));
 }
+
+/// A guest's service that speaks TLS, with a certificate that it has made itself, and tells what it was asked.
+async fn secured_service(server: &Fixture, port: u16) {
+    let made = rcgen::generate_simple_self_signed(vec!["whoever.example".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into());
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = config.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    server.host.update(|state| state.ports.insert(port, address));
+    tokio::spawn(async move {
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            let Ok(mut connection) = acceptor.accept(connection).await else { continue };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(connection.read_u8().await.unwrap());
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", head.len());
+            connection.write_all(&[answer.as_bytes(), &head].concat()).await.unwrap();
+            connection.shutdown().await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_tls_is_called_that_way_and_no_other_is() {
+    let server = Fixture::start().await;
+    service(&server).await;
+    secured_service(&server, 8443).await;
+    let create = async |ports: Value| {
+        server.post("/v2/sandboxes", json!({"templateID": "minimal", "network": {"httpsPorts": ports}})).await
+    };
+    let (status, made) = create(json!([8443, 443])).await;
+    assert_eq!(status, 201, "{made}");
+    let id = made["sandboxID"].as_str().unwrap();
+    let call = async |id: &str, port: u16| {
+        let answer = request(&server, &name(port, id), "/x").send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, text) = call(id, 8443).await;
+    assert!(status == 200 && text.starts_with("GET /x HTTP/1.1\r\n"), "{status} {text}");
+    assert!(text.contains(&format!("host: {}", name(8443, id))), "{text}");
+    assert_eq!(call(id, PORT).await.0, 200, "another port is as it is");
+    let (_, children) = server.post(&format!("/sandboxes/{id}/fork"), json!({})).await;
+    let child = children[0]["sandbox"]["sandboxID"].as_str().unwrap_or_else(|| panic!("{children}"));
+    assert_eq!(call(child, 8443).await.0, 200);
+    let (status, _) = server.send(http::Method::PUT, &format!("/sandboxes/{id}/network"), Some(json!({}))).await;
+    assert_eq!(status, 204);
+    let (_, detail) = server.get(&format!("/sandboxes/{id}")).await;
+    assert_eq!(detail["network"]["httpsPorts"], json!([443, 8443]), "it is about who comes in, and stays");
+
+    let (_, other) = create(json!([PORT])).await;
+    let other = other["sandboxID"].as_str().unwrap();
+    for port in [PORT, 8443] {
+        assert_eq!(call(other, port).await.0, 502, "{port} does not speak what it is spoken to in");
+    }
+    for wrong in [json!([49983]), json!([0]), json!([65536]), json!(["443"])] {
+        assert_eq!(create(wrong.clone()).await.0, 400, "{wrong}");
+    }
+}

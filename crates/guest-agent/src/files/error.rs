@@ -39,6 +39,9 @@ pub enum FileError {
     /// The disk is full.
     #[error("no space left for '{0}'")]
     NoSpace(String),
+    /// What the kernel lets a user watch is watched already.
+    #[error("cannot watch '{0}': too much is watched already")]
+    TooManyWatches(String),
     /// Metadata that a file cannot carry.
     #[error("metadata: {0}")]
     Metadata(&'static str),

@@ -127,12 +127,16 @@ impl Watch {
         if wish.network == Network::Refuse && NETWORK.iter().any(|network| i128::from(kind) == i128::from(*network)) {
             return Err(FileError::NetworkMount(path));
         }
-        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(system())?;
+        let refused = |error| match error {
+            Errno::MFILE | Errno::NFILE | Errno::NOSPC => FileError::TooManyWatches(path.clone()),
+            other => system()(other),
+        };
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(refused)?;
         let (inotify, (directories, waiting, found)) = (Arc::new(inotify), Default::default());
         let mut watch = Self { inotify, user, wish, directories, waiting, found };
         let user = watch.user.clone();
         let followed = with_rights_of(&user, || watch.follow(String::new(), &mut |_| {}));
-        followed.and_then(|followed| followed).map_err(system())?;
+        followed.and_then(|followed| followed).map_err(refused)?;
         Ok(watch)
     }
 

@@ -26,6 +26,10 @@ use crate::log;
 const HOSTNAME: &str = "sandbox";
 /// Open files of every process, the agent included: each of its clients' processes costs it three.
 const OPEN_FILES: u64 = 65_536;
+/// What every user may watch directories with, and how many of them. The kernel's own 128 of the first are fewer than the
+/// watchers that the agent offers, and its programs watch too; the second it would derive from the memory.
+const WATCHING: [(&str, &str); 2] =
+    [("/proc/sys/fs/inotify/max_user_instances", "8192"), ("/proc/sys/fs/inotify/max_user_watches", "524288")];
 
 /// Why there is no system to serve.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +80,7 @@ pub fn prepare() -> Result<(), InitError> {
     mounts::mount_run_time_file_systems()?;
     best_effort("let the root file system fill its disk", disk::fill());
     best_effort("raise the limit of open files", raise_file_limit());
+    best_effort("raise the limits of watching", raise_watch_limits());
     best_effort("keep clear of the OOM killer", std::fs::write("/proc/self/oom_score_adj", "-1000"));
     best_effort("set the host name", rustix::system::sethostname(HOSTNAME.as_bytes()).map_err(Into::into));
     best_effort("set up the network", network::set_up());
@@ -85,6 +90,10 @@ pub fn prepare() -> Result<(), InitError> {
 fn raise_file_limit() -> io::Result<()> {
     let limit = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
     Ok(rustix::process::setrlimit(Resource::Nofile, limit)?)
+}
+
+fn raise_watch_limits() -> io::Result<()> {
+    WATCHING.iter().try_for_each(|(limit, number)| std::fs::write(limit, number))
 }
 
 /// A system that lacks this is still better than none.

@@ -72,6 +72,7 @@ impl From<FileError> for HttpError {
             FileError::AlreadyExists(_) => StatusCode::CONFLICT,
             FileError::PermissionDenied(_) => StatusCode::FORBIDDEN,
             FileError::NoSpace(_) => StatusCode::INSUFFICIENT_STORAGE,
+            FileError::TooManyWatches(_) => StatusCode::TOO_MANY_REQUESTS,
             FileError::Io { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, log::chain(&error))
@@ -92,7 +93,7 @@ pub fn file_error(error: FileError) -> ConnectError {
         FileError::AlreadyExists(_) => ConnectError::already_exists(text),
         FileError::PermissionDenied(_) => ConnectError::permission_denied(text),
         FileError::CyclicLink(_) => ConnectError::failed_precondition(text),
-        FileError::NoSpace(_) => ConnectError::resource_exhausted(text),
+        FileError::NoSpace(_) | FileError::TooManyWatches(_) => ConnectError::resource_exhausted(text),
         FileError::Io { .. } => ConnectError::internal(text),
     }
 }

@@ -16,6 +16,7 @@ mod metrics;
 mod packing;
 mod process;
 mod process_input;
+mod remainder;
 mod restore;
 mod run;
 mod session;
@@ -101,7 +102,8 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/files/compose", post(compose::compose))
         .fallback_service(rpc(&agent).into_axum_service())
-        .layer(from_fn_with_state(agent.clone(), gate::only_with_token));
+        .layer(from_fn_with_state(agent.clone(), gate::only_with_token))
+        .layer(from_fn(remainder::throw_away));
     open.merge(control).merge(protected).layer(from_fn(cors::allow_everyone)).with_state(agent)
 }
 

@@ -64,10 +64,21 @@ impl Agent {
     }
 
     pub fn with_control_peer(peer: &str) -> Self {
+        Self::launch(Command::new(env!("CARGO_BIN_EXE_guest-agent")), peer)
+    }
+
+    /// One whose kernel lets it watch with so many instances, which this machine's other programs do not share.
+    pub fn with_watches(count: usize) -> Self {
+        let script = format!("echo {count} >/proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "sh", "-c", &script, env!("CARGO_BIN_EXE_guest-agent")]);
+        Self::launch(command, "127.0.0.1")
+    }
+
+    fn launch(mut command: Command, peer: &str) -> Self {
         let free = "127.0.0.1:0";
         let args = ["--listen", free, "--listen-direct", free, "--listen-local", free, "--control-peer", peer];
-        let program = env!("CARGO_BIN_EXE_guest-agent");
-        let mut child = Command::new(program)
+        let mut child = command
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -99,6 +110,14 @@ impl Agent {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// A connection to speak HTTP on by hand.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 
     /// A connection for the host's own conversation.

@@ -7,6 +7,7 @@
 //! | new directories are watched too | `a_tree_is_watched_as_it_grows_also_while_nobody_asks` |
 //! | start first, signs of life, the limit of time | `a_stream_where_nothing_happens_lives_as_long_as_was_asked` |
 //! | network mounts | `a_network_mount_is_watched_only_on_request` |
+//! | the kernel's limit | `what_the_kernel_lets_nobody_watch_any_more_is_said` |
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -174,4 +175,26 @@ async fn a_network_mount_is_watched_only_on_request() {
     assert!(refused["message"].as_str().unwrap().contains("network mount"), "{refused}");
     let allowed = watcher(&agent, json!({"path": path, "allowNetworkMounts": true})).await;
     assert_eq!(call(&agent, "GetWatcherEvents", allowed).await, json!({}));
+}
+
+#[tokio::test]
+async fn what_the_kernel_lets_nobody_watch_any_more_is_said() {
+    let agent = Agent::with_watches(2);
+    agent.init(json!({})).await;
+    let directory = open_directory();
+    let wish = json!({"path": directory.path()});
+    let first = watcher(&agent, wish.clone()).await;
+    watcher(&agent, wish.clone()).await;
+    let refused = agent.call("/filesystem.Filesystem/CreateWatcher", "root", wish.clone()).await;
+    assert_eq!((refused.0, &refused.1["code"]), (429, &json!("resource_exhausted")), "{refused:?}");
+    assert!(refused.1["message"].as_str().unwrap().contains("too much is watched already"), "{refused:?}");
+    let ended = agent.frames(WATCH, &[], wish.clone()).await;
+    assert_eq!(ended[0].1["error"]["code"], "resource_exhausted", "{ended:?}");
+    call(&agent, "RemoveWatcher", first).await;
+    // The thread that gathers for it ends by itself.
+    let path = "/filesystem.Filesystem/CreateWatcher";
+    let deadline = std::time::Instant::now() + crate::harness::PATIENCE;
+    while agent.call(path, "root", wish.clone()).await.0 != 200 {
+        assert!(std::time::Instant::now() < deadline, "one that was removed leaves room");
+    }
 }

@@ -7,11 +7,15 @@
 //! | codes of unary errors and their statuses | `an_error_has_its_code_and_the_status_of_that` |
 //! | numbers, enums, names in both ways, unknown fields | `json_is_read_as_protobuf_says` |
 //! | the binary codec | both clients in `processes`, `input`, `terminals`; `filesystem::the_generated_client_is_understood` |
+//! | a message that is too long is refused, and its client hears of it | `who_says_too_much_hears_so` |
 //! | `StreamInput` ends with its body | `input::a_stream_of_json_ends_with_the_body_as_the_published_clients_end_it` |
 //! | `connect-timeout-ms` | `processes`: `the_time_limit_…`, `whoever_joins_…`; `input::a_process_that_does_not_read_…`; `watching` |
 //! | `keepalive-ping-interval` | `processes::a_silent_stream_…`, `watching::a_stream_where_nothing_happens_…` |
 //! | users and tokens | `processes`, `access` |
 
+use std::io::{Read, Write};
+
+use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::harness::{Agent, basic, open_directory};
@@ -159,4 +163,59 @@ async fn json_is_read_as_protobuf_says() {
     assert_eq!((status, &gone["message"]), (404, &json!("process with tag cat not found")));
     let (status, list) = agent.call("/process.Process/List", "root", json!({})).await;
     assert_eq!((status, list), (200, json!({})));
+}
+
+/// What is answered to `body` once all of it is sent, as clients do it that do not listen meanwhile.
+fn answer_to(agent: &Agent, head: &str, body: &[u8]) -> String {
+    let mut stream = agent.connect();
+    stream.write_all(format!("{head}\r\n\r\n").as_bytes()).unwrap();
+    stream.write_all(body).expect("all is taken");
+    let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+    // One that says its length ends with its text; a stream with an empty piece.
+    while !answer.ends_with(b"}") && !answer.ends_with(b"\r\n0\r\n\r\n") {
+        let length = stream.read(&mut piece).expect("an answer");
+        assert!(length > 0, "cut off after {:?}", String::from_utf8_lossy(&answer));
+        answer.extend(&piece[..length]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_too_much_hears_so() {
+    let agent = Agent::open().await;
+    // More than all buffers on the way take.
+    let flood = vec![b'A'; 48 << 20];
+    let post = |method: &str, kind: &str| format!("POST {method} HTTP/1.1\r\nHost: agent\r\nContent-Type: {kind}");
+    let length = format!("Content-Length: {}", flood.len());
+    let unary = format!("{}\r\n{length}", post("/process.Process/SendInput", "application/json"));
+    let answer = answer_to(&agent, &unary, &flood);
+    assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
+    assert!(answer.contains(r#""code":"resource_exhausted""#), "{answer}");
+
+    let frame = [&[0][..], &u32::try_from(flood.len() - 5).unwrap().to_be_bytes(), &flood[5..]].concat();
+    for method in [START, "/process.Process/StreamInput"] {
+        let stream = format!("{}\r\n{length}", post(method, "application/connect+json"));
+        let answer = answer_to(&agent, &stream, &frame);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("resource_exhausted"), "{method}: {answer}");
+        // In one piece that does not say how long all of it will be.
+        let chunked = format!("{}\r\nTransfer-Encoding: chunked", post(method, "application/connect+json"));
+        let chunk = [format!("{:x}\r\n", frame.len()).as_bytes(), &frame, b"\r\n0\r\n\r\n"].concat();
+        let answer = answer_to(&agent, &chunked, &chunk);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("resource_exhausted"), "{method}: {answer}");
+    }
+    // One without a token of a sandbox that has one is told that, and not cut off.
+    agent.init(json!({"accessToken": "secret"})).await;
+    assert!(answer_to(&agent, &unary, &flood).starts_with("HTTP/1.1 401 "));
+}
+
+#[tokio::test]
+async fn who_is_refused_at_once_hears_so_before_the_end_of_what_has_none() {
+    let agent = Agent::open().await;
+    let first = crate::harness::frame(&json!({"start": {"process": {"pid": 999_999}}}));
+    let endless =
+        futures::stream::once(async move { Ok::<_, std::io::Error>(first) }).chain(futures::stream::pending());
+    let request = agent.http.post(agent.url("/process.Process/StreamInput"));
+    let request = request.header("content-type", "application/connect+json").timeout(crate::harness::PATIENCE);
+    let answer = request.body(reqwest::Body::wrap_stream(endless)).send().await.unwrap().text().await.unwrap();
+    assert!(answer.contains("process with pid 999999 not found"), "{answer}");
 }

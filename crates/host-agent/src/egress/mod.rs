@@ -3,13 +3,16 @@
 //! whose policy names domains.
 //!
 //! ```text
-//!  guest ── name? ─────────▶ resolver ── name? (allowed ones only) ──▶ the host's name servers
+//!  guest ── name? ─────────▶ resolver ── name? (allowed ones only) ──▶ name servers
 //!        ◀─ addresses ──────┤ remembers them
 //!        ── 80, 443 ───────▶ proxy: is the address one of them, and does the connection ask for that name?
 //!                                  └──────────────────────────────────▶ the server
 //! ```
 //!
-//! Both are one process of the sandbox's own, jailed as its monitor is, in the sandbox's network namespace with another uid and
+//! Where the policy has a proxy of its owner's, all connections that it allows go out through that: those by name as above,
+//! and those to addresses without a look at what they say.
+//!
+//! All are one process of the sandbox's own, jailed as its monitor is, in the sandbox's network namespace with another uid and
 //! no right to change anything there. It outlives the host agent. It has one policy for all of its life: another one is another
 //! process, and the connections of the old end with it.
 
@@ -19,6 +22,8 @@ mod head;
 mod process;
 mod proxy;
 mod resolver;
+mod socks;
+mod upstream;
 
 use std::fs::File;
 use std::io;
@@ -28,23 +33,44 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use model::DomainPattern;
+use model::{DomainPattern, NetworkPolicy};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use process::recorded;
 pub use process::{Egress, EgressError};
+use tokio::sync::Semaphore;
 
 use crate::net::is_fenced;
 use admitted::Admitted;
+use upstream::{Upstream, UpstreamTask};
 
-/// The ports that it connects to.
-pub(crate) const PORTS: [u16; 2] = [80, 443];
+/// The ports of servers with names.
+const PORTS: [u16; 2] = [80, 443];
+
+/// Connections at once; further ones wait. Each is two descriptors.
+const AT_ONCE: usize = 200;
+
+/// Whether a policy needs such a process.
+pub(crate) fn is_needed(policy: &NetworkPolicy) -> bool {
+    policy.domains().next().is_some() || policy.proxy().is_some()
+}
 
 /// What the process is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Task {
     domains: Vec<String>,
     resolvers: Vec<Ipv4Addr>,
+    upstream: Option<UpstreamTask>,
+}
+
+impl Task {
+    /// The ports that it connects to.
+    pub fn ports(&self) -> Vec<u16> {
+        match &self.upstream {
+            Some(upstream) => vec![upstream.proxy.address().port()],
+            None => PORTS.to_vec(),
+        }
+    }
 }
 
 /// What it is given, in this order: opened where it is not.
@@ -55,6 +81,10 @@ pub(crate) struct Descriptors {
     pub question_streams: OwnedFd,
     /// Connections of the guest to ports 80 and 443 of anywhere.
     pub connections: OwnedFd,
+    /// Connections of the guest to addresses that it may reach, which go through the proxy of its owner.
+    pub tunnels: OwnedFd,
+    /// The authorities that the machine believes, in PEM.
+    pub trusted: OwnedFd,
     /// What was refused is counted in it.
     pub refused: OwnedFd,
 }
@@ -63,6 +93,9 @@ pub(crate) struct Descriptors {
 struct Gate {
     domains: Vec<DomainPattern>,
     resolvers: Vec<Ipv4Addr>,
+    /// None where connections go out directly.
+    upstream: Option<Upstream>,
+    room: Arc<Semaphore>,
     admitted: Admitted,
     refused: Refused,
 }
@@ -110,15 +143,20 @@ fn begin(task: Task, descriptors: Descriptors) -> io::Result<impl Future<Output 
     let domains =
         task.domains.iter().map(|domain| domain.parse().map_err(io::Error::other)).collect::<Result<_, _>>()?;
     let refused = Refused { count: AtomicU64::new(0), file: descriptors.refused.into() };
-    let gate = Arc::new(Gate { domains, resolvers: task.resolvers, admitted: Admitted::default(), refused });
+    let mut trusted = File::from(descriptors.trusted);
+    let upstream = task.upstream.map(|upstream| Upstream::new(upstream, &mut trusted)).transpose()?;
+    let (resolvers, room, admitted) = (task.resolvers, Arc::new(Semaphore::new(AT_ONCE)), Admitted::default());
+    let gate = Arc::new(Gate { domains, resolvers, upstream, room, admitted, refused });
     let questions = tokio::net::UdpSocket::from_std(descriptors.questions.into())?;
     let question_streams = tokio::net::TcpListener::from_std(descriptors.question_streams.into())?;
     let connections = tokio::net::TcpListener::from_std(descriptors.connections.into())?;
+    let tunnels = tokio::net::TcpListener::from_std(descriptors.tunnels.into())?;
     Ok(async move {
         tokio::select! {
             error = resolver::answer_datagrams(&gate, questions) => error,
             error = resolver::answer_streams(&gate, question_streams) => error,
-            error = proxy::pass_on(&gate, connections) => error,
+            error = proxy::pass_on(&gate, connections, Gate::by_name) => error,
+            error = proxy::pass_on(&gate, tunnels, Gate::by_address) => error,
         }
     })
 }

@@ -7,23 +7,29 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use model::NetworkPolicy;
+use sha2::{Digest, Sha256};
 use tokio::time::{Duration, Instant};
 use vmm::{LaunchError, VmmProcess};
 
 use super::Task;
+use super::upstream::UpstreamTask;
 use crate::cgroup::{Cgroup, CgroupLimits};
 use crate::host::Host;
 use crate::jail::{self, Jail, ResourceLimits};
-use crate::net::{EgressSocketError, EgressSockets, GuestNetwork};
+use crate::net::{EgressSocketError, EgressSockets, GuestNetwork, name_servers};
 
 /// The file in a sandbox's directory that says which process it is.
 const IDENTITY_FILE: &str = "egress.json";
 
-/// The file in a sandbox's directory that says what that process was told.
+/// The file in a sandbox's directory that has the digest of what that process was told, which may be a secret.
 const TASK_FILE: &str = "egress.task.json";
 
 /// The file in a sandbox's directory in which it counts what it refused.
 const REFUSED_FILE: &str = "egress.refused";
+
+/// Where systems keep the authorities that they believe, in PEM.
+const TRUSTED_FILES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// What it may take: a processor, and 256 MiB.
 const LIMITS: CgroupLimits = CgroupLimits { vcpus: 1, memory_mb: 0, disk: None };
@@ -70,9 +76,13 @@ impl Egress {
         policy: &NetworkPolicy,
         directory: &Path,
     ) -> Result<Self, EgressError> {
-        let task = Task::new(network, policy);
-        task.write(directory)?;
-        let EgressSockets { namespace, questions, question_streams, connections } = network.egress_sockets().await?;
+        let task = task_of(network, policy);
+        // Before the process is started: one that was told something else is never taken for this one, because it is ended
+        // before that.
+        let path = directory.join(TASK_FILE);
+        fs::write(&path, task.digest()).map_err(file_error(&path))?;
+        let EgressSockets { namespace, questions, question_streams, connections, tunnels } =
+            network.egress_sockets().await?;
         let root = empty_root(&host.data_dir)?;
         let refused = directory.join(REFUSED_FILE);
         let counter = make_counter(&refused)?;
@@ -84,7 +94,9 @@ impl Egress {
             limits: ResourceLimits { threads: LIMITS.threads(), file_bytes: 4096 },
             landlock: host.landlock(),
         };
-        let descriptors = vec![questions, question_streams, connections, OwnedFd::from(counter)];
+        let trusted = trusted()?;
+        let descriptors =
+            vec![questions, question_streams, connections, tunnels, trusted.into(), OwnedFd::from(counter)];
         match jail.launch_egress(task, root, namespace, descriptors).await {
             Ok(process) => Ok(Self { process, cgroup, refused, since: Instant::now() }),
             Err(error) => {
@@ -100,7 +112,8 @@ impl Egress {
     /// Takes hold of the one that an earlier host agent started, if it still runs and was told what `policy` says.
     pub fn find(host: &Host, network: &dyn GuestNetwork, policy: &NetworkPolicy, directory: &Path) -> Option<Self> {
         let process = recorded(directory)?;
-        let is_as_told = Task::read(directory) == Some(Task::new(network, policy));
+        let is_as_told =
+            fs::read_to_string(directory.join(TASK_FILE)).is_ok_and(|told| told == task_of(network, policy).digest());
         let cgroup = host.cgroups.of_egress(network.slot(), LIMITS);
         let (refused, since) = (directory.join(REFUSED_FILE), Instant::now());
         is_as_told.then(|| Self { process, cgroup, refused, since })
@@ -138,22 +151,28 @@ pub(crate) fn recorded(directory: &Path) -> Option<VmmProcess> {
     VmmProcess::open(jail::recorded(&directory.join(IDENTITY_FILE))?).ok()
 }
 
+/// What a process is told that does what `policy` says.
+fn task_of(network: &dyn GuestNetwork, policy: &NetworkPolicy) -> Task {
+    let resolvers = network.resolvers();
+    Task {
+        domains: policy.domains().map(ToString::to_string).collect(),
+        resolvers: name_servers(policy, &resolvers),
+        upstream: policy.proxy().map(|proxy| UpstreamTask { proxy: proxy.clone(), resolvers }),
+    }
+}
+
 impl Task {
-    fn new(network: &dyn GuestNetwork, policy: &NetworkPolicy) -> Self {
-        Self { domains: policy.domains().map(ToString::to_string).collect(), resolvers: network.resolvers() }
+    fn digest(&self) -> String {
+        let text = serde_json::to_vec(self).expect("a task is plain data");
+        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
 
-    /// Before the process is started: one that was told something else is never taken for this one, because it is ended
-    /// before that.
-    fn write(&self, directory: &Path) -> Result<(), EgressError> {
-        let path = directory.join(TASK_FILE);
-        let text = serde_json::to_vec(self).map_err(io::Error::other);
-        text.and_then(|text| fs::write(&path, text)).map_err(file_error(&path))
-    }
-
-    fn read(directory: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(directory.join(TASK_FILE)).ok()?).ok()
-    }
+/// The authorities that this machine believes: nobody, where it does not say.
+fn trusted() -> Result<fs::File, EgressError> {
+    let written = TRUSTED_FILES.iter().find_map(|path| fs::File::open(path).ok());
+    let nobody = Path::new("/dev/null");
+    written.map_or_else(|| fs::File::open(nobody).map_err(file_error(nobody)), Ok)
 }
 
 /// A file system with nothing in it but a place for devices.

@@ -1,5 +1,5 @@
 //! The proxy: takes the guest's connections to ports 80 and 443 of anywhere, and makes those whose address was answered for the
-//! name that they ask for.
+//! name that they ask for. Of those that come to it because their address is allowed it makes each.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::either::Either;
 
 use super::Gate;
 use super::head::{self, Head};
-
-/// Connections at once; further ones wait. Each is two descriptors.
-const AT_ONCE: usize = 200;
+use super::socks::Destination;
+use super::upstream::Tunnel;
 
 /// How long a guest may take to say what it wants.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -26,27 +25,37 @@ const LONGEST_HEAD: usize = 32 << 10;
 /// How long a server may take to be connected to.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Passes connections on until that is impossible.
-pub(super) async fn pass_on(gate: &Arc<Gate>, listener: TcpListener) -> io::Error {
-    let room = Arc::new(Semaphore::new(AT_ONCE));
+/// How long the proxy of a sandbox's owner may take until it has connected.
+const UPSTREAM_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Passes connections on in one way until that is impossible.
+pub(super) async fn pass_on<F>(
+    gate: &Arc<Gate>,
+    listener: TcpListener,
+    serve: impl Fn(Arc<Gate>, TcpStream) -> F,
+) -> io::Error
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return io::ErrorKind::BrokenPipe.into() };
+        let Ok(permit) = gate.room.clone().acquire_owned().await else { return io::ErrorKind::BrokenPipe.into() };
         let Ok((stream, _)) = listener.accept().await else {
             // Too many descriptors, for a moment.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let gate = gate.clone();
+        let served = serve(gate.clone(), stream);
         tokio::spawn(async move {
             // Whatever went wrong, the guest sees its connection end.
-            let _ = gate.serve(stream).await;
+            let _ = served.await;
             drop(permit);
         });
     }
 }
 
 impl Gate {
-    async fn serve(&self, mut guest: TcpStream) -> io::Result<()> {
+    /// A connection that is to ask for a name which is allowed.
+    pub(super) async fn by_name(self: Arc<Self>, mut guest: TcpStream) -> io::Result<()> {
         let server = rustix::net::sockopt::ip_original_dst(&guest)?;
         let named = timeout(HEAD_PATIENCE, read_head(&mut guest, server)).await;
         let Ok(Ok((name, forward))) = named else {
@@ -57,9 +66,26 @@ impl Gate {
             self.refused.add();
             return Ok(());
         }
-        let mut upstream = timeout(CONNECT_PATIENCE, TcpStream::connect(server)).await??;
-        upstream.write_all(&forward).await?;
-        copy_bidirectional(&mut guest, &mut upstream).await.map(drop)
+        let mut way = match &self.upstream {
+            None => Either::Left(timeout(CONNECT_PATIENCE, TcpStream::connect(server)).await??),
+            // What the name stands for is found there.
+            Some(_) => self.tunnel(&Destination::Name(name, server.port())).await?,
+        };
+        way.write_all(&forward).await?;
+        way.flush().await?;
+        copy_bidirectional(&mut guest, &mut way).await.map(drop)
+    }
+
+    /// A connection to an address that is allowed.
+    pub(super) async fn by_address(self: Arc<Self>, mut guest: TcpStream) -> io::Result<()> {
+        let server = rustix::net::sockopt::ip_original_dst(&guest)?;
+        let mut way = self.tunnel(&Destination::Address(server)).await?;
+        copy_bidirectional(&mut guest, &mut way).await.map(drop)
+    }
+
+    async fn tunnel(&self, destination: &Destination) -> io::Result<Tunnel> {
+        let upstream = self.upstream.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        timeout(UPSTREAM_PATIENCE, upstream.connect(destination)).await?.map_err(io::Error::other)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The resolver: asks the host's name servers for allowed names, and for nothing else; admits what they answer.
+//! The resolver: asks the host's name servers, or the sandbox's own, for allowed names, and for nothing else; admits what they answer.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -103,7 +103,7 @@ impl Gate {
 
     /// The addresses of a name that are told, and for how long; from then on they are admitted.
     async fn find(&self, question: &Question) -> Option<(Vec<Ipv4Addr>, u32)> {
-        let Found { mut addresses, seconds } = self.look_up(&question.name).await?;
+        let Found { mut addresses, seconds } = look_up(&self.resolvers, &question.name).await?;
         let seconds = seconds.clamp(*HOLDS_SECONDS.start(), *HOLDS_SECONDS.end());
         let all = addresses.len();
         addresses.retain(|address| Self::is_public(*address));
@@ -113,15 +113,16 @@ impl Gate {
         let holds = Duration::from_secs(seconds.into());
         self.admitted.admit(&question.name, &addresses, holds).then_some((addresses, seconds))
     }
+}
 
-    async fn look_up(&self, name: &str) -> Option<Found> {
-        for resolver in self.resolvers.iter().cycle().take(ATTEMPTS * self.resolvers.len()) {
-            if let Ok(Ok(found)) = timeout(PATIENCE, ask(*resolver, name)).await {
-                return Some(found);
-            }
+/// What the first of these name servers says that answers.
+pub(super) async fn look_up(resolvers: &[Ipv4Addr], name: &str) -> Option<Found> {
+    for resolver in resolvers.iter().cycle().take(ATTEMPTS * resolvers.len()) {
+        if let Ok(Ok(found)) = timeout(PATIENCE, ask(*resolver, name)).await {
+            return Some(found);
         }
-        None
     }
+    None
 }
 
 /// One question, from a port of its own. Answers of others are not looked at.

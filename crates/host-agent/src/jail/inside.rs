@@ -236,9 +236,9 @@ fn restrict_files(order: &Order) -> Result<(), Failure> {
     let writable =
         order.binds.iter().filter(|bind| bind.access == BindAccess::Writable).map(|bind| bind.inside.clone());
     let devices = std::iter::once("/dev/null").chain(order.devices.iter().map(|Device::Kvm| "/dev/kvm"));
-    let ports = match order.work {
+    let ports = match &order.work {
         Work::Program { .. } => Vec::new(),
-        Work::Egress(_) => egress::PORTS.to_vec(),
+        Work::Egress(task) => task.ports(),
     };
     let freedom = Freedom { writable: writable.chain(devices.map(PathBuf::from)).collect(), ports };
     landlock::restrict(&freedom).map_err(failed("restrict the jail by Landlock"))
@@ -284,12 +284,15 @@ fn pass_on(descriptors: Vec<OwnedFd>) -> Result<(OwnedFd, Vec<OwnedFd>), Failure
 /// Lets go of the channel, which tells the host agent that all went well, and does the work. Returns when that failed.
 fn stay(task: egress::Task, descriptors: Vec<OwnedFd>) -> Failure {
     let step = "begin to resolve names";
-    let Ok([null, questions, question_streams, connections, refused]) = <[OwnedFd; 5]>::try_from(descriptors) else {
+    let Ok([null, questions, question_streams, connections, tunnels, trusted, refused]) =
+        <[OwnedFd; 7]>::try_from(descriptors)
+    else {
         return failed(step)(io::Error::from_raw_os_error(libc::EBADF));
     };
     match rustix::stdio::dup2_stdin(&null) {
         Ok(()) => {
-            let descriptors = egress::Descriptors { questions, question_streams, connections, refused };
+            let descriptors =
+                egress::Descriptors { questions, question_streams, connections, tunnels, trusted, refused };
             failed(step)(egress::serve(task, descriptors))
         }
         Err(error) => failed(step)(error),

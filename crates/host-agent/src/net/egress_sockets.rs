@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use super::SandboxNetwork;
 use super::address::TAP_IP;
-use super::firewall::PROXY_PORT;
+use super::firewall::{PROXY_PORT, TUNNEL_PORT};
 use super::namespace::{self, NamespaceError};
 
 /// What a resolver and proxy work with.
@@ -21,6 +21,8 @@ pub struct EgressSockets {
     pub question_streams: OwnedFd,
     /// Connections that the guest meant for others.
     pub connections: OwnedFd,
+    /// The same, where they are allowed by their address and go through the proxy of the sandbox's owner.
+    pub tunnels: OwnedFd,
 }
 
 /// Why there are no such sockets.
@@ -47,18 +49,21 @@ impl SandboxNetwork {
 }
 
 fn open() -> Result<EgressSockets, EgressSocketError> {
-    let (names, proxy) = (SocketAddrV4::new(TAP_IP, 53), SocketAddrV4::new(TAP_IP, PROXY_PORT));
+    let [names, proxy, tunnel] = [53, PROXY_PORT, TUNNEL_PORT].map(|port| SocketAddrV4::new(TAP_IP, port));
     let failed = |address| move |error| EgressSocketError::Listen(address, error);
     let questions = UdpSocket::bind(names).map_err(failed(names))?;
     let question_streams = TcpListener::bind(names).map_err(failed(names))?;
     let connections = TcpListener::bind(proxy).map_err(failed(proxy))?;
+    let tunnels = TcpListener::bind(tunnel).map_err(failed(tunnel))?;
     questions.set_nonblocking(true).map_err(failed(names))?;
     question_streams.set_nonblocking(true).map_err(failed(names))?;
     connections.set_nonblocking(true).map_err(failed(proxy))?;
+    tunnels.set_nonblocking(true).map_err(failed(tunnel))?;
     Ok(EgressSockets {
         namespace: namespace::current().map_err(NamespaceError::Open)?,
         questions: questions.into(),
         question_streams: question_streams.into(),
         connections: connections.into(),
+        tunnels: tunnels.into(),
     })
 }

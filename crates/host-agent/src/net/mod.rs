@@ -46,8 +46,8 @@ pub use address::{AddressPlan, GUEST_IP, GUEST_MAC, InvalidPlan, SandboxAddresse
 pub use adopt::AdoptError;
 pub use build::CreateError;
 pub use egress_sockets::{EgressSocketError, EgressSockets};
-pub(crate) use firewall::is_fenced;
 pub use firewall::{Denials, FirewallError, TrafficLimits};
+pub(crate) use firewall::{is_fenced, name_servers};
 pub use links::LinkError;
 pub use namespace::NamespaceError;
 pub use remove::RemoveError;
@@ -75,7 +75,7 @@ pub struct NetworkConfig {
     pub addresses: AddressPlan,
     /// What each guest may send and receive.
     pub limits: TrafficLimits,
-    /// Name servers that answer guests' questions; the only machines in private ranges that guests ever reach.
+    /// Name servers that answer guests' questions where a policy has no others; the only machines in private ranges that guests ever reach.
     pub resolvers: Vec<Ipv4Addr>,
 }
 

@@ -117,10 +117,10 @@ impl Parts {
         Ok(self.begin_egress(host, policy).await?)
     }
 
-    /// Starts the resolver and proxy of a policy that names domains.
+    /// Starts the resolver and proxy of a policy that names domains, or has a proxy of its owner's.
     pub(super) async fn begin_egress(&mut self, host: &Host, policy: &NetworkPolicy) -> Result<(), EgressError> {
         if let Some(network) = &self.network
-            && policy.domains().next().is_some()
+            && egress::is_needed(policy)
         {
             self.egress = Some(Egress::start(host, &**network, policy, self.directory()).await?);
         }

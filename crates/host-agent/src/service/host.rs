@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
-use model::{Extent, Generation, InternetAccess, InvalidId, NetworkPolicy, SnapshotId};
+use model::{Extent, Generation, InvalidId, NetworkPolicy, ProxyWords, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
-    DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, GetDiskUsageRequest, GetDiskUsageResponse,
-    GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse, GetSandboxNetworkRequest,
-    GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer, ListSnapshotsRequest,
-    ListSnapshotsResponse, NetworkDenials, NetworkPolicy as WirePolicy, PruneRequest, PruneResponse,
-    SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, StopSandboxRequest, StopSandboxResponse,
-    WatchSandboxesRequest, WatchSandboxesResponse,
+    DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, EgressProxy, GetDiskUsageRequest,
+    GetDiskUsageResponse, GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse,
+    GetSandboxNetworkRequest, GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer,
+    ListSnapshotsRequest, ListSnapshotsResponse, NameServers, NetworkDenials, NetworkPolicy as WirePolicy, ProxyTls,
+    PruneRequest, PruneResponse, SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, StopSandboxRequest,
+    StopSandboxResponse, WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -84,10 +84,29 @@ fn wire_layer(lacking: &LackingLayer) -> WireLayer {
 }
 
 fn wire_policy(policy: &NetworkPolicy) -> WirePolicy {
+    let words = policy.words();
+    let name_servers = |addresses| NameServers { addresses, ..Default::default() };
     WirePolicy {
-        deny_internet_access: policy.internet() == InternetAccess::Off,
-        allow_out: policy.allowed().iter().map(ToString::to_string).collect(),
-        deny_out: policy.denied().iter().map(ToString::to_string).collect(),
+        deny_internet_access: !words.allow_internet_access,
+        allow_out: words.allow_out,
+        deny_out: words.deny_out,
+        name_servers: words.dns_servers.map(name_servers).into(),
+        egress_proxy: words.egress_proxy.map(wire_proxy).into(),
+        ..Default::default()
+    }
+}
+
+/// Without the password, which nobody is told who does not have it.
+fn wire_proxy(proxy: ProxyWords) -> EgressProxy {
+    let tls = proxy.tls.map(|tls| ProxyTls {
+        server_name: tls.server_name.unwrap_or_default(),
+        ca_cert: tls.ca_cert.unwrap_or_default(),
+        ..Default::default()
+    });
+    EgressProxy {
+        address: proxy.address,
+        username: proxy.username.unwrap_or_default(),
+        tls: tls.into(),
         ..Default::default()
     }
 }

@@ -7,16 +7,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use model::{
-    Extent, Generation, InternetAccess, Lifetime, NetworkPolicy, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId,
-    StartMode, TemplateName,
+    Extent, Generation, InvalidPolicy, Lifetime, NetworkPolicy, OnExpiry, Password, PolicyWords, ProxyTls, ProxyWords,
+    SandboxId, Shape, ShapeRequest, SnapshotId, StartMode, TemplateName,
 };
 use proto::hostagent::v1::{
-    CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
-    ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, GetSandboxMetricsRequest,
-    GetSandboxMetricsResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse, MetricPoint,
-    NetworkPolicy as WirePolicy, OnExpiry as WireOnExpiry, PauseSandboxRequest, PauseSandboxResponse, ReadFileRequest,
-    ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse, SandboxInfo as WireInfo, WriteFileRequest,
-    WriteFileResponse,
+    CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse,
+    EgressProxy as WireProxy, ExecRequest, ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse,
+    GetSandboxMetricsRequest, GetSandboxMetricsResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse,
+    MetricPoint, NetworkPolicy as WirePolicy, OnExpiry as WireOnExpiry, PauseSandboxRequest, PauseSandboxResponse,
+    ReadFileRequest, ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse, SandboxInfo as WireInfo,
+    WriteFileRequest, WriteFileResponse,
 };
 
 use super::error::IntoConnect;
@@ -134,8 +134,28 @@ fn env_of(wire: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMap<S
 
 /// What is asked to be reached.
 pub(super) fn policy_of(wire: WirePolicy) -> Result<NetworkPolicy, ConnectError> {
-    let internet = if wire.deny_internet_access { InternetAccess::Off } else { InternetAccess::On };
-    NetworkPolicy::new(internet, &wire.allow_out, &wire.deny_out).map_err(IntoConnect::into_connect)
+    let words = PolicyWords {
+        allow_internet_access: !wire.deny_internet_access,
+        allow_out: wire.allow_out,
+        deny_out: wire.deny_out,
+        dns_servers: wire.name_servers.into_option().map(|servers| servers.addresses),
+        egress_proxy: wire.egress_proxy.into_option().map(proxy_of).transpose()?,
+    };
+    NetworkPolicy::new(words).map_err(IntoConnect::into_connect)
+}
+
+fn proxy_of(wire: WireProxy) -> Result<ProxyWords, ConnectError> {
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    let password = given(wire.password).map(Password::new).transpose();
+    Ok(ProxyWords {
+        address: wire.address,
+        username: given(wire.username),
+        password: password.map_err(|error| IntoConnect::into_connect(InvalidPolicy::from(error)))?,
+        tls: wire
+            .tls
+            .into_option()
+            .map(|tls| ProxyTls { server_name: given(tls.server_name), ca_cert: given(tls.ca_cert) }),
+    })
 }
 
 fn template_of(request: &CreateSandboxRequest) -> Result<TemplateName, ConnectError> {

@@ -53,6 +53,9 @@ pub enum InvalidDestination {
 impl Range {
     /// Every address.
     pub const ALL: Self = Self { first: Ipv4Addr::UNSPECIFIED, prefix: 0 };
+    /// What one is that is a single address, as a regular expression.
+    pub const ADDRESS_PATTERN: &str =
+        r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])$";
     /// What one is, as a regular expression.
     pub const PATTERN: &str = r"^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(/(3[0-2]|[12]?[0-9]))?$";
 

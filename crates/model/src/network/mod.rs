@@ -4,10 +4,14 @@
 //! Private ranges, the host and other guests are no matter of policy: no sandbox ever reaches them.
 
 mod destination;
+mod proxy;
+
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 pub use destination::{Destination, DomainPattern, InvalidDestination, Range};
+pub use proxy::{EgressProxy, InvalidProxy, Login, Password, ProxyAddress, ProxyHost, ProxyTls, ProxyWords};
 
 /// Whether a sandbox reaches what no rule names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,27 +23,58 @@ pub enum InternetAccess {
     Off,
 }
 
-/// What a sandbox may reach.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Words", into = "Words")]
-pub struct NetworkPolicy {
+/// What a sandbox may reach, and which way. `P` is the password of its proxy, in whatever form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PolicyWords<P>", into = "PolicyWords<P>")]
+#[serde(bound(serialize = "P: Clone + Serialize", deserialize = "P: Deserialize<'de>"))]
+pub struct NetworkPolicy<P = Password> {
     internet: InternetAccess,
     allow: Vec<Destination>,
     deny: Vec<Range>,
+    name_servers: Option<Vec<Ipv4Addr>>,
+    proxy: Option<EgressProxy<P>>,
 }
 
 /// A policy as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Words {
-    allow_internet_access: bool,
-    allow_out: Vec<String>,
-    deny_out: Vec<String>,
+#[serde(bound(serialize = "P: Clone + Serialize", deserialize = "P: Deserialize<'de>"))]
+pub struct PolicyWords<P = Password> {
+    /// Whether what no list names is reached.
+    pub allow_internet_access: bool,
+    /// Addresses, ranges and domains.
+    pub allow_out: Vec<String>,
+    /// Addresses and ranges.
+    pub deny_out: Vec<String>,
+    /// Addresses; none is the host's own name servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_servers: Option<Vec<String>>,
+    /// What its connections go through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_proxy: Option<ProxyWords<P>>,
 }
 
-impl Default for Words {
+impl<P> Default for PolicyWords<P> {
     fn default() -> Self {
-        Self { allow_internet_access: true, allow_out: Vec::new(), deny_out: Vec::new() }
+        Self {
+            allow_internet_access: true,
+            allow_out: Vec::new(),
+            deny_out: Vec::new(),
+            dns_servers: None,
+            egress_proxy: None,
+        }
+    }
+}
+
+impl<P> Default for NetworkPolicy<P> {
+    fn default() -> Self {
+        Self {
+            internet: InternetAccess::default(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            name_servers: None,
+            proxy: None,
+        }
     }
 }
 
@@ -47,10 +82,12 @@ impl Default for Words {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPolicy {
     /// A list is too long.
-    #[error("{list} may have at most {} entries", NetworkPolicy::MOST_ENTRIES)]
+    #[error("{list} may have at most {most} entries")]
     TooMany {
         /// Which list.
         list: &'static str,
+        /// How many it may have.
+        most: usize,
     },
     /// An entry is none.
     #[error("{list}: {source}")]
@@ -60,6 +97,12 @@ pub enum InvalidPolicy {
         /// What is wrong with it.
         source: InvalidDestination,
     },
+    /// Name servers are machines with an address.
+    #[error("dns_servers: {0:?} is no IPv4 address")]
+    NameServer(String),
+    /// The proxy is none.
+    #[error("egress_proxy: {0}")]
+    Proxy(#[from] InvalidProxy),
     /// A name restricts nothing where all addresses are reached anyway.
     #[error("allow_out names domains, so deny_out must hold 0.0.0.0/0 or allow_internet_access be false")]
     DomainsWithoutDenial,
@@ -69,9 +112,20 @@ impl NetworkPolicy {
     /// Entries that each list may have.
     pub const MOST_ENTRIES: usize = 200;
 
+    /// Name servers that it may have.
+    pub const MOST_NAME_SERVERS: usize = 10;
+}
+
+impl<P> NetworkPolicy<P> {
     /// A policy, from the words of a request.
-    pub fn new(internet: InternetAccess, allow_out: &[String], deny_out: &[String]) -> Result<Self, InvalidPolicy> {
-        let policy = Self { internet, allow: entries("allow_out", allow_out)?, deny: entries("deny_out", deny_out)? };
+    pub fn new(words: PolicyWords<P>) -> Result<Self, InvalidPolicy> {
+        let policy = Self {
+            internet: if words.allow_internet_access { InternetAccess::On } else { InternetAccess::Off },
+            allow: entries("allow_out", &words.allow_out)?,
+            deny: entries("deny_out", &words.deny_out)?,
+            name_servers: words.dns_servers.as_deref().map(name_servers).transpose()?,
+            proxy: words.egress_proxy.map(EgressProxy::try_from).transpose()?,
+        };
         let names_domains = policy.domains().next().is_some();
         if names_domains && !policy.denies_by_default() { Err(InvalidPolicy::DomainsWithoutDenial) } else { Ok(policy) }
     }
@@ -96,6 +150,43 @@ impl NetworkPolicy {
         &self.deny
     }
 
+    /// The servers that its names are asked of, in the place of the host's.
+    pub fn name_servers(&self) -> Option<&[Ipv4Addr]> {
+        self.name_servers.as_deref()
+    }
+
+    /// Whether names may be asked of this server. That everything is denied is about what the names lead to.
+    pub fn may_ask(&self, server: Ipv4Addr) -> bool {
+        let is_denied = self.deny.iter().any(|range| *range != Range::ALL && range.contains(server));
+        !is_denied || self.allowed_ranges().any(|range| range.contains(server))
+    }
+
+    /// What its connections go through.
+    pub fn proxy(&self) -> Option<&EgressProxy<P>> {
+        self.proxy.as_ref()
+    }
+
+    /// The same with the password of its proxy in another form, or without it, if there is one.
+    pub fn with_password<Q, E>(self, change: impl FnOnce(P) -> Result<Option<Q>, E>) -> Result<NetworkPolicy<Q>, E> {
+        let Self { internet, allow, deny, name_servers, proxy } = self;
+        let proxy = proxy.map(|proxy| proxy.with_password(change)).transpose()?;
+        Ok(NetworkPolicy { internet, allow, deny, name_servers, proxy })
+    }
+
+    /// The policy in words.
+    pub fn words(&self) -> PolicyWords<P>
+    where
+        P: Clone,
+    {
+        PolicyWords {
+            allow_internet_access: self.internet == InternetAccess::On,
+            allow_out: self.allow.iter().map(ToString::to_string).collect(),
+            deny_out: self.deny.iter().map(ToString::to_string).collect(),
+            dns_servers: self.name_servers.as_ref().map(|servers| servers.iter().map(ToString::to_string).collect()),
+            egress_proxy: self.proxy.clone().map(Into::into),
+        }
+    }
+
     /// The addresses that are allowed.
     pub fn allowed_ranges(&self) -> impl Iterator<Item = Range> + '_ {
         self.allow.iter().filter_map(|destination| match destination {
@@ -118,27 +209,29 @@ where
     T: std::str::FromStr<Err = InvalidDestination>,
 {
     if words.len() > NetworkPolicy::MOST_ENTRIES {
-        return Err(InvalidPolicy::TooMany { list });
+        return Err(InvalidPolicy::TooMany { list, most: NetworkPolicy::MOST_ENTRIES });
     }
     words.iter().map(|word| word.parse().map_err(|source| InvalidPolicy::Entry { list, source })).collect()
 }
 
-impl TryFrom<Words> for NetworkPolicy {
+fn name_servers(words: &[String]) -> Result<Vec<Ipv4Addr>, InvalidPolicy> {
+    if words.len() > NetworkPolicy::MOST_NAME_SERVERS {
+        return Err(InvalidPolicy::TooMany { list: "dns_servers", most: NetworkPolicy::MOST_NAME_SERVERS });
+    }
+    words.iter().map(|word| word.parse().map_err(|_| InvalidPolicy::NameServer(word.clone()))).collect()
+}
+
+impl<P> TryFrom<PolicyWords<P>> for NetworkPolicy<P> {
     type Error = InvalidPolicy;
 
-    fn try_from(words: Words) -> Result<Self, InvalidPolicy> {
-        let internet = if words.allow_internet_access { InternetAccess::On } else { InternetAccess::Off };
-        Self::new(internet, &words.allow_out, &words.deny_out)
+    fn try_from(words: PolicyWords<P>) -> Result<Self, InvalidPolicy> {
+        Self::new(words)
     }
 }
 
-impl From<NetworkPolicy> for Words {
-    fn from(policy: NetworkPolicy) -> Self {
-        Self {
-            allow_internet_access: policy.internet == InternetAccess::On,
-            allow_out: policy.allow.iter().map(ToString::to_string).collect(),
-            deny_out: policy.deny.iter().map(ToString::to_string).collect(),
-        }
+impl<P: Clone> From<NetworkPolicy<P>> for PolicyWords<P> {
+    fn from(policy: NetworkPolicy<P>) -> Self {
+        policy.words()
     }
 }
 
@@ -148,7 +241,21 @@ mod tests {
 
     fn policy(internet: InternetAccess, allow: &[&str], deny: &[&str]) -> Result<NetworkPolicy, InvalidPolicy> {
         let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        NetworkPolicy::new(internet, &owned(allow), &owned(deny))
+        NetworkPolicy::new(PolicyWords {
+            allow_internet_access: internet == InternetAccess::On,
+            allow_out: owned(allow),
+            deny_out: owned(deny),
+            ..PolicyWords::default()
+        })
+    }
+
+    fn with_name_servers(deny: &str, servers: &[&str]) -> Result<NetworkPolicy, InvalidPolicy> {
+        NetworkPolicy::new(PolicyWords {
+            allow_out: vec!["5.6.7.0/24".to_owned()],
+            deny_out: vec![deny.to_owned()],
+            dns_servers: Some(servers.iter().map(|server| (*server).to_owned()).collect()),
+            ..PolicyWords::default()
+        })
     }
 
     #[test]
@@ -189,6 +296,37 @@ mod tests {
     #[test]
     fn lists_are_bounded() {
         let many = vec!["1.1.1.1"; NetworkPolicy::MOST_ENTRIES + 1];
-        assert_eq!(policy(InternetAccess::On, &many, &[]), Err(InvalidPolicy::TooMany { list: "allow_out" }));
+        let refused = InvalidPolicy::TooMany { list: "allow_out", most: NetworkPolicy::MOST_ENTRIES };
+        assert_eq!(policy(InternetAccess::On, &many, &[]), Err(refused));
+        let refused = InvalidPolicy::TooMany { list: "dns_servers", most: NetworkPolicy::MOST_NAME_SERVERS };
+        assert_eq!(with_name_servers("9.9.9.9", &["1.1.1.1"; 11]), Err(refused));
+    }
+
+    #[test]
+    fn name_servers_are_addresses_none_is_not_no_list_and_both_are_kept() {
+        for (servers, text) in [(&["1.1.1.1", "8.8.8.8"][..], r#"["1.1.1.1","8.8.8.8"]"#), (&[], "[]")] {
+            let written = with_name_servers("9.9.9.9", servers).unwrap();
+            assert_eq!(written.name_servers().map(<[_]>::len), Some(servers.len()));
+            let json = serde_json::to_string(&written).unwrap();
+            assert!(json.ends_with(&format!(r#""dns_servers":{text}}}"#)), "{json}");
+            assert_eq!(serde_json::from_str::<NetworkPolicy>(&json).unwrap(), written);
+        }
+        for wrong in ["", "dns.example.com", "::1", "1.1.1.1/32", "1.1.1.1:53", " 1.1.1.1", "01.1.1.1"] {
+            let refused = Err(InvalidPolicy::NameServer(wrong.to_owned()));
+            assert_eq!(with_name_servers("9.9.9.9", &[wrong]), refused, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_is_asked_unless_it_is_denied_itself() {
+        let check = |deny: &str, server: &str, expect: bool| {
+            let policy = with_name_servers(deny, &[server]).unwrap();
+            assert_eq!(policy.may_ask(server.parse().unwrap()), expect, "{server} where {deny} is denied");
+        };
+        check("9.9.9.9", "1.1.1.1", true);
+        check("1.1.1.0/24", "1.1.1.1", false);
+        check("5.6.0.0/16", "5.6.7.8", true);
+        check("5.6.0.0/16", "5.6.8.8", false);
+        check("0.0.0.0/0", "1.1.1.1", true);
     }
 }

@@ -23,8 +23,9 @@ const PRIVATE: [&str; 6] = ["10.66.0.1", "100.64.0.9", "169.254.169.254", "172.1
 /// answers requests, and questions for some names.
 const LISTENER: &str = r#"
 import selectors, socket, struct, sys
-log = open(sys.argv[1], "w", buffering=1)
-names = {"good.test": "203.0.113.2", "other.test": "203.0.113.3", "rebind.good.test": "10.66.0.1"}
+log = open(sys.argv[1], "a", buffering=1)
+names = {"good.test": "203.0.113.2", "other.test": "203.0.113.3", "rebind.good.test": "10.66.0.1",
+         "proxy.test": "203.0.113.2", "inside.test": "10.66.0.1"}
 def datagrams(address, port):
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     udp.bind((address, port))
@@ -43,7 +44,7 @@ def answer(question):
     return header + question[12:end] + record
 tcp = {socket.create_server(("0.0.0.0", port)): word for port, word in [(80, "tcp"), (443, "tls")]}
 probes = datagrams("0.0.0.0", 80)
-questions = [datagrams("10.66.0.1", 53), datagrams("203.0.113.2", 53)]
+questions = {datagrams("10.66.0.1", 53): "host", datagrams("203.0.113.2", 53): "own"}
 selector = selectors.DefaultSelector()
 for one in [*tcp, probes, *questions]:
     selector.register(one, selectors.EVENT_READ)
@@ -60,6 +61,7 @@ while True:
             log.write("udp %s\n" % socket.inet_ntoa(control[0][2][8:12]))
         elif one in questions:
             question, whence = one.recvfrom(1500)
+            log.write("asked %s\n" % questions[one])
             one.sendto(answer(question), whence)
         else:
             try:
@@ -71,6 +73,46 @@ while True:
             if not data or data.startswith(b"GET"):
                 selector.unregister(one)
                 one.close()
+"#;
+
+/// A SOCKS5 proxy, at port 1080 of every address and at port 1443 with TLS, that lets in whoever knows the password. It notes
+/// where it is to connect, and is what is there.
+const SOCKS: &str = r#"
+import socket, ssl, sys, threading
+log = open(sys.argv[1], "a", buffering=1)
+def serve(connection):
+    def take(count):
+        data = b""
+        while len(data) < count:
+            data += connection.recv(count - len(data)) or sys.exit()
+        return data
+    assert 2 in take(take(2)[1])
+    connection.sendall(b"\5\2")
+    user, password = take(take(2)[1]), take(take(1)[0])
+    if password != b"correct horse":
+        return connection.sendall(b"\1\1")
+    connection.sendall(b"\1\0")
+    kind = take(4)[3]
+    host = take(take(1)[0]).decode() if kind == 3 else socket.inet_ntoa(take(4))
+    log.write("socks %s %s:%d\n" % (user.decode(), host, int.from_bytes(take(2), "big")))
+    connection.sendall(b"\5\0\0\1" + bytes(6))
+    connection.recv(4096)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nby proxy")
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[2])
+def start(connection, wrap):
+    try:
+        with wrap(connection) as connection:
+            serve(connection)
+    except (OSError, AssertionError):
+        pass
+def accept(port, wrap):
+    listener = socket.create_server(("0.0.0.0", port))
+    log.write("proxy at %d\n" % port)
+    while True:
+        threading.Thread(target=start, args=(listener.accept()[0], wrap)).start()
+threading.Thread(target=accept, args=(1443, lambda plain: context.wrap_socket(plain, server_side=True))).start()
+accept(1080, lambda plain: plain)
 "#;
 
 /// What a guest tries that may reach only `good.test` and what is below it. Each line is an attempt and what came of it.
@@ -165,6 +207,21 @@ impl World {
         world
     }
 
+    /// Starts a proxy there that shows this certificate, with its key, where TLS is spoken.
+    async fn start_proxy(&self, certificate: &str) -> Proxy {
+        let shown = self.log.with_extension("pem");
+        fs::write(&shown, certificate).unwrap();
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &self.listener.id().to_string(), "python3", "-c", SOCKS]);
+        let proxy = Proxy(command.arg(&self.log).arg(shown).spawn().unwrap());
+        wait_for("the proxy to listen", async || {
+            let hits = self.hits();
+            (hits.contains("proxy at 1080") && hits.contains("proxy at 1443")).then_some(())
+        })
+        .await;
+        proxy
+    }
+
     fn hits(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -174,6 +231,16 @@ impl Drop for World {
     fn drop(&mut self) {
         let _ = self.listener.kill();
         let _ = self.listener.wait();
+    }
+}
+
+/// It ends with the test.
+struct Proxy(Child);
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -313,6 +380,159 @@ async fn a_guest_that_may_reach_names_reaches_exactly_those() {
     allow(&server, &id, json!({ "allow_internet_access": false, "allow_out": ["other.test"] })).await;
     server.call("DELETE", &format!("/v1/sandboxes/{id}"), Value::Null).await;
     assert_eq!(server.inventory().of_kind("monitor"), Vec::<&str>::new());
+}
+
+/// Asks the sandbox's own way, then the server itself, and fetches what is there.
+const OWN_SERVERS: &str = r#"
+import socket, struct, sys, urllib.request
+def tell(attempt):
+    try:
+        return str(attempt())
+    except OSError:
+        return "no"
+def ask(name):
+    question = b"\0\1\1\0\0\1\0\0\0\0\0\0" + b"".join(bytes([len(l)]) + l.encode() for l in name.split(".")) + b"\0\0\1\0\1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.settimeout(3)
+        udp.sendto(question, ("203.0.113.2", 53))
+        return udp.recv(1500)[3] & 15
+found = tell(lambda: socket.gethostbyname("good.test"))
+fetched = tell(lambda: urllib.request.urlopen("http://good.test/", timeout=5).read().decode())
+print(found, tell(lambda: ask("good.test")), tell(lambda: ask("other.test")), fetched)
+"#;
+
+#[tokio::test]
+async fn names_are_asked_of_the_servers_that_a_policy_names() {
+    if !is_inside("fence::names_are_asked_of_the_servers_that_a_policy_names") {
+        return;
+    }
+    let resolv = tempfile::NamedTempFile::new().unwrap();
+    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
+    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let world = World::start().await;
+    let server = server(&["--templates", "python311"]).await;
+    let network = json!({ "dns_servers": ["203.0.113.2"] });
+    let id = server.create(json!({ "template": "python311", "network": network })).await;
+    let told = async |server: &Server| {
+        let (_, told) =
+            server.shell(&id, &format!("cat > /tmp/own.py <<'END'\n{OWN_SERVERS}\nEND\npython3 /tmp/own.py")).await;
+        told.trim().to_owned()
+    };
+    assert_eq!(told(&server).await, "203.0.113.2 0 0 hello");
+    let only = json!({ "allow_internet_access": false, "allow_out": ["good.test"], "dns_servers": ["203.0.113.2"] });
+    allow(&server, &id, only).await;
+    assert_eq!(told(&server).await, "203.0.113.2 0 5 hello", "the server itself is asked nothing else");
+    for action in ["pause", "resume"] {
+        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{action}"), Value::Null).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(told(&server).await, "203.0.113.2 0 5 hello", "after a pause");
+    let hits = world.hits();
+    assert!(hits.contains("asked own") && !hits.contains("asked host"), "{hits}");
+
+    let finds = async || server.shell(&id, "timeout 3 getent ahostsv4 good.test").await.0 == 0;
+    for policy in [
+        json!({ "dns_servers": [] }),
+        json!({ "dns_servers": ["172.16.9.9", "169.254.169.254"] }),
+        json!({ "dns_servers": ["203.0.113.2"], "deny_out": ["203.0.113.0/24"] }),
+    ] {
+        allow(&server, &id, policy.clone()).await;
+        assert!(!finds().await, "{policy}");
+    }
+    assert!(!world.hits().contains("asked host"));
+    allow(&server, &id, json!({})).await;
+    assert_eq!(told(&server).await, "203.0.113.2 0 0 hello");
+    assert!(world.hits().contains("asked host"), "what is not said is the default");
+}
+
+#[tokio::test]
+async fn what_a_guest_may_reach_it_reaches_through_its_owner_s_proxy_alone() {
+    if !is_inside("fence::what_a_guest_may_reach_it_reaches_through_its_owner_s_proxy_alone") {
+        return;
+    }
+    let resolv = tempfile::NamedTempFile::new().unwrap();
+    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
+    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let world = World::start().await;
+    let certified = rcgen::generate_simple_self_signed(vec!["proxy.test".to_owned()]).unwrap();
+    let authority = certified.cert.pem();
+    let proxy = world.start_proxy(&format!("{authority}{}", certified.signing_key.serialize_pem())).await;
+    let mut server = server(&["--templates", "python311"]).await;
+    let at = |address: &str| json!({ "address": address, "username": "somebody", "password": "correct horse" });
+    let network = json!({ "egress_proxy": at("203.0.113.2:1080") });
+    let id = server.create(json!({ "template": "python311", "network": network })).await;
+    let fetch = async |server: &Server, id: &str, url: &str| {
+        let script = format!(
+            "import urllib.request as u\ntry: print(u.urlopen(\"{url}\", timeout=8).read().decode())\nexcept OSError: print(\"no\")"
+        );
+        server.shell(id, &format!("python3 -c '{script}'")).await.1.trim().to_owned()
+    };
+    let last = || world.hits().lines().rfind(|hit| hit.starts_with("socks")).unwrap_or_default().to_owned();
+    for (url, connected) in [
+        ("http://203.0.113.3/", "203.0.113.3:80"),
+        ("http://203.0.113.3:8080/", "203.0.113.3:8080"),
+        ("http://good.test/", "203.0.113.2:80"),
+    ] {
+        assert_eq!(fetch(&server, &id, url).await, "by proxy", "{url}");
+        assert_eq!(last(), format!("socks somebody {connected}"));
+    }
+    let shown = self::network(&server, &id).await["egress_proxy"].clone();
+    assert_eq!(shown, json!({ "address": "203.0.113.2:1080", "username": "somebody" }), "and no password");
+    inspect_egress(&server, &id);
+    for action in ["pause", "resume"] {
+        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{action}"), Value::Null).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let children = server.call("POST", &format!("/v1/sandboxes/{id}/fork"), json!({})).await;
+    assert_eq!(children.status, 201, "{children:?}");
+    let child = children.body[0]["id"].as_str().unwrap().to_owned();
+    server.signal("KILL");
+    server.ended().await;
+    server.start_again().await;
+    for one in [&id, &child] {
+        assert_eq!(fetch(&server, one, "http://203.0.113.3/").await, "by proxy", "after all that");
+    }
+
+    // A name is the proxy's to find, and only one that is allowed.
+    let only =
+        json!({ "allow_internet_access": false, "allow_out": ["good.test"], "egress_proxy": at("203.0.113.2:1080") });
+    allow(&server, &id, only).await;
+    assert_eq!(fetch(&server, &id, "http://good.test/").await, "by proxy");
+    assert_eq!(last(), "socks somebody good.test:80");
+    let before = world.hits();
+    for url in ["http://other.test/", "http://203.0.113.3/", "http://203.0.113.3:8080/", "http://10.66.0.1/"] {
+        assert_eq!(fetch(&server, &id, url).await, "no", "{url}");
+    }
+    allow(&server, &id, json!({ "deny_out": ["203.0.113.3"], "egress_proxy": at("203.0.113.2:1080") })).await;
+    assert_eq!(fetch(&server, &id, "http://203.0.113.3/").await, "no", "denied");
+    let through = |hits: &str| hits.lines().filter(|hit| hit.starts_with("socks")).count();
+    assert_eq!(through(&world.hits()), through(&before), "the proxy heard of none of them");
+
+    let secured = |tls: Value| {
+        json!({ "egress_proxy": { "address": "proxy.test:1443", "username": "somebody",
+                                                          "password": "correct horse", "tls": tls } })
+    };
+    allow(&server, &id, secured(json!({ "ca_cert": authority }))).await;
+    assert_eq!(fetch(&server, &id, "http://203.0.113.3/").await, "by proxy", "over TLS");
+    for nowhere in [
+        secured(json!({})),
+        secured(json!({ "ca_cert": authority, "server_name": "other.test" })),
+        json!({ "egress_proxy": { "address": "203.0.113.2:1080", "username": "somebody", "password": "wrong" } }),
+        json!({ "egress_proxy": at("203.0.113.2:1081") }),
+        json!({ "egress_proxy": at("inside.test:1080") }),
+        json!({ "egress_proxy": at("no-such.test:1080") }),
+    ] {
+        let before = through(&world.hits());
+        allow(&server, &id, nowhere.clone()).await;
+        assert_eq!(fetch(&server, &id, "http://203.0.113.3/").await, "no", "{nowhere}");
+        assert_eq!(through(&world.hits()), before, "{nowhere}");
+    }
+    allow(&server, &id, json!({ "egress_proxy": at("203.0.113.2:1080") })).await;
+    drop(proxy);
+    assert_eq!(fetch(&server, &id, "http://203.0.113.3/").await, "no", "a proxy that is gone");
+    assert!(!world.hits().contains("tcp "), "nothing went beside it: {}", world.hits());
+    allow(&server, &id, json!({})).await;
+    assert_eq!(fetch(&server, &id, "http://203.0.113.3/").await, "hello", "what is not said is the default");
 }
 
 /// The process that resolves and forwards for a sandbox, as its files name it.

@@ -133,6 +133,7 @@ impl CreateRequest {
             metadata: Metadata::of_any_text(self.metadata.unwrap_or_default())
                 .map_err(|error| ApiError::invalid_request(error.to_string()))?,
             request_host: network.request_host()?,
+            https_ports: network.https_ports()?,
             network: network.policy(self.allow_internet_access)?,
             guest_access,
             env: checked(self.env_vars.unwrap_or_default())?,

@@ -1,20 +1,24 @@
 //! What sandboxes may reach and who may reach them.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
 use http::StatusCode;
-use model::{InternetAccess, InvalidPolicy, NetworkPolicy};
+use model::{InvalidPolicy, NetworkPolicy, PolicyWords, ProxyTls, ProxyWords};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::Api;
+use super::super::egress_proxy;
 use super::super::error::ApiError;
 use super::super::request::Caller;
 use super::error::{absent, told};
 use super::sandboxes::{Named, find, optional_body};
+use crate::https_ports::HttpsPorts;
+use crate::proxy::GUEST_PORT;
 use crate::request_host::{InvalidRequestHost, RequestHost};
 
 /// What clients look for where names are allowed and nothing is denied.
@@ -28,11 +32,42 @@ pub struct NetworkRequest {
     allow_out: Option<Vec<String>>,
     deny_out: Option<Vec<String>>,
     rules: Option<BTreeMap<String, Value>>,
-    egress_proxy: Option<Value>,
+    egress_proxy: Option<ProxyRequest>,
     dns_servers: Option<Vec<String>>,
     allow_public_traffic: Option<bool>,
     mask_request_host: Option<String>,
     https_ports: Option<Vec<u16>>,
+}
+
+/// The proxy of a sandbox's owner.
+#[derive(Debug, Deserialize)]
+struct ProxyRequest {
+    address: String,
+    username: Option<String>,
+    password: Option<egress_proxy::Secret>,
+    tls: Option<TlsRequest>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TlsRequest {
+    enabled: bool,
+    server_name: Option<String>,
+    ca_cert: Option<String>,
+}
+
+impl ProxyRequest {
+    fn words(self) -> Result<ProxyWords, ApiError> {
+        let tls = match self.tls {
+            None | Some(TlsRequest { enabled: false, server_name: None, ca_cert: None }) => None,
+            Some(TlsRequest { enabled: false, .. }) => {
+                return Err(ApiError::invalid_request("egressProxy: tls that is not enabled has nothing else"));
+            }
+            Some(TlsRequest { server_name, ca_cert, .. }) => Some(ProxyTls { server_name, ca_cert }),
+        };
+        let Self { address, username, password, .. } = self;
+        egress_proxy::words(ProxyWords { address, username, password, tls })
+    }
 }
 
 impl NetworkRequest {
@@ -48,24 +83,28 @@ impl NetworkRequest {
         parsed.map_err(|error: InvalidRequestHost| ApiError::invalid_request(format!("maskRequestHost: {error}")))
     }
 
+    /// The ports whose servers in it speak TLS.
+    pub fn https_ports(&self) -> Result<HttpsPorts, ApiError> {
+        let ports = self.https_ports.iter().flatten();
+        let checked = ports.map(|port| NonZeroU16::new(*port).filter(|port| port.get() != GUEST_PORT));
+        checked.collect::<Option<_>>().ok_or_else(|| {
+            ApiError::invalid_request(format!("httpsPorts: a port is between 1 and 65535, and not {}", GUEST_PORT))
+        })
+    }
+
     /// What the sandbox may reach.
     pub fn policy(self, allow_internet_access: Option<bool>) -> Result<NetworkPolicy, ApiError> {
-        let is_given = |list: Option<usize>| list.is_some_and(|length| length > 0);
-        if is_given(self.rules.as_ref().map(BTreeMap::len)) {
+        if self.rules.is_some_and(|rules| !rules.is_empty()) {
             return Err(absent("rules that change requests on their way"));
         }
-        if self.egress_proxy.is_some() {
-            return Err(absent("proxies for what leaves a sandbox"));
-        }
-        if is_given(self.dns_servers.as_ref().map(Vec::len)) {
-            return Err(absent("a sandbox's own name servers"));
-        }
-        if is_given(self.https_ports.as_ref().map(Vec::len)) {
-            return Err(absent("ports of a sandbox that speak TLS"));
-        }
-        let internet = if allow_internet_access == Some(false) { InternetAccess::Off } else { InternetAccess::On };
-        let (allow, deny) = (self.allow_out.unwrap_or_default(), self.deny_out.unwrap_or_default());
-        NetworkPolicy::new(internet, &allow, &deny).map_err(|error| match error {
+        let words = PolicyWords {
+            allow_internet_access: allow_internet_access != Some(false),
+            allow_out: self.allow_out.unwrap_or_default(),
+            deny_out: self.deny_out.unwrap_or_default(),
+            dns_servers: self.dns_servers,
+            egress_proxy: self.egress_proxy.map(ProxyRequest::words).transpose()?,
+        };
+        NetworkPolicy::new(words).map_err(|error| match error {
             InvalidPolicy::DomainsWithoutDenial => ApiError::invalid_request(NAMES_WITHOUT_DENIAL),
             other => ApiError::invalid_request(other.to_string()),
         })

@@ -7,10 +7,10 @@ use model::{AutoResume, InternetAccess, OnExpiry, Status};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::super::Api;
+use super::super::{Api, egress_proxy};
 use super::CONTRACT;
 use crate::domain::Domain;
-use crate::store::{AccessToken, Sandbox, StoreError, TrafficToken};
+use crate::store::{AccessToken, Sandbox, StoreError, TrafficToken, without_password};
 
 /// Deprecated in the contract, and still asked for.
 const CLIENT: &str = "sandpiper";
@@ -139,10 +139,29 @@ impl<'a> Detail<'a> {
 }
 
 fn network(sandbox: &Sandbox) -> Value {
-    let (policy, allow_public_traffic) = (&sandbox.network, sandbox.traffic_token.is_none());
-    let allowed: Vec<_> = policy.allowed().iter().map(ToString::to_string).collect();
-    let denied: Vec<_> = policy.denied().iter().map(ToString::to_string).collect();
-    let mut network = json!({"allowOut": allowed, "denyOut": denied, "allowPublicTraffic": allow_public_traffic});
+    let policy = without_password(sandbox.network.clone());
+    let (words, allow_public_traffic) = (policy.words(), sandbox.traffic_token.is_none());
+    let mut network =
+        json!({"allowOut": words.allow_out, "denyOut": words.deny_out, "allowPublicTraffic": allow_public_traffic});
+    if let Some(proxy) = policy.proxy().map(egress_proxy::shown) {
+        network["egressProxy"] = json!({"address": proxy.address});
+        if let Some(username) = proxy.username {
+            network["egressProxy"]["username"] = json!(username);
+        }
+        if let Some(tls) = proxy.tls {
+            network["egressProxy"]["tls"] = json!({"enabled": true});
+            if let Some(name) = tls.server_name {
+                network["egressProxy"]["tls"]["serverName"] = json!(name);
+            }
+        }
+    }
+    if let Some(servers) = words.dns_servers {
+        network["dnsServers"] = json!(servers);
+    }
+    let https_ports = sandbox.https_ports.numbers();
+    if !https_ports.is_empty() {
+        network["httpsPorts"] = json!(https_ports);
+    }
     if let Some(host) = &sandbox.request_host {
         network["maskRequestHost"] = json!(host.as_str());
     }

@@ -13,8 +13,8 @@ use tokio::process::{Child, Command};
 use super::namespace::NamespaceError;
 
 pub use counters::Denials;
-pub(crate) use rules::is_fenced;
-pub(super) use rules::{PROXY_PORT, host_rules, policy_rules, sandbox_rules, without_table};
+pub(super) use rules::{PROXY_PORT, TUNNEL_PORT, host_rules, policy_rules, sandbox_rules, without_table};
+pub(crate) use rules::{is_fenced, name_servers};
 
 /// How long a run may take: it is milliseconds unless the machine is in trouble.
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! ingress      only IPv4 and ARP, from the guest's own address and MAC, to no group of machines
-//! prerouting   questions for names go to the host's name servers
+//! prerouting   questions for names go to the host's name servers, or to those of the sandbox
 //! input        nothing in the namespace itself is for the guest
 //! forward      bandwidth, never to private ranges, new connections, then the sandbox's policy
 //! ```
@@ -13,6 +13,7 @@
 //! longer allows ends at once. On the host, per installation and as a second layer: guests reach no address of the host
 //! and no private one, nor each other, and nobody else reaches them by forwarding. Tables of others are not touched.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
@@ -34,12 +35,27 @@ const NAMES: &str = "meta l4proto { tcp, udp } th dport 53";
 /// Where a sandbox's own proxy listens in its namespace.
 pub(in crate::net) const PROXY_PORT: u16 = 4080;
 
+/// Where it listens for connections that go through the proxy of the sandbox's owner because their address is allowed.
+pub(in crate::net) const TUNNEL_PORT: u16 = 4081;
+
 /// The first address that means more than one machine, or none.
 const FIRST_GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
 
 /// Whether an address is one of those that no guest ever reaches.
 pub(crate) fn is_fenced(address: Ipv4Addr) -> bool {
     FENCED.split(", ").filter_map(|range| range.parse().ok()).any(|range: Range| range.contains(address))
+}
+
+/// The name servers that a sandbox's names are asked of: the host's, unless the policy has others. What guests do not reach
+/// is not asked either, except by way of the host's own.
+pub(crate) fn name_servers(policy: &NetworkPolicy, resolvers: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
+    let is_reached = |server: &Ipv4Addr| {
+        resolvers.contains(server) || (!is_fenced(*server) && *server < FIRST_GROUP && policy.may_ask(*server))
+    };
+    match policy.name_servers() {
+        None => resolvers.to_vec(),
+        Some(servers) => servers.iter().copied().filter(is_reached).collect(),
+    }
 }
 
 /// The rules inside a sandbox's namespace, where there are none yet.
@@ -137,10 +153,10 @@ table ip sandbox {{
     rules + &policy_rules(policy, resolvers)
 }
 
-/// Sends a guest's questions to the host's name servers, whose answers then seem to come from the guest's own.
-fn to_resolvers(resolvers: &[Ipv4Addr]) -> String {
+/// Sends a guest's questions to these name servers, whose answers then seem to come from the guest's own.
+fn to_name_servers(servers: &[Ipv4Addr]) -> String {
     let question = format!("ip daddr {TAP_IP} {NAMES} dnat to");
-    match resolvers {
+    match servers {
         [] => String::new(),
         [only] => format!("{question} {only}"),
         several => {
@@ -148,6 +164,11 @@ fn to_resolvers(resolvers: &[Ipv4Addr]) -> String {
             format!("{question} numgen inc mod {} map {{ {} }}", several.len(), places.join(", "))
         }
     }
+}
+
+/// Sends questions that a guest has for these name servers to its own resolver.
+fn to_resolver(servers: &[Ipv4Addr]) -> String {
+    list(servers).map(|list| format!("ip daddr {{ {list} }} {NAMES} dnat to {TAP_IP}")).unwrap_or_default()
 }
 
 /// Lets the sandbox's own resolver ask the host's name servers.
@@ -158,46 +179,58 @@ fn asked_directly(resolvers: &[Ipv4Addr]) -> String {
     }
 }
 
-fn list(resolvers: &[Ipv4Addr]) -> Option<String> {
-    let texts: Vec<_> = resolvers.iter().map(ToString::to_string).collect();
-    (!texts.is_empty()).then(|| texts.join(", "))
+fn list(addresses: &[Ipv4Addr]) -> Option<String> {
+    // A set has each element once.
+    let texts: BTreeSet<_> = addresses.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| texts.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 /// How a policy lets a guest find names.
 enum Names {
-    /// By the host's name servers.
-    OfHost,
-    /// By the sandbox's own resolver, and connections go through its proxy.
-    OfSandbox,
+    /// By name servers, which are asked as they are.
+    Asked(Vec<Ipv4Addr>),
+    /// By the sandbox's own resolver, and connections go through its proxy. Questions to these name servers go to it, too.
+    Resolved(Vec<Ipv4Addr>),
     /// Not.
     Nowhere,
 }
 
 impl Names {
-    fn of(policy: &NetworkPolicy) -> Self {
+    fn of(policy: &NetworkPolicy, resolvers: &[Ipv4Addr]) -> Self {
         match (policy.domains().next().is_some(), policy.denies_by_default()) {
-            (true, _) => Self::OfSandbox,
+            (true, _) => Self::Resolved(policy.name_servers().unwrap_or_default().to_vec()),
             (false, true) => Self::Nowhere,
-            (false, false) => Self::OfHost,
+            (false, false) => Self::Asked(name_servers(policy, resolvers)),
         }
     }
 
-    /// What is done with where packets go, and which then arrive in the namespace itself.
-    fn rules(&self, resolvers: &[Ipv4Addr]) -> (String, String) {
+    /// What is done with where packets go, those of connections that are allowed `through` a proxy among them.
+    fn diversions(&self, through: bool) -> Vec<String> {
+        let tunnel = |which: &str| format!("{which}meta l4proto tcp redirect to :{TUNNEL_PORT}");
+        let fenced = || "ip daddr @fenced return".to_owned();
+        let allowed = through.then(|| [fenced(), tunnel("ip daddr @allowed ")]).into_iter().flatten();
         match self {
-            Self::OfHost => (to_resolvers(resolvers), String::new()),
-            Self::OfSandbox => (
-                format!(
-                    "ip daddr @allowed return\n        ip daddr @fenced return\n        \
-                     tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}"
-                ),
-                format!(
-                    "ct state new jump beginning\n        ip daddr {TAP_IP} {NAMES} accept\n        \
-                     ct status dnat tcp dport {PROXY_PORT} accept"
-                ),
-            ),
-            Self::Nowhere => (String::new(), String::new()),
+            Self::Asked(servers) => {
+                let rest = through.then(|| ["ip daddr @denied return".to_owned(), tunnel("")]);
+                [to_name_servers(servers)].into_iter().chain(allowed).chain(rest.into_iter().flatten()).collect()
+            }
+            Self::Resolved(servers) => {
+                let named = format!("tcp dport {{ 80, 443 }} redirect to :{PROXY_PORT}");
+                let ways = ["ip daddr @allowed return".to_owned(), fenced(), to_resolver(servers), named];
+                allowed.chain(ways).collect()
+            }
+            Self::Nowhere => allowed.collect(),
         }
+    }
+
+    /// What then arrives in the namespace itself.
+    fn arrivals(&self, through: bool) -> Vec<String> {
+        let diverted = |port: u16| format!("ct status dnat tcp dport {port} accept");
+        let is_resolved = matches!(self, Self::Resolved(_));
+        let limit = (through || is_resolved).then(|| "ct state new jump beginning".to_owned());
+        let named = is_resolved.then(|| [format!("ip daddr {TAP_IP} {NAMES} accept"), diverted(PROXY_PORT)]);
+        let tunnels = through.then(|| diverted(TUNNEL_PORT));
+        limit.into_iter().chain(named.into_iter().flatten()).chain(tunnels).collect()
     }
 }
 
@@ -223,17 +256,23 @@ pub(in crate::net) fn policy_rules(policy: &NetworkPolicy, resolvers: &[Ipv4Addr
             "ct original ip daddr {TAP_IP} accept\n        ct original ip daddr @denied goto refuse\n        accept"
         )
     };
-    let (names, arrivals) = Names::of(policy).rules(resolvers);
+    let (names, through) = (Names::of(policy, resolvers), policy.proxy().is_some());
+    let diversions = names.diversions(through).join("\n        ");
+    let arrivals = names.arrivals(through).join("\n        ");
+    // What has not come through the proxy, from before there was one, does not go on beside it.
+    let direct =
+        if through { format!("meta l4proto tcp ct original ip daddr != {TAP_IP} goto refuse") } else { String::new() };
     rules
         + &format!(
             r#"table ip sandbox {{
     chain names {{
-        {names}
+        {diversions}
     }}
     chain arrivals {{
         {arrivals}
     }}
     chain egress {{
+        {direct}
         ct original ip daddr @allowed accept
         {rest}
     }}
@@ -329,6 +368,67 @@ mod tests {
         let rules = rules_of(r#"{"allow_internet_access":false,"allow_out":["example.com"]}"#);
         assert!(rules.contains(&"tcp dport { 80, 443 } redirect to :4080".to_owned()), "{rules:?}");
         assert!(rules.iter().all(|rule| !rule.contains("dnat to")), "{rules:?}");
+    }
+
+    #[test]
+    fn names_are_asked_of_a_policy_s_own_servers_in_the_place_of_the_host_s() {
+        let rules = rules_of(r#"{"dns_servers":["1.1.1.1"]}"#);
+        let question = "ip daddr 169.254.0.22 meta l4proto { tcp, udp } th dport 53 dnat to 1.1.1.1".to_owned();
+        assert!(rules.contains(&question), "{rules:?}");
+        let rules =
+            rules_of(r#"{"allow_internet_access":false,"allow_out":["a.b"],"dns_servers":["1.1.1.1","1.1.1.1"]}"#);
+        let question = "ip daddr { 1.1.1.1 } meta l4proto { tcp, udp } th dport 53 dnat to 169.254.0.22".to_owned();
+        assert!(rules.contains(&question), "{rules:?}");
+        for nobody in [
+            r#"{"dns_servers":[]}"#,
+            r#"{"dns_servers":["10.0.0.1","169.254.169.254","224.0.0.251"]}"#,
+            r#"{"dns_servers":["1.1.1.1"],"deny_out":["1.1.1.0/24"]}"#,
+            r#"{"dns_servers":["1.1.1.1"],"deny_out":["0.0.0.0/0"]}"#,
+        ] {
+            let rules = rules_of(nobody);
+            assert!(rules.iter().all(|rule| !rule.contains("dnat")), "{nobody}: {rules:?}");
+        }
+    }
+
+    #[test]
+    fn a_private_name_server_is_asked_only_where_it_is_the_host_s() {
+        let ours = [Ipv4Addr::new(10, 0, 0, 53)];
+        let check = |policy: &str, expect: &[&str]| {
+            let servers = name_servers(&serde_json::from_str(policy).unwrap(), &ours);
+            assert_eq!(servers.iter().map(ToString::to_string).collect::<Vec<_>>(), expect, "{policy}");
+        };
+        check("{}", &["10.0.0.53"]);
+        check(r#"{"dns_servers":["10.0.0.53","10.0.0.54","1.1.1.1","127.0.0.1"]}"#, &["10.0.0.53", "1.1.1.1"]);
+        check(r#"{"dns_servers":[]}"#, &[]);
+    }
+
+    #[test]
+    fn what_is_allowed_goes_through_a_proxy_and_nothing_goes_beside_it() {
+        let with = |more: &str| rules_of(&format!(r#"{{"egress_proxy":{{"address":"203.0.113.9:1080"}}{more}}}"#));
+        let chain = |rules: &[String], name: &str| -> Vec<String> {
+            let after = rules.iter().skip_while(|rule| **rule != format!("chain {name} {{")).skip(1);
+            after.take_while(|rule| !rule.starts_with("chain")).cloned().collect()
+        };
+        let (allowed, rest) =
+            ("ip daddr @allowed meta l4proto tcp redirect to :4081", "meta l4proto tcp redirect to :4081");
+        let question = "ip daddr 169.254.0.22 meta l4proto { tcp, udp } th dport 53 dnat to 10.0.0.53";
+        let open = with("");
+        let expected = [question, "ip daddr @fenced return", allowed, "ip daddr @denied return", rest];
+        assert_eq!(chain(&open, "names"), expected);
+        assert_eq!(chain(&open, "arrivals"), ["ct state new jump beginning", "ct status dnat tcp dport 4081 accept"]);
+        assert_eq!(chain(&open, "egress")[0], "meta l4proto tcp ct original ip daddr != 169.254.0.22 goto refuse");
+        let off = with(r#","allow_internet_access":false"#);
+        assert_eq!(chain(&off, "names"), ["ip daddr @fenced return", allowed]);
+        let named = with(r#","allow_internet_access":false,"allow_out":["a.b"]"#);
+        let expected = [
+            "ip daddr @fenced return",
+            allowed,
+            "ip daddr @allowed return",
+            "ip daddr @fenced return",
+            "tcp dport { 80, 443 } redirect to :4080",
+        ];
+        assert_eq!(chain(&named, "names"), expected);
+        assert!(chain(&named, "arrivals").contains(&"ct status dnat tcp dport 4080 accept".to_owned()));
     }
 
     #[test]

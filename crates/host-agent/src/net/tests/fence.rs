@@ -226,6 +226,99 @@ fn names_are_asked_of_the_host_s_servers_and_of_those_alone_in_private_ranges() 
 }
 
 #[test]
+fn names_are_asked_of_a_policy_s_own_servers_behind_the_same_fence() {
+    on_a_host(|| async {
+        let claims = claim_dir();
+        let server = Server::start_with(claims.path(), |config| config.resolvers = vec![PRIVATE[0]]).await;
+        let outside = Machine::outside().await;
+        lead_outside(&outside, &PRIVATE).await;
+        let socket = outside.socket().await;
+        socket.bind((Ipv4Addr::UNSPECIFIED, 53).into()).unwrap();
+        let names = socket.listen(8).unwrap();
+        let own = policy(r#"{"dns_servers":["203.0.113.2"]}"#);
+        let mut network = server.create_with(&SandboxId::random(), &own).await;
+        let guest = Machine::guest(&mut network).await;
+        let (connected, accepted) = tokio::join!(guest.connect(TAP_IP, 53), names.accept());
+        assert_eq!(connected.unwrap().peer_addr().unwrap().ip(), TAP_IP);
+        assert_eq!(accepted.unwrap().0.local_addr().unwrap().ip(), WORLD);
+        let mut seen = 0;
+        for denied in PRIVATE[1..].iter().map(|private| format!(r#"{{"dns_servers":["{private}"]}}"#)).chain([
+            r#"{"dns_servers":[]}"#.to_owned(),
+            r#"{"dns_servers":["203.0.113.2"],"deny_out":["203.0.113.0/24"]}"#.to_owned(),
+        ]) {
+            network.apply(&policy(&denied)).await.unwrap();
+            tokio::select! {
+                result = guest.connect(TAP_IP, 53) => panic!("{denied}: {result:?}"),
+                _ = names.accept() => panic!("{denied}: a server was reached"),
+                () = until(&network, "a question without a server", |denials| denials.fenced.saturating_sub(seen)) => {}
+            }
+            seen = network.denials().await.unwrap().fenced;
+        }
+        network.apply(&NetworkPolicy::default()).await.unwrap();
+        let (connected, accepted) = tokio::join!(guest.connect(TAP_IP, 53), names.accept());
+        connected.unwrap();
+        assert_eq!(accepted.unwrap().0.local_addr().unwrap().ip(), PRIVATE[0], "the host's again");
+        network.delete().await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_allowed_comes_to_the_proxy_and_nothing_goes_beside_it() {
+    on_a_host(|| async {
+        let claims = claim_dir();
+        let server = Server::start(claims.path()).await;
+        let outside = Machine::outside().await;
+        lead_outside(&outside, &PRIVATE).await;
+        let (_, mut network) = server.create().await;
+        let guest = Machine::guest(&mut network).await;
+        let port = outside.port();
+        let (mine, theirs) = tokio::join!(guest.connect(WORLD, port), outside.listener.accept());
+        let (mut mine, _theirs) = (mine.unwrap(), theirs.unwrap());
+        let through = |more: &str| policy(&format!(r#"{{"egress_proxy":{{"address":"203.0.113.9:1080"}}{more}}}"#));
+        network.apply(&through("")).await.unwrap();
+        mine.write_all(b"after").await.unwrap();
+        let cut = tokio::time::timeout(SOON, mine.read_u8()).await.expect("what goes beside it is reset");
+        assert_eq!(cut.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(guest.connect(WORLD, port).await.is_err(), "nobody is there to take it");
+
+        let sockets = network.egress_sockets().await.unwrap();
+        let tunnels = tokio::net::TcpListener::from_std(sockets.tunnels.into()).unwrap();
+        let named = tokio::net::TcpListener::from_std(sockets.connections.into()).unwrap();
+        let meant = async |listener: &tokio::net::TcpListener, address: Ipv4Addr, port: u16| {
+            let (connected, accepted) = tokio::join!(guest.connect(address, port), listener.accept());
+            connected.unwrap();
+            rustix::net::sockopt::ip_original_dst(&accepted.unwrap().0).unwrap()
+        };
+        let at = std::net::SocketAddrV4::new;
+        assert_eq!(meant(&tunnels, WORLD, port).await, at(WORLD, port));
+        network.apply(&through(r#","allow_out":["203.0.113.2"],"deny_out":["0.0.0.0/0"]"#)).await.unwrap();
+        assert_eq!(meant(&tunnels, WORLD, port).await, at(WORLD, port));
+        let names = r#","allow_out":["203.0.113.2","a.b"],"deny_out":["0.0.0.0/0"]"#;
+        network.apply(&through(names)).await.unwrap();
+        assert_eq!(meant(&tunnels, WORLD, 80).await, at(WORLD, 80));
+        let other = Ipv4Addr::new(203, 0, 113, 3);
+        assert_eq!(meant(&named, other, 80).await, at(other, 80), "it is to ask for a name");
+        assert!(guest.connect(other, port).await.is_err());
+        for denied in [r#","deny_out":["203.0.113.0/24"]"#, r#","allow_internet_access":false"#] {
+            network.apply(&through(denied)).await.unwrap();
+            assert!(guest.connect(WORLD, port).await.is_err(), "{denied}");
+        }
+        network.apply(&through(r#","allow_out":["0.0.0.0/0"]"#)).await.unwrap();
+        let mut seen = network.denials().await.unwrap().fenced;
+        for address in PRIVATE {
+            tokio::select! {
+                result = guest.connect(address, port) => panic!("{address}: {result:?}"),
+                _ = tunnels.accept() => panic!("{address} came to the proxy"),
+                () = until(&network, "a fenced packet", |denials| denials.fenced.saturating_sub(seen)) => {}
+            }
+            seen = network.denials().await.unwrap().fenced;
+        }
+        assert!(futures::FutureExt::now_or_never(outside.next_peer()).is_none(), "nothing went beside it");
+        network.delete().await.unwrap();
+    });
+}
+
+#[test]
 fn a_guest_has_only_so_many_connections_and_so_many_new_ones() {
     on_a_host(|| async {
         let claims = claim_dir();

@@ -184,10 +184,15 @@ test('js_a_sandbox_is_paused_without_its_memory', async () => {
 })
 
 test('js_networks_are_replaced', async () => {
-  const sandbox = await make({ network: { allowPublicTraffic: false } })
+  const sandbox = await make({ network: { allowPublicTraffic: false, httpsPorts: [8443] } })
   assert.ok(sandbox.trafficAccessToken)
+  assert.deepEqual((await sandbox.getInfo()).network.httpsPorts, [8443])
   await sandbox.updateNetwork({ allowOut: ['1.1.1.1'], denyOut: [e2b.ALL_TRAFFIC] })
+  await sandbox.updateNetwork({ egressProxy: { address: '203.0.113.9:1080', username: 'u', password: 'open sesame' } })
+  const told = (await sandbox.getInfo()).network.egressProxy
+  assert.deepEqual({ ...told }, { address: '203.0.113.9:1080', username: 'u' })
   await Sandbox.updateNetwork(sandbox.sandboxId, {})
+  assert.equal((await sandbox.getInfo()).network.egressProxy, undefined)
   await sandbox.kill()
 })
 

@@ -3,6 +3,7 @@
 import datetime
 import io
 import os
+import subprocess
 import threading
 import time
 
@@ -296,6 +297,12 @@ def changes_of_files_are_watched():
     events = [(one.name, one.type) for one in handle.get_new_events()]
     assert ("new", kinds.CREATE) in events and ("new/h", kinds.CREATE) in events, events
     handle.stop()
+    # More than a kernel lets one user have by itself.
+    many = [files.watch_dir("watched") for _ in range(140)]
+    files.write("watched/last", "x")
+    assert all(handle.get_new_events()[0].name == "last" for handle in many)
+    for handle in many:
+        handle.stop()
     raises(NotFoundException, lambda: files.watch_dir("no/such"))
     raises(InvalidArgumentException, lambda: files.watch_dir("/etc/passwd"))
 
@@ -404,14 +411,42 @@ def what_a_sandbox_uses_is_measured():
 
 
 @test
+def a_service_that_speaks_tls_is_reached_at_a_port_that_says_so():
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+            "-subj", "/CN=guest", "-days", "2", "-keyout", "-", "-out", "-"]
+    certificate = subprocess.run(made, check=True, capture_output=True, text=True).stdout
+    with Sandbox.create(timeout=600, network={"https_ports": [8443]}) as sandbox:
+        assert sandbox.get_info().network["https_ports"] == [8443]
+        sandbox.files.write("own.pem", certificate)
+        serve = ("import http.server, ssl; server = http.server.ThreadingHTTPServer(('', 8443), "
+                 "http.server.SimpleHTTPRequestHandler); context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); "
+                 "context.load_cert_chain('own.pem'); server.socket = context.wrap_socket(server.socket, "
+                 "server_side=True); server.serve_forever()")
+        sandbox.commands.run(f'python3 -c "{serve}"', background=True)
+        headers = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "8443"}
+        get = lambda: httpx.get(os.environ["E2B_SANDBOX_URL"] + "/own.pem", headers=headers)
+        until("the service", lambda: get().status_code == 200)
+        assert get().text == certificate
+
+
+@test
 def what_a_sandbox_may_reach_is_said_at_its_creation_and_later():
     sandbox = Sandbox.create(timeout=600, allow_internet_access=False, network={"allow_public_traffic": False})
     assert sandbox.get_info().allow_internet_access is False
     sandbox.update_network({"allow_out": ["example.com", "1.1.1.1"], "deny_out": [ALL_TRAFFIC]})
     network = sandbox.get_info().network
     assert (network["allow_out"], network["deny_out"]) == (["example.com", "1.1.1.1"], ["0.0.0.0/0"]), network
+    sandbox.update_network({"dns_servers": ["1.1.1.1", "8.8.4.4"]})
+    assert sandbox.get_info().network["dns_servers"] == ["1.1.1.1", "8.8.4.4"]
+    raises(SandboxException, lambda: sandbox.update_network({"dns_servers": ["dns.example.com"]}))
+    proxy = {"address": "proxy.example.com:1080", "username": "u", "password": "open sesame"}
+    sandbox.update_network({"egress_proxy": {**proxy, "tls": {"server_name": "other.example.com"}}})
+    told = sandbox.get_info().network["egress_proxy"]
+    assert told == {"address": proxy["address"], "username": "u", "tls": {"server_name": "other.example.com"}}, told
+    raises(SandboxException, lambda: sandbox.update_network({"egress_proxy": {"address": "10.0.0.1:1080"}}))
     Sandbox.update_network(sandbox.sandbox_id, {})
-    assert sandbox.get_info().network["allow_out"] == []
+    network = sandbox.get_info().network
+    assert network["allow_out"] == [] and not {"dns_servers", "egress_proxy"} & set(network), network
     error = raises(SandboxException, lambda: Sandbox.create(network={"allow_out": ["example.com"]}))
     assert "ALL_TRAFFIC" in str(error)
     raises(SandboxNotFoundException, lambda: Sandbox.update_network(UNKNOWN, {}))
