@@ -25,6 +25,7 @@ mod seat;
 mod simulated;
 mod snapshots;
 mod sqlite;
+mod tags;
 #[cfg(test)]
 mod testing;
 mod token_sealing;
@@ -57,6 +58,7 @@ pub use record::{NewSandbox, Sandbox};
 pub use sandboxes::Change;
 pub use seat::{Hands, Others, Seat, Worker, Workers};
 pub use snapshots::{Completed, Naming, Needed, NewSnapshot, Snapshot, SnapshotFilter};
+pub use tags::{Meant, Tagging};
 pub use token_sealing::SealingError;
 pub use traffic_token::{TrafficToken, TrafficTokenHash};
 pub use usage::{Running, step};

@@ -11,14 +11,10 @@ use url::form_urlencoded;
 use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, json};
-use super::names;
+use super::names::Reference;
+use super::pages::{MOST, NEXT_TOKEN, invalid_token, limit, shortened};
 use super::view::{Listed, RUNNING, statuses};
 use crate::store::{Cursor, Filter};
-
-const NEXT_TOKEN: &str = "x-next-token";
-
-/// The largest page, and what is one where none is asked for.
-const MOST: u32 = 100;
 
 /// What a query asks for; none where nothing can match.
 fn filter(uri: &Uri) -> Result<Option<Filter>, ApiError> {
@@ -35,13 +31,13 @@ fn filter(uri: &Uri) -> Result<Option<Filter>, ApiError> {
             }
             "metadata" => filter.metadata.extend(pairs(&value)),
             "order" => filter.oldest_first = oldest_first(&value)?,
-            "limit" => filter.limit = Some(limit(&value)?),
+            "limit" => filter.limit = Some(limit(Some(&value), MOST)?),
             "startedAfter" => {
                 let since = value.parse().map_err(|_| invalid("startedAfter", &value))?;
                 filter.since = Some(since);
             }
             "template" if value.contains(':') => return Err(invalid("template", &value)),
-            "template" => match names::bare(&value).and_then(|name| name.parse().ok()) {
+            "template" => match Reference::read(&value).and_then(|template| template.name.to_string().parse().ok()) {
                 Some(template) => filter.template = Some(template),
                 None => return Ok(None),
             },
@@ -59,8 +55,7 @@ fn all() -> Vec<Status> {
 }
 
 fn invalid(what: &str, value: &str) -> ApiError {
-    let value: String = value.chars().take(80).collect();
-    ApiError::invalid_request(format!("Invalid {what} {value:?}"))
+    ApiError::invalid_request(format!("Invalid {what} {:?}", shortened(value)))
 }
 
 fn oldest_first(text: &str) -> Result<bool, ApiError> {
@@ -71,17 +66,10 @@ fn oldest_first(text: &str) -> Result<bool, ApiError> {
     }
 }
 
-fn limit(text: &str) -> Result<u32, ApiError> {
-    match text.parse() {
-        Ok(limit @ 1..=MOST) => Ok(limit),
-        _ => Err(invalid("limit", text)),
-    }
-}
-
 /// A page goes on only in the order in which it began, so a token says which that was.
 fn cursor(token: &str, oldest_first: bool) -> Result<Cursor, ApiError> {
     let rest = token.strip_prefix(prefix(oldest_first)).and_then(|rest| rest.parse().ok());
-    rest.ok_or_else(|| ApiError::invalid_request("Invalid next token"))
+    rest.ok_or_else(invalid_token)
 }
 
 fn prefix(oldest_first: bool) -> &'static str {
