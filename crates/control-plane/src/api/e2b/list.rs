@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, Uri};
+use jiff::Timestamp;
 use model::{OwnerId, Status};
 use url::form_urlencoded;
 
@@ -15,6 +16,9 @@ use super::names::Reference;
 use super::pages::{MOST, NEXT_TOKEN, invalid_token, limit, shortened};
 use super::view::{Listed, RUNNING, statuses};
 use crate::store::{Cursor, Filter};
+
+/// How many run of what is asked for, in all pages.
+const TOTAL_RUNNING: &str = "x-total-running";
 
 /// What a query asks for; none where nothing can match.
 fn filter(uri: &Uri) -> Result<Option<Filter>, ApiError> {
@@ -33,8 +37,8 @@ fn filter(uri: &Uri) -> Result<Option<Filter>, ApiError> {
             "order" => filter.oldest_first = oldest_first(&value)?,
             "limit" => filter.limit = Some(limit(Some(&value), MOST)?),
             "startedAfter" => {
-                let since = value.parse().map_err(|_| invalid("startedAfter", &value))?;
-                filter.since = Some(since);
+                let after = value.parse().map_err(|_| invalid("startedAfter", &value))?;
+                filter.since = Some(since(after));
             }
             "template" if value.contains(':') => return Err(invalid("template", &value)),
             "template" => match Reference::read(&value).and_then(|template| template.name.to_string().parse().ok()) {
@@ -48,6 +52,12 @@ fn filter(uri: &Uri) -> Result<Option<Filter>, ApiError> {
     filter.after = token.map(|token| cursor(&token, filter.oldest_first)).transpose()?;
     filter.statuses = if states.is_empty() { all() } else { states };
     Ok(Some(filter))
+}
+
+/// The earliest time that is not before this one. Times are recorded to the millisecond and compared to the microsecond.
+fn since(after: Timestamp) -> Timestamp {
+    let up = Timestamp::from_microsecond(after.as_microsecond().saturating_add(999));
+    up.ok().and_then(|up| Timestamp::from_millisecond(up.as_millisecond()).ok()).unwrap_or(after)
 }
 
 fn all() -> Vec<Status> {
@@ -106,6 +116,11 @@ async fn page(api: &Api, owner: &OwnerId, filter: &Filter) -> Result<Response, A
     let page = api.store.list(owner, filter).await?;
     let sandboxes: Vec<_> = page.sandboxes.iter().map(Listed::from).collect();
     let mut response = json(StatusCode::OK, &sandboxes);
+    if filter.statuses.contains(&Status::Running) {
+        let running = Filter { statuses: statuses(RUNNING).unwrap_or_default().to_vec(), ..filter.clone() };
+        let total = api.store.count(owner, &running).await?;
+        response.headers_mut().insert(TOTAL_RUNNING, total.into());
+    }
     if let Some(next) = page.next {
         let token = format!("{}{next}", prefix(filter.oldest_first));
         response.headers_mut().insert(NEXT_TOKEN, HeaderValue::try_from(token).expect("it is digits and letters"));
@@ -141,6 +156,14 @@ mod tests {
             assert_eq!(asked, expect, "{query}");
         }
         assert_eq!(of("state=running").unwrap().unwrap().statuses, statuses("running").unwrap());
+    }
+
+    #[test]
+    fn a_time_is_inclusive_to_the_microsecond() {
+        let since = |time: &str| of(&format!("startedAfter={time}")).unwrap().unwrap().since.unwrap().to_string();
+        assert_eq!(since("2026-01-01T00:00:00.123Z"), "2026-01-01T00:00:00.123Z");
+        assert_eq!(since("2026-01-01T00:00:00.1230009Z"), "2026-01-01T00:00:00.123Z");
+        assert_eq!(since("2026-01-01T00:00:00.123001Z"), "2026-01-01T00:00:00.124Z");
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/templates/{id}/tags/groups", get(tag_groups::groups))
         .route("/templates/{id}/tags/{tag}/assignments", get(tag_groups::assignments))
         .merge(absent::routes())
+        .method_not_allowed_fallback(error::no_method)
         .layer(from_fn(error::speak))
 }
 

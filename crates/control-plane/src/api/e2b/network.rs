@@ -14,7 +14,7 @@ use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::Caller;
 use super::error::{absent, told};
-use super::sandboxes::{Named, find, optional_body};
+use super::sandboxes::{Named, find_to_change, optional_body};
 use crate::request_host::{InvalidRequestHost, RequestHost};
 
 /// What clients look for where names are allowed and nothing is denied.
@@ -87,7 +87,7 @@ pub async fn replace(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let request: UpdateRequest = optional_body(&api, body).await?;
-    find(&api, &owner, &id).await?;
+    find_to_change(&api, &owner, &id).await?;
     let policy = request.network.policy(request.allow_internet_access)?;
     api.lifecycle.set_network(owner, id.clone(), policy).await.map_err(|error| told(&id, error))?;
     Ok(StatusCode::NO_CONTENT)

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{id, sandbox};
-use crate::fixture::Fixture;
+use super::{error, id, in_chunks, left, sandbox};
+use crate::fixture::{Fixture, answer};
 
 #[tokio::test]
 async fn a_sandbox_has_what_a_client_needs_to_speak_with_it() {
@@ -25,4 +25,47 @@ async fn a_sandbox_has_what_a_client_needs_to_speak_with_it() {
     assert!(private["trafficAccessToken"].is_string(), "{private}");
     let (_, open) = server.post("/sandboxes", json!({"templateID": "minimal", "secure": false})).await;
     assert_eq!(open.get("envdAccessToken"), None, "{open}");
+}
+
+#[tokio::test]
+async fn the_versions_differ_in_time_and_in_who_may_speak_with_the_guest() {
+    let server = Fixture::start().await;
+    let made = sandbox(&server, json!({"somethingNew": {"of": "a later client"}})).await;
+    assert!((290..=300).contains(&left(&server, id(&made)).await));
+    let (_, old) = server.post("/sandboxes", json!({"templateID": "minimal"})).await;
+    assert!((5..=15).contains(&left(&server, id(&old)).await));
+    assert_eq!(old.get("envdAccessToken"), None);
+    let (_, secure) = server.post("/sandboxes", json!({"templateID": "minimal", "secure": true})).await;
+    assert!(secure["envdAccessToken"].is_string());
+    let private = json!({"templateID": "minimal", "network": {"allowPublicTraffic": false}});
+    let (status, body) = server.post("/sandboxes", private.clone()).await;
+    let expect = error(400, "allowPublicTraffic can be false for a secured sandbox only");
+    assert_eq!((status.as_u16(), body), (400, expect));
+    assert_eq!(server.post("/v2/sandboxes", private).await.0, 201);
+    for bad in [json!({}), json!({"templateID": 1}), json!({"templateID": "minimal", "timeout": "5"})] {
+        let (status, body) = server.post("/v2/sandboxes", bad.clone()).await;
+        assert_eq!((status.as_u16(), &body["code"]), (400, &json!(400)), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_under_a_key_makes_one_sandbox() {
+    let server = Fixture::start().await;
+    let create = async |path: &str, key: &str, body: Value| {
+        let call = server.http.post(server.url(path)).header("idempotency-key", key).body(in_chunks(&body));
+        let (status, body) = answer(call.send().await.unwrap()).await;
+        (status.as_u16(), body)
+    };
+    let body = json!({"templateID": "minimal", "metadata": {}});
+    for path in ["/v2/sandboxes", "/sandboxes"] {
+        let key = path.replace('/', "-");
+        let (first, again) = (create(path, &key, body.clone()).await, create(path, &key, body.clone()).await);
+        assert_eq!((first.0, &again), (201, &first), "with its token");
+    }
+    assert_eq!(server.host.calls("create"), 2);
+    let (status, other) = create("/v2/sandboxes", "-sandboxes", json!({"templateID": "minimal", "timeout": 7})).await;
+    assert_eq!((status, &other["code"]), (409, &json!(409)), "{other}");
+    for bad in ["", "a b", &"x".repeat(256)] {
+        assert_eq!(create("/v2/sandboxes", bad, body.clone()).await.0, 400, "{bad}");
+    }
 }

@@ -2,9 +2,9 @@
 
 use connectrpc::ErrorCode;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{id, sandbox};
+use super::{id, left, sandbox};
 use crate::fixture::Fixture;
 
 #[tokio::test]
@@ -53,4 +53,22 @@ async fn copies_of_a_sandbox_fail_one_by_one() {
     }
     server.host.fail("snapshot", ErrorCode::Internal, "the monitor does not answer");
     assert_eq!(server.post(&fork, json!({"count": 2})).await.0, 500, "where none is begun the call fails");
+}
+
+#[tokio::test]
+async fn a_fork_has_so_many_copies_as_are_asked_for_and_leaves_its_sandbox_as_it_was() {
+    let server = Fixture::start().await;
+    let parent = sandbox(&server, json!({"timeout": 500})).await;
+    let fork = async |body: Value| server.post(&format!("/sandboxes/{}/fork", id(&parent)), body).await;
+    let (status, items) = fork(json!({})).await;
+    assert_eq!((status.as_u16(), items.as_array().unwrap().len()), (201, 1), "{items}");
+    let copy = &items[0]["sandbox"];
+    assert_ne!(copy["envdAccessToken"], parent["envdAccessToken"]);
+    assert!((1..=15).contains(&left(&server, id(copy)).await));
+    assert!((490..=500).contains(&left(&server, id(&parent)).await));
+    assert_eq!(fork(json!({"count": 3})).await.1.as_array().unwrap().len(), 3);
+    assert_eq!(server.host.calls("snapshot"), 2, "one for all copies");
+    for bad in [json!({"count": 0}), json!({"count": 101}), json!({"count": -1}), json!({"timeout": 0})] {
+        assert_eq!(fork(bad.clone()).await.0, 400, "{bad}");
+    }
 }

@@ -1,9 +1,10 @@
 //! Pausing, and going on.
 
+use connectrpc::ErrorCode;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{error, id, sandbox};
+use super::{detail, error, id, kill, sandbox};
 use crate::fixture::Fixture;
 
 #[tokio::test]
@@ -30,4 +31,99 @@ async fn pauses_and_resumes_have_the_statuses_that_clients_branch_on() {
     assert_eq!(call("resume", json!({})).await.0, 409, "it runs");
     assert_eq!(server.send(Method::DELETE, &format!("/sandboxes/{id}"), None).await.0, 204);
     assert_eq!(server.send(Method::DELETE, &format!("/sandboxes/{id}"), None).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_pause_that_fails_changes_nothing() {
+    let server = Fixture::start().await;
+    let made = sandbox(&server, json!({})).await;
+    let pause = format!("/sandboxes/{}/pause", id(&made));
+    server.host.fail("pause", ErrorCode::Unavailable, "not now");
+    let (status, body) = server.post(&pause, json!({})).await;
+    assert_eq!((status.as_u16(), body), (503, error(503, "unavailable: not now")));
+    assert_eq!(detail(&server, id(&made)).await["state"], "running");
+    assert_eq!(server.post(&pause, json!({})).await.0, 204);
+}
+
+#[tokio::test]
+async fn a_pause_may_be_refused_where_the_guest_agent_is_not_well() {
+    let server = Fixture::start().await;
+    let made = sandbox(&server, json!({})).await;
+    let pause = format!("/sandboxes/{}/pause", id(&made));
+    server.host.fail("health", ErrorCode::Unavailable, "no answer");
+    let (status, body) = server.post(&pause, json!({"requireHealthyGuest": true})).await;
+    let code = "sandbox_snapshot_guest_agent_unresponsive";
+    assert_eq!((status.as_u16(), &body["code"], &body["error_code"]), (409, &json!(409), &json!(code)));
+    assert!(body["message"].is_string() && server.host.calls("pause") == 0);
+    assert_eq!(server.post(&pause, json!({"requireHealthyGuest": true})).await.0, 204, "it answers again");
+    let (status, _) = server.post(&format!("/sandboxes/{}/connect", id(&made)), json!({"timeout": 60})).await;
+    assert_eq!(status, 201);
+    server.host.fail("health", ErrorCode::Unavailable, "no answer");
+    assert_eq!(server.post(&pause, json!({})).await.0, 204, "who does not ask for it does not wait for it");
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_said_and_a_pausing_sandbox_counts_as_paused() {
+    let server = Fixture::start().await;
+    let made = sandbox(&server, json!({})).await;
+    let call = async |what: &str, body: Value| server.post(&format!("/sandboxes/{}/{what}", id(&made)), body).await;
+    let conflict = |doing: &str| error(409, &format!("Sandbox \"{}\" {doing}", id(&made)));
+    let gate = server.host.hold("pause");
+    let while_pausing = async {
+        server.host.until(|state| state.calls.iter().any(|call| call.starts_with("pause "))).await;
+        assert_eq!(detail(&server, id(&made)).await["state"], "paused");
+        assert_eq!(server.get("/v2/sandboxes?state=paused").await.1.as_array().unwrap().len(), 1);
+        for what in ["pause", "timeout"] {
+            assert_eq!(call(what, json!({"timeout": 5})).await.1, conflict("is being paused"), "{what}");
+        }
+        gate.add_permits(1);
+    };
+    let ((status, _), ()) = tokio::join!(call("pause", json!({})), while_pausing);
+    assert_eq!(status, 204);
+    gate.add_permits(1);
+    assert_eq!(call("connect", json!({})).await.0, 201);
+    let gate = server.host.hold("snapshot");
+    let while_captured = async {
+        server.host.until(|state| state.calls.iter().any(|call| call.starts_with("snapshot "))).await;
+        assert_eq!(call("pause", json!({})).await.1, conflict("is being snapshotted"));
+        assert_eq!(call("connect", json!({})).await.0, 200, "it runs");
+        gate.add_permits(1);
+    };
+    tokio::join!(call("snapshots", json!({})), while_captured);
+    let gate = server.host.hold("destroy");
+    let while_killed = async {
+        server.host.until(|state| state.calls.iter().any(|call| call.starts_with("destroy "))).await;
+        for what in ["connect", "pause", "fork", "resume"] {
+            assert_eq!(call(what, json!({})).await.1, conflict("is being killed"), "{what}");
+        }
+        assert_eq!(server.get(&format!("/sandboxes/{}", id(&made))).await.0, 404);
+        assert_eq!(server.get("/v2/sandboxes").await.1, json!([]));
+        gate.add_permits(2);
+    };
+    let ((first, second), ()) =
+        tokio::join!(async { tokio::join!(kill(&server, id(&made)), kill(&server, id(&made))) }, while_killed);
+    assert_eq!(
+        (first, second, kill(&server, id(&made)).await),
+        (204, 204, 404),
+        "who kills it too is told that it is gone"
+    );
+}
+
+#[tokio::test]
+async fn a_sandbox_in_transition_is_waited_for_and_a_paused_one_can_be_killed() {
+    let server = Fixture::start().await;
+    let made = sandbox(&server, json!({})).await;
+    let call = async |what: &str| server.post(&format!("/sandboxes/{}/{what}", id(&made)), json!({})).await;
+    let gate = server.host.hold("pause");
+    let begun = async {
+        server.host.until(|state| state.calls.iter().any(|call| call.starts_with("pause "))).await;
+        let opened = async { gate.add_permits(1) };
+        tokio::join!(call("connect"), opened).0
+    };
+    let (paused, connected) = tokio::join!(call("pause"), begun);
+    assert_eq!((paused.0.as_u16(), connected.0.as_u16()), (204, 201), "{}", connected.1);
+    gate.add_permits(1);
+    assert_eq!(call("pause").await.0, 204);
+    assert_eq!((kill(&server, id(&made)).await, kill(&server, id(&made)).await), (204, 404));
+    assert!(server.host.state().sandboxes.is_empty());
 }
