@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{error, id, in_chunks, left, sandbox};
+use super::{detail, error, id, in_chunks, left, sandbox};
 use crate::fixture::{Fixture, answer};
 
 #[tokio::test]
@@ -67,5 +67,30 @@ async fn a_request_under_a_key_makes_one_sandbox() {
     assert_eq!((status, &other["code"]), (409, &json!(409)), "{other}");
     for bad in ["", "a b", &"x".repeat(256)] {
         assert_eq!(create("/v2/sandboxes", bad, body.clone()).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_null_or_empty_is_as_if_it_were_not_there() {
+    let server = Fixture::start().await;
+    let nulls = json!({
+        "timeout": null, "autoPause": null, "autoResume": null, "allow_internet_access": null, "network": null,
+        "metadata": null, "envVars": null, "mcp": null, "iam": null, "volumeMounts": null,
+    });
+    let empty = json!({
+        "network": {"allowOut": [], "denyOut": [], "rules": {}, "egressProxy": null, "allowPublicTraffic": null},
+        "metadata": {}, "envVars": {}, "iam": {"tokens": {}}, "volumeMounts": [],
+    });
+    for members in [nulls, empty] {
+        let made = sandbox(&server, members).await;
+        let detail = detail(&server, id(&made)).await;
+        assert_eq!((&detail["metadata"], &detail["allowInternetAccess"]), (&json!({}), &json!(true)), "{detail}");
+        assert_eq!(detail["lifecycle"], json!({"onTimeout": "kill", "autoResume": false}));
+        assert_eq!(made["trafficAccessToken"], Value::Null);
+    }
+    for name in ["", "a=b", "a\0"] {
+        let (status, body) =
+            server.post("/v2/sandboxes", json!({"templateID": "minimal", "envVars": {name: "x"}})).await;
+        assert_eq!((status.as_u16(), &body["code"]), (400, &json!(400)), "{name:?}");
     }
 }
