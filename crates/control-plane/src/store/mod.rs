@@ -45,7 +45,7 @@ use crate::token_key::TokenKey;
 pub use deadlines::Shift;
 pub use events::{Action, Actor, Event, EventKind, Outcome, sandbox_of};
 pub use guest_access::{AccessToken, GuestAccess};
-pub use hosts::HostFacts;
+pub use hosts::{HostFacts, TemplateBuild};
 pub use idempotency::{Claim, Inserted, Once};
 pub use in_memory::{Memory, Passage, Way};
 pub use kept_token::KeptToken;

@@ -9,13 +9,13 @@ use model::{OwnerId, Shape, SnapshotId, SnapshotRef, SnapshotStatus, Tag};
 use super::super::Api;
 use super::super::error::ApiError;
 use super::names::{Reference, no_template, uuid};
-use crate::store::{Meant, Snapshot, Tagging};
+use crate::store::{Meant, Snapshot, Tagging, TemplateBuild};
 
 /// What sandboxes can be made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Build {
-    /// The template of this name.
-    OfServer(SnapshotRef),
+    /// What a template of the server is at this time.
+    OfServer(TemplateBuild),
     /// A snapshot.
     Captured(Box<Snapshot>),
 }
@@ -46,7 +46,7 @@ impl Build {
     /// Its id, which no other build has.
     pub fn id(&self) -> String {
         match self {
-            Self::OfServer(name) => uuid(&name.to_string()),
+            Self::OfServer(build) => uuid(&format!("{} {}", build.template, build.id)),
             Self::Captured(snapshot) => uuid(snapshot.id.as_str()),
         }
     }
@@ -59,10 +59,10 @@ impl Build {
         }
     }
 
-    /// When it was made. Of the server's own that is not kept.
+    /// When it was made.
     pub fn made_at(&self) -> Timestamp {
         match self {
-            Self::OfServer(_) => Timestamp::UNIX_EPOCH,
+            Self::OfServer(build) => build.made_at,
             Self::Captured(snapshot) => snapshot.created_at,
         }
     }
@@ -81,9 +81,10 @@ impl Build {
 }
 
 impl Template {
-    /// One that came with the server, under the tag that it has by itself.
-    pub fn of_server(name: SnapshotRef) -> Self {
-        Self { first: Build::OfServer(name.clone()).under(Tag::Default), name, others: Vec::new() }
+    /// One of the server's, under the tag that it has by itself. None where nothing can be called so.
+    pub fn of_server(build: TemplateBuild) -> Option<Self> {
+        let name = build.template.parse().ok()?;
+        Some(Self { name, first: Build::OfServer(build).under(Tag::Default), others: Vec::new() })
     }
 
     /// Everything under its tags.
@@ -115,10 +116,11 @@ impl Template {
 }
 
 impl Api {
-    /// Whether the host has built a template of this name.
-    pub(super) async fn has_template(&self, name: &SnapshotRef) -> Result<bool, ApiError> {
-        let name = name.to_string();
-        Ok(self.host.describe().await?.templates.contains(&name))
+    /// The host's templates as they are at this time, by name.
+    pub(super) async fn template_builds(&self) -> Result<Vec<TemplateBuild>, ApiError> {
+        let mut builds = self.host.describe().await?.template_builds;
+        builds.sort_by(|one, other| one.template.cmp(&other.template));
+        Ok(builds)
     }
 
     /// What is called so, where anything is; with a tag, where something has it.
@@ -132,7 +134,8 @@ impl Api {
     async fn template_called(&self, owner: &OwnerId, name: SnapshotRef) -> Result<Option<Template>, ApiError> {
         let own = self.store.get_snapshot(owner, &name).await?;
         let own = own.filter(|snapshot| snapshot.status == SnapshotStatus::Ready).map(Box::new).map(Build::Captured);
-        let of_server = self.has_template(&name).await?.then(|| Build::OfServer(name.clone()));
+        let of_server = self.template_builds().await?.into_iter().find(|build| build.template == name.to_string());
+        let of_server = of_server.map(Build::OfServer);
         let given = self.store.taggings(owner, Some(&name)).await?.into_iter().rev();
         let given = given.filter_map(|tagging: Tagging| {
             let build = match &tagging.meant {

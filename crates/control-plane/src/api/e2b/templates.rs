@@ -57,9 +57,7 @@ fn build_view(build: &Build) -> Value {
 impl Api {
     /// What came with the server, by name.
     async fn templates(&self) -> Result<Vec<Template>, ApiError> {
-        let mut names = self.host.describe().await?.templates;
-        names.sort();
-        Ok(names.iter().filter_map(|name| name.parse().ok()).map(Template::of_server).collect())
+        Ok(self.template_builds().await?.into_iter().filter_map(Template::of_server).collect())
     }
 }
 

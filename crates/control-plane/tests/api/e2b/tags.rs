@@ -54,7 +54,8 @@ async fn a_tag_of_the_servers_template_is_another_name_of_it() {
     let build = assigned["buildID"].as_str().unwrap().to_owned();
     let expect = ["default", "stable", "v1"].map(|tag| (tag.to_owned(), build.clone()));
     assert_eq!(tags(&server, "minimal").await, expect);
-    assert_eq!(server.get("/templates/minimal").await.1["buildID"], build.as_str());
+    let (_, template) = server.get("/templates/minimal").await;
+    assert_eq!((&template["buildID"], &template["createdAt"]), (&json!(build), &json!("2023-11-14T22:13:20Z")));
     for name in ["minimal:v1", "sandpiper/minimal:stable", "minimal:V1"] {
         assert_eq!(origin(&server, name).await, "");
         assert_eq!(server.get(&format!("/templates/aliases/{}", name.replace('/', "%2F"))).await.0, 200, "{name}");
@@ -64,6 +65,12 @@ async fn a_tag_of_the_servers_template_is_another_name_of_it() {
     assert_eq!(server.get("/templates/aliases/minimal:v2").await.0, 404);
     assert_eq!(remove(&server, "sandpiper/minimal", &["v1", "v9"]).await.0, 204);
     assert_eq!(tags(&server, "minimal").await, expect[..2]);
+    server.host.update(|state| state.rebuilt += 1);
+    let after = tags(&server, "minimal").await;
+    assert!(
+        after[0].1 != build && after[1] == ("stable".to_owned(), after[0].1.clone()),
+        "there is no other build: {after:?}"
+    );
 }
 
 #[tokio::test]
