@@ -16,6 +16,7 @@ mod snapshot;
 mod snapshot_plan;
 mod start;
 mod status;
+mod tag;
 mod template;
 
 pub use generation::Generation;
@@ -34,4 +35,5 @@ pub use snapshot::{InvalidSnapshotName, SnapshotKind, SnapshotName, SnapshotRef,
 pub use snapshot_plan::{HeldSnapshot, RecordedSnapshot, SnapshotStep, plan_snapshots};
 pub use start::{StartMode, UnknownStartMode};
 pub use status::{Event, IllegalTransition, Status, UnknownStatus, transition};
+pub use tag::{GivenTag, InvalidTag, Tag};
 pub use template::{InvalidTemplateName, TemplateName};

@@ -44,7 +44,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, Uri};
 use model::{HostId, OwnerId, SandboxId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -167,6 +168,14 @@ async fn nowhere() -> (StatusCode, &'static str) {
     (StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
+/// The same in the form of the surface on which there is nothing.
+async fn no_route(uri: Uri) -> Response {
+    if e2b::has(uri.path()) {
+        return ApiError::not_found("there is no such route").into_response();
+    }
+    nowhere().await.into_response()
+}
+
 /// The whole API as a service. A trailing slash never matters.
 pub fn service(api: Arc<Api>, hosts: KnownHosts, drain: Drain) -> NormalizePath<Router> {
     let (router, _) = routes().split_for_parts();
@@ -174,7 +183,7 @@ pub fn service(api: Arc<Api>, hosts: KnownHosts, drain: Drain) -> NormalizePath<
         .merge(openapi::routes())
         .merge(docs::routes())
         .merge(e2b::routes())
-        .fallback(nowhere)
+        .fallback(no_route)
         // Each handler has a limit of its own.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(api.clone(), auth::authenticate))

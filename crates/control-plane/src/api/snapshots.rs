@@ -9,7 +9,7 @@ use axum::response::Response;
 use futures::TryFutureExt;
 use http::StatusCode;
 use http::request::Parts;
-use model::{Extent, OwnerId, SandboxId, SnapshotId, SnapshotRef, SnapshotStatus};
+use model::{Extent, OwnerId, SandboxId, SnapshotId, SnapshotRef, SnapshotStatus, Tag};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
@@ -218,7 +218,7 @@ pub async fn create(
     let naming = match (name_of(request.name)?, in_query(&uri, "overwrite").as_deref()) {
         (None, None | Some("true" | "false")) => Naming::Unnamed,
         (Some(name), None | Some("false")) => Naming::New(name),
-        (Some(name), Some("true")) => Naming::Replacing(name),
+        (Some(name), Some("true")) => Naming::Replacing(name, Tag::Default),
         (_, Some(_)) => return Err(ApiError::invalid_request("overwrite must be true or false")),
     };
     let sandbox = request.sandbox_id.parse().map_err(|_| ApiError::no_sandbox())?;

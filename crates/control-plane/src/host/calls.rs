@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use connectrpc::client::CallOptions;
 use connectrpc::{ConnectError, ErrorCode};
+use jiff::Timestamp;
 use model::{Extent, NetworkPolicy, OnExpiry, SandboxId, StartMode, Status};
 use proto::hostagent::v1 as pb;
 
 use super::{HostAgent, HostError, ProcessSpec};
 use crate::metrics::ExecEnd;
-use crate::store::{HostFacts, Sandbox, Series, Use};
+use crate::store::{HostFacts, Sandbox, Series, TemplateBuild, Use};
 
 /// A busy host under emulation takes its time, and a template may start something first.
 const CREATE: Duration = Duration::from_secs(280);
@@ -330,10 +331,16 @@ impl HostAgent {
             accelerator: reply.accelerator,
             vmm_version: reply.vmm_version,
             templates: reply.templates,
+            template_builds: reply.template_builds.into_iter().map(template_build).collect(),
             building_templates: reply.building_templates,
             lacking_layers: reply.lacking_layers.into_iter().map(|lacking| lacking.layer).collect(),
         })
     }
+}
+
+fn template_build(told: pb::TemplateBuild) -> TemplateBuild {
+    let made_at = Timestamp::from_millisecond(told.created_unix_ms).unwrap_or_default();
+    TemplateBuild { template: told.template, id: told.build, made_at }
 }
 
 fn host_sandbox(info: pb::SandboxInfo) -> Result<HostSandbox, HostError> {

@@ -67,7 +67,7 @@ impl Naming {
     fn name(&self) -> Option<&SnapshotName> {
         match self {
             Self::Unnamed => None,
-            Self::New(name) | Self::Replacing(name) => Some(name),
+            Self::New(name) | Self::Replacing(name, _) => Some(name),
         }
     }
 }

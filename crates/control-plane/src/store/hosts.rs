@@ -18,10 +18,23 @@ pub struct HostFacts {
     pub vmm_version: String,
     /// The templates that are built there.
     pub templates: Vec<String>,
+    /// What they are builds of.
+    pub template_builds: Vec<TemplateBuild>,
     /// Those that will be there soon.
     pub building_templates: Vec<String>,
     /// Layers of the jail that its monitors do without.
     pub lacking_layers: Vec<String>,
+}
+
+/// The build that a template is at this time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateBuild {
+    /// The template's name.
+    pub template: String,
+    /// The build's own id.
+    pub id: String,
+    /// When it was finished.
+    pub made_at: Timestamp,
 }
 
 impl Store {

@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use model::{OwnerId, SandboxId, Status, TemplateName};
-use sqlx::AssertSqlSafe;
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::QueryAs;
+use sqlx::{Any, AssertSqlSafe, FromRow};
 
 use super::{Sandbox, Store, StoreError, failed};
 
@@ -81,35 +83,53 @@ impl FromStr for Cursor {
 }
 
 impl Store {
+    /// How many sandboxes of an owner a list would have without pages.
+    pub async fn count(&self, owner: &OwnerId, filter: &Filter) -> Result<u64, StoreError> {
+        let filter = Filter { limit: None, after: None, ..filter.clone() };
+        let text = format!("select cast(count(*) as bigint) from ({}) as wanted", text(&filter));
+        let counted: (i64,) =
+            query(text, owner, &filter).fetch_one(&self.pool).await.map_err(failed("count the owner's sandboxes"))?;
+        Ok(u64::try_from(counted.0).unwrap_or_default())
+    }
+
     /// An owner's sandboxes, the newest first.
     pub async fn list(&self, owner: &OwnerId, filter: &Filter) -> Result<Page, StoreError> {
-        // Only placeholders are put into the text, never a value.
-        let mut query = sqlx::query_as(AssertSqlSafe(text(filter))).bind(owner.as_str());
-        for status in &filter.statuses {
-            query = query.bind(status.as_str());
-        }
-        for (name, value) in &filter.metadata {
-            query = query.bind(name).bind(value);
-        }
-        if let Some(since) = filter.since {
-            query = query.bind(since.as_millisecond());
-        }
-        if let Some(template) = &filter.template {
-            query = query.bind(template.as_str());
-        }
-        if let Some(after) = &filter.after {
-            query = query.bind(after.created_at).bind(after.created_at).bind(after.id.as_str());
-        }
-        if let Some(limit) = filter.limit {
-            query = query.bind(i64::from(limit) + 1);
-        }
-        let mut sandboxes: Vec<Sandbox> = query.fetch_all(&self.pool).await.map_err(failed("list sandboxes"))?;
+        let listed = query(text(filter), owner, filter).fetch_all(&self.pool).await;
+        let mut sandboxes: Vec<Sandbox> = listed.map_err(failed("list sandboxes"))?;
         let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
         let has_more = sandboxes.len() > limit;
         sandboxes.truncate(limit);
         let next = sandboxes.last().filter(|_| has_more).map(Cursor::at);
         Ok(Page { sandboxes, next })
     }
+}
+
+/// A query whose text is that of [`text`], or has it in the middle, with its parameters.
+fn query<'q, T>(text: String, owner: &'q OwnerId, filter: &'q Filter) -> QueryAs<'q, Any, T, AnyArguments>
+where
+    T: for<'r> FromRow<'r, AnyRow>,
+{
+    // Only placeholders are put into the text, never a value.
+    let mut query = sqlx::query_as(AssertSqlSafe(text)).bind(owner.as_str());
+    for status in &filter.statuses {
+        query = query.bind(status.as_str());
+    }
+    for (name, value) in &filter.metadata {
+        query = query.bind(name).bind(value);
+    }
+    if let Some(since) = filter.since {
+        query = query.bind(since.as_millisecond());
+    }
+    if let Some(template) = &filter.template {
+        query = query.bind(template.as_str());
+    }
+    if let Some(after) = &filter.after {
+        query = query.bind(after.created_at).bind(after.created_at).bind(after.id.as_str());
+    }
+    if let Some(limit) = filter.limit {
+        query = query.bind(i64::from(limit) + 1);
+    }
+    query
 }
 
 /// The query's text. Its parameters follow in the order in which they stand here.
@@ -200,6 +220,8 @@ mod tests {
         assert_eq!(ids(&store, &both).await, [one.id]);
         let running = Filter { statuses: vec![Status::Running, Status::Paused], ..web.clone() };
         assert_eq!(ids(&store, &running).await, [two.id]);
+        let counted = async |filter: &Filter| store.count(&"alice".parse().unwrap(), filter).await.unwrap();
+        assert_eq!((counted(&web).await, counted(&Filter { limit: Some(1), ..both.clone() }).await), (2, 1));
         let quoted = Filter { metadata: metadata(&[("app", "' or 1=1 --")]), ..Filter::default() };
         assert_eq!(ids(&store, &quoted).await, []);
         let none = Filter { statuses: vec![Status::Error], ..web };

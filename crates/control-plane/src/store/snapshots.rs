@@ -3,15 +3,15 @@
 
 use jiff::Timestamp;
 use model::{
-    HostId, OwnerId, SandboxId, Shape, SnapshotId, SnapshotKind, SnapshotName, SnapshotRef, SnapshotStatus,
+    HostId, OwnerId, SandboxId, Shape, SnapshotId, SnapshotKind, SnapshotName, SnapshotRef, SnapshotStatus, Tag,
     TemplateName,
 };
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::connections::Connection;
 use super::events::append_of_snapshot;
 use super::record::{optional, parse, shape, time};
+use super::tags::take;
 use super::{Action, Store, StoreError, failed};
 
 /// How a snapshot comes to its name.
@@ -21,8 +21,8 @@ pub enum Naming {
     Unnamed,
     /// It has one that nobody else has.
     New(SnapshotName),
-    /// It takes one when it is ready, and whoever has it until then is deleted.
-    Replacing(SnapshotName),
+    /// It takes one, with a tag, when it is ready, and whoever is called so until then, and nothing else, is deleted.
+    Replacing(SnapshotName, Tag),
 }
 
 /// A snapshot that is about to be captured.
@@ -75,7 +75,8 @@ pub struct Snapshot {
     pub last_used_at: Option<Timestamp>,
     /// When the record last changed.
     pub last_updated: Timestamp,
-    takes_name: Option<SnapshotName>,
+    /// What it will be called.
+    takes: Option<(SnapshotName, Tag)>,
 }
 
 /// Which of an owner's snapshots are wanted. The default is all of them.
@@ -128,24 +129,30 @@ impl<'r> FromRow<'r, AnyRow> for Snapshot {
             created_at: time(row, "created_at")?.unwrap_or_default(),
             last_used_at: time(row, "last_used_at")?,
             last_updated: time(row, "last_updated")?.unwrap_or_default(),
-            takes_name: optional(row, "takes_name")?,
+            takes: optional(row, "takes_name")?.map(|name| Ok::<_, sqlx::Error>((name, tag(row)?))).transpose()?,
         })
     }
+}
+
+/// The tag with which it takes its name.
+fn tag(row: &AnyRow) -> Result<Tag, sqlx::Error> {
+    Ok(optional(row, "takes_tag")?.map_or(Tag::Default, Tag::Given))
 }
 
 impl Store {
     /// Records a snapshot as pending, unless its owner has another one of that name.
     pub async fn insert_snapshot(&self, new: &NewSnapshot) -> Result<Option<Snapshot>, StoreError> {
-        let (name, takes_name) = match &new.naming {
-            Naming::Unnamed => (None, None),
-            Naming::New(name) => (Some(name.as_str()), None),
-            Naming::Replacing(name) => (None, Some(name.as_str())),
+        let (name, takes_name, takes_tag) = match &new.naming {
+            Naming::Unnamed => (None, None, None),
+            Naming::New(name) => (Some(name.as_str()), None, None),
+            Naming::Replacing(name, Tag::Default) => (None, Some(name.as_str()), None),
+            Naming::Replacing(name, Tag::Given(tag)) => (None, Some(name.as_str()), Some(tag.as_str())),
         };
         let now = Timestamp::now().as_millisecond();
         sqlx::query_as(
             "insert into snapshots (id, owner_id, host_id, name, takes_name, kind, status, sandbox_id, template, vcpus, \
-             memory_mb, disk_mb, created_at, last_updated) \
-             values ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, $9, $10, $11, $12, $12) \
+             memory_mb, disk_mb, created_at, last_updated, takes_tag) \
+             values ($1, $2, $3, $4, $5, $6, 'pending', $7, $8, $9, $10, $11, $12, $12, $13) \
              on conflict (owner_id, name) do nothing returning *",
         )
         .bind(new.id.as_str())
@@ -160,6 +167,7 @@ impl Store {
         .bind(i64::from(new.shape.memory.get()))
         .bind(i64::from(new.shape.disk.get()))
         .bind(now)
+        .bind(takes_tag)
         .fetch_optional(&self.pool)
         .await
         .map_err(failed("record the snapshot"))
@@ -223,13 +231,13 @@ impl Store {
         let now = Timestamp::now().as_millisecond();
         let completed = async {
             let mut transaction = self.pool.begin().await?;
-            let replaced = match &seen.takes_name {
-                Some(name) => take_name(&mut transaction, &seen.owner, name, now).await?,
+            let replaced = match &seen.takes {
+                Some((name, tag)) => take(&mut transaction, &seen.owner, (name, tag), &seen.id, now).await?,
                 None => None,
             };
             let snapshot: Option<Snapshot> = sqlx::query_as(
-                "update snapshots set status = 'ready', name = coalesce(takes_name, name), takes_name = null, \
-                 size_bytes = $1, last_updated = $2 where id = $3 and owner_id = $4 and status = 'pending' returning *",
+                "update snapshots set status = 'ready', takes_name = null, takes_tag = null, \
+                 name = case when takes_tag is null then coalesce(takes_name, name) else name end, size_bytes = $1, last_updated = $2 where id = $3 and owner_id = $4 and status = 'pending' returning *",
             )
             .bind(size_bytes)
             .bind(now)
@@ -339,24 +347,6 @@ impl Store {
     }
 }
 
-/// Frees a name: whoever has it is to be deleted.
-async fn take_name(
-    connection: &mut Connection,
-    owner: &OwnerId,
-    name: &SnapshotName,
-    now: i64,
-) -> Result<Option<Snapshot>, sqlx::Error> {
-    sqlx::query_as(
-        "update snapshots set status = 'deleting', name = null, last_updated = $1 \
-         where owner_id = $2 and name = $3 returning *",
-    )
-    .bind(now)
-    .bind(owner.as_str())
-    .bind(name.as_str())
-    .fetch_optional(connection)
-    .await
-}
-
 #[cfg(test)]
 mod tests {
     use model::Status;
@@ -451,7 +441,7 @@ mod tests {
         let store = database.open().await;
         let old = ready(&store, new("alice", named("a"))).await;
         let others = ready(&store, new("bob", named("a"))).await;
-        let wish = new("alice", Naming::Replacing("a".parse().unwrap()));
+        let wish = new("alice", Naming::Replacing("a".parse().unwrap(), Tag::Default));
         let pending = store.insert_snapshot(&wish).await.unwrap().unwrap();
         assert_eq!(find(&store, "alice", "a").await.unwrap().id, old.id);
         let done = store.complete_snapshot(&pending, 1, None).await.unwrap().unwrap();

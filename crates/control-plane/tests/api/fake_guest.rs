@@ -54,7 +54,7 @@ pub fn routes(host: Arc<FakeHost>) -> Router {
     };
     Router::new()
         .route("/sandboxes/{id}/guest/files", get(read_file).post(write_file))
-        .route("/sandboxes/{id}/guest/health", get(async || StatusCode::NO_CONTENT))
+        .route("/sandboxes/{id}/guest/health", get(health))
         .route("/sandboxes/{id}/guest/process.Process/{method}", any(process))
         .route("/sandboxes/{id}/guest/session.Session/{method}", any(session))
         .route("/sandboxes/{id}/guest/filesystem.Filesystem/{method}", any(filesystem))
@@ -67,6 +67,13 @@ pub fn routes(host: Arc<FakeHost>) -> Router {
 
 fn error(status: u16, body: &str) -> HttpResponse {
     (StatusCode::from_u16(status).unwrap(), body.to_owned()).into_response()
+}
+
+async fn health(State(host): State<Arc<FakeHost>>, Path(id): Path<String>) -> HttpResponse {
+    match host.enter("health", &id).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(failure) => (failure.http_status(), failure.to_json()).into_response(),
+    }
 }
 
 async fn read_file(

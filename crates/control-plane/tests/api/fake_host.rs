@@ -43,6 +43,8 @@ pub struct State {
     pub downloads_ended: usize,
     /// Chunks of the endless output that somebody took.
     pub flooded: usize,
+    /// How often its template was built again.
+    pub rebuilt: u32,
     /// Templates that are being built.
     pub building: Vec<String>,
     /// What listens in every guest, by port.
@@ -191,6 +193,12 @@ impl HostService for FakeHost {
             vmm_version: "10.0.2".into(),
             lacking_layers: vec![pb::LackingLayer { layer: "landlock".into(), ..Default::default() }],
             templates: vec!["minimal".into()],
+            template_builds: vec![pb::TemplateBuild {
+                template: "minimal".into(),
+                build: format!("b{}", self.state().rebuilt),
+                created_unix_ms: 1_700_000_000_000,
+                ..Default::default()
+            }],
             building_templates: self.state().building.clone(),
             ..Default::default()
         })

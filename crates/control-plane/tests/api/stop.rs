@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use connectrpc::ErrorCode;
-use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::fixture::{Fixture, code};
 
@@ -57,78 +56,4 @@ async fn a_host_that_stopped_what_was_not_used_is_believed() {
     let (_, sandbox) = server.get(&format!("/v1/sandboxes/{id}")).await;
     assert_eq!(sandbox["status_reason"], "ttl_expired");
     assert_eq!(server.post(&format!("/v1/sandboxes/{id}/resume"), json!(null)).await.0, 200);
-}
-
-fn wish(more: &Value) -> Value {
-    let mut body = json!({"templateID": "minimal"});
-    body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
-    body
-}
-
-async fn of_e2b(server: &Fixture, more: Value) -> Value {
-    let (status, sandbox) = server.post("/v2/sandboxes", wish(&more)).await;
-    assert_eq!(status, 201, "{sandbox}");
-    sandbox
-}
-
-#[tokio::test]
-async fn a_pause_without_memory_keeps_the_disk_and_a_connect_without_memory_forgets_the_rest() {
-    let server = Fixture::start().await;
-    let made = of_e2b(&server, json!({})).await;
-    let id = made["sandboxID"].as_str().unwrap();
-    let call = async |what: &str, body: Value| server.post(&format!("/sandboxes/{id}/{what}"), body).await;
-    let connect = async |body: Value| server.post(&format!("/v2/sandboxes/{id}/connect"), body).await;
-    let look = async || server.get(&format!("/sandboxes/{id}")).await.1;
-    assert!(look().await.get("pauseMode").is_none(), "it runs");
-    assert_eq!(call("pause", json!({"memory": false})).await.0, 204);
-    assert_eq!((&look().await["state"], &look().await["pauseMode"]), (&json!("paused"), &json!("filesystem")));
-    assert_eq!(server.get("/v2/sandboxes?state=paused").await.1[0]["sandboxID"], id);
-    for memory in [true, false] {
-        let paused = format!("Error pausing sandbox - sandbox '{id}' is already paused");
-        assert_eq!(call("pause", json!({"memory": memory})).await.1["message"], paused);
-    }
-    let fork = format!("Sandbox '{id}' is paused and cannot be forked; resume it first");
-    assert_eq!(call("fork", json!({})).await.1["message"], fork);
-    let (status, woken) = connect(json!({"timeout": 100})).await;
-    assert_eq!((status.as_u16(), &woken["envdAccessToken"]), (201, &made["envdAccessToken"]));
-    assert_eq!(connect(json!({"memory": false})).await.0, 200, "what runs goes on");
-    assert_eq!(call("pause", json!({"memory": true})).await.0, 204);
-    assert_eq!(look().await["pauseMode"], "full");
-    assert_eq!(connect(json!({"memory": false})).await.0, 201);
-    let calls = server.host.state().calls.clone();
-    let of_it = calls.iter().filter_map(|call| call.strip_suffix(&format!(" {id}")));
-    let about: Vec<_> = of_it.filter(|call| *call != "flush").collect();
-    assert!(about.ends_with(&["stop", "start", "pause", "start"]), "{about:?}");
-    assert_eq!(server.send(Method::DELETE, &format!("/sandboxes/{id}"), None).await.0, 204);
-}
-
-#[tokio::test]
-async fn a_time_that_is_over_may_leave_the_disk_alone() {
-    let server = Fixture::start().await;
-    for given in [json!({"autoPauseMemory": false}), json!({"autoPause": false, "autoPauseMemory": false})] {
-        assert_eq!(server.post("/v2/sandboxes", wish(&given)).await.0, 400);
-    }
-    let traffic = json!({"autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true}});
-    assert_eq!(server.post("/v2/sandboxes", wish(&traffic)).await.0, 400);
-    let made = of_e2b(&server, json!({"autoPause": true, "autoPauseMemory": false})).await;
-    let id = made["sandboxID"].as_str().unwrap();
-    let one = format!("/sandboxes/{id}");
-    assert_eq!(server.get(&one).await.1["lifecycle"], json!({"onTimeout": "pause", "autoResume": false}));
-    assert_eq!(server.post(&format!("{one}/timeout"), json!({"timeout": 0})).await.0, 204);
-    server.until_status(id, "stopped").await;
-    assert_eq!(server.get(&one).await.1["pauseMode"], "filesystem");
-    assert_eq!(server.post(&format!("/v2{one}/connect"), json!({})).await.0, 201);
-    assert_eq!(server.status(id).await, "running");
-}
-
-#[tokio::test]
-async fn a_connect_without_memory_that_is_refused_forgets_nothing() {
-    let server = Fixture::with(|config| config.reconcile_interval = Duration::from_millis(100)).await;
-    let made = of_e2b(&server, json!({})).await;
-    let id = made["sandboxID"].as_str().unwrap();
-    assert_eq!(server.post(&format!("/sandboxes/{id}/pause"), json!({})).await.0, 204);
-    server.host.fail("start", ErrorCode::ResourceExhausted, "there is no memory left");
-    assert_eq!(server.post(&format!("/v2/sandboxes/{id}/connect"), json!({"memory": false})).await.0, 503);
-    server.until_status(id, "paused").await;
-    assert_eq!(server.get(&format!("/sandboxes/{id}")).await.1["pauseMode"], "full");
 }

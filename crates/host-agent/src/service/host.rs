@@ -12,7 +12,7 @@ use proto::hostagent::v1::{
     GetSandboxNetworkRequest, GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer,
     ListSnapshotsRequest, ListSnapshotsResponse, NameServers, NetworkDenials, NetworkPolicy as WirePolicy, ProxyTls,
     PruneRequest, PruneResponse, SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, StopSandboxRequest,
-    StopSandboxResponse, WatchSandboxesRequest, WatchSandboxesResponse,
+    StopSandboxResponse, TemplateBuild, WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use crate::disk::{self, DiskUse, PruneError};
 use crate::jail::LackingLayer;
 use crate::net::Denials;
 use crate::snapshot::Frozen;
+use crate::template::Manifest;
 
 /// Enough for a median.
 const DEFAULT_RUNS: u32 = 20;
@@ -81,6 +82,15 @@ async fn blocking<T: Send + 'static>(
 
 fn wire_layer(lacking: &LackingLayer) -> WireLayer {
     WireLayer { layer: lacking.layer.to_string(), reason: lacking.reason.clone(), ..Default::default() }
+}
+
+fn wire_build(build: &Manifest) -> TemplateBuild {
+    TemplateBuild {
+        template: build.name.to_string(),
+        build: build.build.to_string(),
+        created_unix_ms: i64::try_from(build.created_ms).unwrap_or(i64::MAX),
+        ..Default::default()
+    }
 }
 
 fn wire_policy(policy: &NetworkPolicy) -> WirePolicy {
@@ -147,16 +157,14 @@ impl Service for HostService {
         let host = &self.agent.host;
         let vmm = host.vmm.info();
         let templates = host.templates.list().map_err(IntoConnect::into_connect)?;
+        let builds: Vec<_> = templates.into_iter().filter_map(|listed| Some(listed.template.ok()?.manifest)).collect();
         Response::ok(GetHostResponse {
             instance_id: host.instance.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             accelerator: vmm.accelerator.to_string(),
             vmm_version: vmm.version,
-            templates: templates
-                .into_iter()
-                .filter(|listed| listed.template.is_ok())
-                .map(|listed| listed.name.to_string())
-                .collect(),
+            templates: builds.iter().map(|build| build.name.to_string()).collect(),
+            template_builds: builds.iter().map(wire_build).collect(),
             lacking_layers: host.lacking_layers.iter().map(wire_layer).collect(),
             building_templates: host.templates.announced().iter().map(ToString::to_string).collect(),
             ..Default::default()

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodRouter, any, delete, patch, post};
+use axum::routing::{MethodRouter, any, patch, post};
 
 use super::super::Api;
 use super::super::error::ApiError;
 use super::error::absent;
 
 const BUILDS: &str = "building of templates through the API; `sandpiper template build` does it";
-const TAGS: &str = "other tags than the one that everything has";
 const VISIBILITY: &str = "publishing of templates";
 const VOLUMES: &str = "volumes";
 const SECRETS: &str = "secrets";
@@ -36,7 +35,6 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/v2/templates/{id}/builds/{build}", all(BUILDS))
         .route("/templates/{id}/builds/{build}/status", all(BUILDS))
         .route("/templates/{id}/builds/{build}/logs", all(BUILDS))
-        .route("/templates/tags", post(move || answer(TAGS)).merge(delete(move || answer(TAGS))))
         .route("/volumes", all(VOLUMES))
         .route("/volumes/{id}", all(VOLUMES))
         .route("/volumecontent/{*rest}", all(VOLUMES))

@@ -18,7 +18,6 @@ use super::super::origin::{Origin, Wish};
 use super::super::request::{Caller, json, parse_json, read_body, without_nul};
 use super::super::surface::Surface;
 use super::error::absent;
-use super::names;
 use super::network::NetworkRequest;
 use super::time;
 use super::view::SandboxView;
@@ -91,7 +90,7 @@ async fn create(
 
 /// What a template's id stands for: a template, or a snapshot.
 async fn origin(api: &Api, owner: &OwnerId, text: &str) -> Result<Origin, ApiError> {
-    let name = names::bare(text).ok_or_else(|| names::no_template(text))?.to_owned();
+    let name = api.untagged(owner, text).await?.to_string();
     let wish = Wish { template: Some(name), snapshot: None, shape: ShapeRequest::default() };
     api.origin(Surface::Capsules, owner, wish).await
 }

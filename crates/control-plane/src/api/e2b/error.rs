@@ -12,9 +12,16 @@ use crate::lifecycle::LifecycleError;
 
 const NO_SPACE: &str = "no_space";
 
+/// What clients tell from other conflicts: a guest agent that gives no sign of life.
+const UNRESPONSIVE: &str = "sandbox_snapshot_guest_agent_unresponsive";
+
 /// The body of an error.
 pub fn body(status: StatusCode, error: &ApiError) -> String {
-    serde_json::json!({"code": status.as_u16(), "message": error.message()}).to_string()
+    let mut body = serde_json::json!({"code": status.as_u16(), "message": error.message()});
+    if error.code() == UNRESPONSIVE {
+        body["error_code"] = UNRESPONSIVE.into();
+    }
+    body.to_string()
 }
 
 /// Tells whether the same call may do later: where there is no room, repeating it soon is no use.
@@ -52,6 +59,25 @@ pub fn in_list(error: &ApiError) -> serde_json::Value {
 pub fn no_sandbox(id: &str) -> ApiError {
     let id: String = id.chars().take(80).collect();
     ApiError::not_found(format!("Sandbox \"{id}\" doesn't exist or you don't have access to it"))
+}
+
+/// No sandbox can be called so.
+pub fn invalid_id() -> ApiError {
+    ApiError::invalid_request("Invalid sandbox ID")
+}
+
+/// The route is there, for other methods.
+pub async fn no_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this route has no such method")
+}
+
+/// What needs a guest agent that is well was not done.
+pub fn unresponsive(id: &SandboxId) -> ApiError {
+    ApiError::new(
+        StatusCode::CONFLICT,
+        UNRESPONSIVE,
+        format!("Sandbox \"{id}\" has a guest agent that does not respond"),
+    )
 }
 
 /// Nothing of the kind is offered here.

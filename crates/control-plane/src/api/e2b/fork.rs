@@ -14,7 +14,7 @@ use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, json};
 use super::error::{in_list, told};
-use super::sandboxes::{Named, find, optional_body};
+use super::sandboxes::{Named, find_to_change, optional_body};
 use super::time::positive;
 use super::view::SandboxView;
 
@@ -40,7 +40,7 @@ pub async fn fork(
     if !(1..=MOST).contains(&count) {
         return Err(ApiError::invalid_request(format!("count must be between 1 and {MOST}")));
     }
-    if matches!(find(&api, &owner, &id).await?.status, Status::Paused | Status::Pausing | Status::Stopped) {
+    if matches!(find_to_change(&api, &owner, &id).await?.status, Status::Paused | Status::Pausing | Status::Stopped) {
         let message = format!("Sandbox '{id}' is paused and cannot be forked; resume it first");
         return Err(ApiError::conflict(message));
     }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, Uri};
+use jiff::Timestamp;
 use model::{OwnerId, Status};
 use url::form_urlencoded;
 
 use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, json};
-use super::names;
+use super::names::Reference;
+use super::pages::{MOST, NEXT_TOKEN, invalid_token, limit, shortened};
 use super::view::{Listed, RUNNING, statuses};
 use crate::store::{Cursor, Filter};
 
-const NEXT_TOKEN: &str = "x-next-token";
-
-/// The largest page, and what is one where none is asked for.
-const MOST: u32 = 100;
+/// How many run of what is asked for, in all pages.
+const TOTAL_RUNNING: &str = "x-total-running";
 
 /// What a query asks for; none where nothing can match.
 fn filter(uri: &Uri) -> Result<Option<Filter>, ApiError> {
@@ -35,13 +35,13 @@ fn filter(uri: &Uri) -> Result<Option<Filter>, ApiError> {
             }
             "metadata" => filter.metadata.extend(pairs(&value)),
             "order" => filter.oldest_first = oldest_first(&value)?,
-            "limit" => filter.limit = Some(limit(&value)?),
+            "limit" => filter.limit = Some(limit(Some(&value), MOST)?),
             "startedAfter" => {
-                let since = value.parse().map_err(|_| invalid("startedAfter", &value))?;
-                filter.since = Some(since);
+                let after = value.parse().map_err(|_| invalid("startedAfter", &value))?;
+                filter.since = Some(since(after));
             }
             "template" if value.contains(':') => return Err(invalid("template", &value)),
-            "template" => match names::bare(&value).and_then(|name| name.parse().ok()) {
+            "template" => match Reference::read(&value).and_then(|template| template.name.to_string().parse().ok()) {
                 Some(template) => filter.template = Some(template),
                 None => return Ok(None),
             },
@@ -54,13 +54,18 @@ fn filter(uri: &Uri) -> Result<Option<Filter>, ApiError> {
     Ok(Some(filter))
 }
 
+/// The earliest time that is not before this one. Times are recorded to the millisecond and compared to the microsecond.
+fn since(after: Timestamp) -> Timestamp {
+    let up = Timestamp::from_microsecond(after.as_microsecond().saturating_add(999));
+    up.ok().and_then(|up| Timestamp::from_millisecond(up.as_millisecond()).ok()).unwrap_or(after)
+}
+
 fn all() -> Vec<Status> {
     ["running", "paused"].into_iter().filter_map(statuses).flatten().copied().collect()
 }
 
 fn invalid(what: &str, value: &str) -> ApiError {
-    let value: String = value.chars().take(80).collect();
-    ApiError::invalid_request(format!("Invalid {what} {value:?}"))
+    ApiError::invalid_request(format!("Invalid {what} {:?}", shortened(value)))
 }
 
 fn oldest_first(text: &str) -> Result<bool, ApiError> {
@@ -71,17 +76,10 @@ fn oldest_first(text: &str) -> Result<bool, ApiError> {
     }
 }
 
-fn limit(text: &str) -> Result<u32, ApiError> {
-    match text.parse() {
-        Ok(limit @ 1..=MOST) => Ok(limit),
-        _ => Err(invalid("limit", text)),
-    }
-}
-
 /// A page goes on only in the order in which it began, so a token says which that was.
 fn cursor(token: &str, oldest_first: bool) -> Result<Cursor, ApiError> {
     let rest = token.strip_prefix(prefix(oldest_first)).and_then(|rest| rest.parse().ok());
-    rest.ok_or_else(|| ApiError::invalid_request("Invalid next token"))
+    rest.ok_or_else(invalid_token)
 }
 
 fn prefix(oldest_first: bool) -> &'static str {
@@ -118,6 +116,11 @@ async fn page(api: &Api, owner: &OwnerId, filter: &Filter) -> Result<Response, A
     let page = api.store.list(owner, filter).await?;
     let sandboxes: Vec<_> = page.sandboxes.iter().map(Listed::from).collect();
     let mut response = json(StatusCode::OK, &sandboxes);
+    if filter.statuses.contains(&Status::Running) {
+        let running = Filter { statuses: statuses(RUNNING).unwrap_or_default().to_vec(), ..filter.clone() };
+        let total = api.store.count(owner, &running).await?;
+        response.headers_mut().insert(TOTAL_RUNNING, total.into());
+    }
     if let Some(next) = page.next {
         let token = format!("{}{next}", prefix(filter.oldest_first));
         response.headers_mut().insert(NEXT_TOKEN, HeaderValue::try_from(token).expect("it is digits and letters"));
@@ -153,6 +156,14 @@ mod tests {
             assert_eq!(asked, expect, "{query}");
         }
         assert_eq!(of("state=running").unwrap().unwrap().statuses, statuses("running").unwrap());
+    }
+
+    #[test]
+    fn a_time_is_inclusive_to_the_microsecond() {
+        let since = |time: &str| of(&format!("startedAfter={time}")).unwrap().unwrap().since.unwrap().to_string();
+        assert_eq!(since("2026-01-01T00:00:00.123Z"), "2026-01-01T00:00:00.123Z");
+        assert_eq!(since("2026-01-01T00:00:00.1230009Z"), "2026-01-01T00:00:00.123Z");
+        assert_eq!(since("2026-01-01T00:00:00.123001Z"), "2026-01-01T00:00:00.124Z");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use http::{StatusCode, Uri};
+use jiff::Timestamp;
 use model::{OwnerId, SandboxId};
 use serde::Serialize;
 use serde_json::json as value;
@@ -16,6 +17,7 @@ use super::super::stats::in_query;
 use super::sandboxes::{Named, find};
 use crate::store::Event;
 
+/// Entries that are looked at, and told at once.
 const MOST: u32 = 1000;
 
 #[derive(Serialize)]
@@ -37,11 +39,63 @@ impl From<Event> for Entry {
     }
 }
 
-async fn entries(api: &Api, owner: &OwnerId, id: &SandboxId, uri: &Uri) -> Result<Vec<Entry>, ApiError> {
+/// Which way a log is read from where it is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
+/// What a query asks for. What makes no sense in it says nothing: the contract has no answer to that.
+struct Wanted {
+    direction: Direction,
+    /// In milliseconds.
+    from: Option<i64>,
+    limit: usize,
+    /// The least severe.
+    level: usize,
+    search: String,
+}
+
+/// From the least severe to the severest.
+const LEVELS: [&str; 4] = ["debug", "info", "warn", "error"];
+
+fn severity(level: &str) -> Option<usize> {
+    LEVELS.iter().position(|known| *known == level)
+}
+
+impl Wanted {
+    fn read(uri: &Uri, from: &str) -> Self {
+        let number = |name: &str| in_query(uri, name).and_then(|text| text.parse::<i64>().ok());
+        let is_backward = in_query(uri, "direction").as_deref() == Some("backward");
+        Self {
+            direction: if is_backward { Direction::Backward } else { Direction::Forward },
+            from: number(from),
+            limit: number("limit").and_then(|limit| usize::try_from(limit).ok()).unwrap_or(MOST as usize),
+            level: in_query(uri, "level").and_then(|level| severity(&level)).unwrap_or_default(),
+            search: in_query(uri, "search").unwrap_or_default(),
+        }
+    }
+
+    fn has(&self, at: Timestamp, entry: &Entry) -> bool {
+        let at = at.as_millisecond();
+        let is_beyond = self.from.is_none_or(|from| match self.direction {
+            Direction::Forward => at >= from,
+            Direction::Backward => at <= from,
+        });
+        is_beyond && severity(entry.level) >= Some(self.level) && entry.message.contains(&self.search)
+    }
+}
+
+async fn entries(api: &Api, owner: &OwnerId, id: &SandboxId, wanted: Wanted) -> Result<Vec<Entry>, ApiError> {
     find(api, owner, id).await?;
-    let limit = in_query(uri, "limit").and_then(|text| text.parse().ok()).unwrap_or(MOST).min(MOST);
-    let events = api.store.events_of(owner, id, limit).await?;
-    Ok(events.into_iter().map(Entry::from).collect())
+    let mut events = api.store.events_of(owner, id, MOST).await?;
+    if wanted.direction == Direction::Backward {
+        events.reverse();
+    }
+    let entries = events.into_iter().map(|event| (event.at, Entry::from(event)));
+    let entries = entries.filter(|(at, entry)| wanted.has(*at, entry)).map(|(_, entry)| entry);
+    Ok(entries.take(wanted.limit).collect())
 }
 
 pub async fn v1(
@@ -50,7 +104,7 @@ pub async fn v1(
     Named(id): Named,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let entries = entries(&api, &owner, &id, &uri).await?;
+    let entries = entries(&api, &owner, &id, Wanted::read(&uri, "start")).await?;
     let line = |entry: &Entry| value!({"timestamp": entry.timestamp, "line": entry.message});
     let logs: Vec<_> = entries.iter().map(line).collect();
     Ok(json(StatusCode::OK, &value!({"logs": logs, "logEntries": entries})))
@@ -62,9 +116,6 @@ pub async fn v2(
     Named(id): Named,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let mut entries = entries(&api, &owner, &id, &uri).await?;
-    if in_query(&uri, "direction").as_deref() == Some("backward") {
-        entries.reverse();
-    }
+    let entries = entries(&api, &owner, &id, Wanted::read(&uri, "cursor")).await?;
     Ok(json(StatusCode::OK, &value!({ "logs": entries })))
 }

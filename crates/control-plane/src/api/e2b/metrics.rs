@@ -15,7 +15,8 @@ use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, json};
 use super::super::stats::in_query;
-use super::sandboxes::{Named, find};
+use super::error::invalid_id;
+use super::sandboxes::{Named, can_be_id, find};
 use crate::store::{Sandbox, Series, Use};
 
 /// Sandboxes in one question.
@@ -72,7 +73,11 @@ pub async fn of_one(
 
 pub async fn of_several(State(api): State<Arc<Api>>, Caller(owner): Caller, uri: Uri) -> Result<Response, ApiError> {
     let asked = in_query(&uri, "sandbox_ids").unwrap_or_default();
-    let ids: Vec<SandboxId> = asked.split(',').filter_map(|id| id.parse().ok()).collect();
+    let asked: Vec<_> = asked.split(',').filter(|id| !id.is_empty()).collect();
+    if !asked.iter().all(|id| can_be_id(id)) {
+        return Err(invalid_id());
+    }
+    let ids: Vec<SandboxId> = asked.iter().filter_map(|id| id.parse().ok()).collect();
     if ids.is_empty() || ids.len() > MOST {
         return Err(ApiError::invalid_request(format!("sandbox_ids must name 1 to {MOST} sandboxes")));
     }

@@ -4,6 +4,7 @@
 //! contract is E2B's and no part of our OpenAPI document; docs/e2b.md says what of it there is.
 
 mod absent;
+mod builds;
 mod create;
 mod error;
 mod fork;
@@ -12,8 +13,11 @@ mod logs;
 mod metrics;
 mod names;
 mod network;
+mod pages;
 mod sandboxes;
 mod snapshots;
+mod tag_groups;
+mod tags;
 mod templates;
 mod time;
 mod view;
@@ -69,12 +73,18 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/v2/sandboxes/{id}/logs", get(logs::v2))
         .route("/snapshots", get(snapshots::list))
         .route("/templates", get(templates::list))
-        .route("/v2/templates", get(templates::list))
+        .route("/v2/templates", get(templates::pages))
         .route("/default-templates", get(templates::defaults))
         .route("/templates/{id}", get(templates::get).delete(snapshots::delete))
         .route("/templates/aliases/{alias}", get(templates::alias))
-        .route("/templates/{id}/tags", get(templates::tags))
+        .route("/templates/tags", post(tags::assign).delete(tags::remove))
+        .route("/templates/{id}/tags", get(tags::list))
+        .route("/templates/{id}/tags/count", get(tags::count))
+        .route("/templates/{id}/tags/exists", get(tags::exists))
+        .route("/templates/{id}/tags/groups", get(tag_groups::groups))
+        .route("/templates/{id}/tags/{tag}/assignments", get(tag_groups::assignments))
         .merge(absent::routes())
+        .method_not_allowed_fallback(error::no_method)
         .layer(from_fn(error::speak))
 }
 

@@ -16,7 +16,7 @@ use super::super::egress_proxy;
 use super::super::error::ApiError;
 use super::super::request::Caller;
 use super::error::{absent, told};
-use super::sandboxes::{Named, find, optional_body};
+use super::sandboxes::{Named, find_to_change, optional_body};
 use crate::https_ports::HttpsPorts;
 use crate::proxy::GUEST_PORT;
 use crate::request_host::{InvalidRequestHost, RequestHost};
@@ -126,7 +126,7 @@ pub async fn replace(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let request: UpdateRequest = optional_body(&api, body).await?;
-    find(&api, &owner, &id).await?;
+    find_to_change(&api, &owner, &id).await?;
     let policy = request.network.policy(request.allow_internet_access)?;
     api.lifecycle.set_network(owner, id.clone(), policy).await.map_err(|error| told(&id, error))?;
     Ok(StatusCode::NO_CONTENT)

@@ -4,73 +4,70 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::response::Response;
-use http::StatusCode;
-use jiff::Timestamp;
-use model::{OwnerId, Shape};
+use http::{StatusCode, Uri};
 use serde_json::{Value, json as value};
 
 use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, json};
 use super::CONTRACT;
-use super::names::{self, TAG, build_id, no_template, of_snapshot};
-use crate::store::Snapshot;
+use super::builds::{Build, Template};
+use super::names::{aliases, names};
+use super::pages;
 
-/// A template in the form of the contract. When it was built is not kept.
-fn view(name: &str, aliases: &[String], shape: &Shape, at: Timestamp) -> Value {
-    let at = at.to_string();
+/// A template in the form of the contract.
+fn view(template: &Template) -> Value {
+    let build = template.build();
+    let made_at = build.made_at().to_string();
     value!({
-        "templateID": name,
-        "buildID": build_id(name),
-        "cpuCount": shape.vcpus.get(),
-        "memoryMB": shape.memory.get(),
-        "diskSizeMB": shape.disk.get(),
+        "templateID": template.name.to_string(),
+        "buildID": build.id(),
+        "cpuCount": build.shape().vcpus.get(),
+        "memoryMB": build.shape().memory.get(),
+        "diskSizeMB": build.shape().disk.get(),
         "public": false,
-        "aliases": aliases,
-        "names": aliases.iter().map(|alias| names::qualified(alias)).collect::<Vec<_>>(),
-        "createdAt": at,
-        "updatedAt": at,
+        "aliases": aliases(&template.name),
+        "names": names(&template.name),
+        "createdAt": made_at,
+        "updatedAt": made_at,
         "createdBy": null,
         "lastSpawnedAt": null,
         "spawnCount": 0,
-        "buildCount": 1,
+        "buildCount": template.builds().len(),
         "envdVersion": CONTRACT,
         "buildStatus": "ready",
     })
 }
 
-fn of_template(name: &str) -> Value {
-    view(name, &[name.to_owned()], &Shape::default(), Timestamp::UNIX_EPOCH)
-}
-
-fn of_own(snapshot: &Snapshot) -> Value {
-    let aliases: Vec<_> = snapshot.name.iter().map(ToString::to_string).collect();
-    view(&of_snapshot(snapshot), &aliases, &snapshot.shape, snapshot.created_at)
+fn build_view(build: &Build) -> Value {
+    let made_at = build.made_at().to_string();
+    value!({
+        "buildID": build.id(),
+        "status": "ready",
+        "createdAt": made_at,
+        "updatedAt": made_at,
+        "finishedAt": made_at,
+        "cpuCount": build.shape().vcpus.get(),
+        "memoryMB": build.shape().memory.get(),
+        "diskSizeMB": build.shape().disk.get(),
+        "envdVersion": CONTRACT,
+    })
 }
 
 impl Api {
-    /// Whether the host has built a template of this name.
-    pub(super) async fn has_template(&self, name: &str) -> Result<bool, ApiError> {
-        Ok(self.host.describe().await?.templates.iter().any(|template| template == name))
-    }
-
-    /// A template or a snapshot, by any of its names.
-    async fn template(&self, owner: &OwnerId, text: &str) -> Result<Value, ApiError> {
-        let name = names::bare(text).ok_or_else(|| no_template(text))?;
-        if self.has_template(name).await? {
-            return Ok(of_template(name));
-        }
-        let snapshot = match name.parse() {
-            Ok(wanted) => self.store.get_snapshot(owner, &wanted).await?,
-            Err(_) => None,
-        };
-        snapshot.map(|snapshot| of_own(&snapshot)).ok_or_else(|| no_template(text))
+    /// What came with the server, by name.
+    async fn templates(&self) -> Result<Vec<Template>, ApiError> {
+        Ok(self.template_builds().await?.into_iter().filter_map(Template::of_server).collect())
     }
 }
 
 pub async fn list(State(api): State<Arc<Api>>, Caller(_): Caller) -> Result<Response, ApiError> {
-    let templates: Vec<_> = api.host.describe().await?.templates.iter().map(|name| of_template(name)).collect();
-    Ok(json(StatusCode::OK, &templates))
+    Ok(json(StatusCode::OK, &api.templates().await?.iter().map(view).collect::<Vec<_>>()))
+}
+
+/// The same in pages.
+pub async fn pages(State(api): State<Arc<Api>>, Caller(_): Caller, uri: Uri) -> Result<Response, ApiError> {
+    pages::answer(&uri, api.templates().await?, |template| template.name.to_string(), |template| view(&template))
 }
 
 /// None is anybody's default in particular.
@@ -78,26 +75,18 @@ pub async fn defaults(State(api): State<Arc<Api>>, caller: Caller) -> Result<Res
     list(State(api), caller).await
 }
 
+/// A template with a page of its builds.
 pub async fn get(
     State(api): State<Arc<Api>>,
     Caller(owner): Caller,
     Path(id): Path<String>,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
-    let mut template = api.template(&owner, &id).await?;
-    let same = |name: &str| template[name].clone();
-    let build = value!({
-        "buildID": same("buildID"),
-        "status": "ready",
-        "createdAt": same("createdAt"),
-        "updatedAt": same("updatedAt"),
-        "finishedAt": same("updatedAt"),
-        "cpuCount": same("cpuCount"),
-        "memoryMB": same("memoryMB"),
-        "diskSizeMB": same("diskSizeMB"),
-        "envdVersion": CONTRACT,
-    });
-    template["builds"] = value!([build]);
-    Ok(json(StatusCode::OK, &template))
+    let template = api.template(&owner, &id).await?;
+    let (builds, next) = pages::part(&uri, template.builds(), |build| build.id())?;
+    let mut told = view(&template);
+    told["builds"] = builds.into_iter().map(build_view).collect();
+    Ok(pages::going_on(json(StatusCode::OK, &told), next))
 }
 
 pub async fn alias(
@@ -106,15 +95,5 @@ pub async fn alias(
     Path(alias): Path<String>,
 ) -> Result<Response, ApiError> {
     let template = api.template(&owner, &alias).await?;
-    Ok(json(StatusCode::OK, &value!({"templateID": template["templateID"], "public": false})))
-}
-
-pub async fn tags(
-    State(api): State<Arc<Api>>,
-    Caller(owner): Caller,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
-    let template = api.template(&owner, &id).await?;
-    let tag = value!({"tag": TAG, "buildID": template["buildID"], "createdAt": template["createdAt"]});
-    Ok(json(StatusCode::OK, &[tag]))
+    Ok(json(StatusCode::OK, &value!({"templateID": template.name.to_string(), "public": false})))
 }

@@ -15,7 +15,7 @@ use super::super::Api;
 use super::super::error::ApiError;
 use super::super::request::{Caller, json};
 use super::error::{in_the_way, no_sandbox, told};
-use super::sandboxes::{Named, find, optional_body};
+use super::sandboxes::{Named, find, find_to_change, optional_body};
 use super::view::SandboxView;
 use crate::lifecycle::LifecycleError;
 use crate::store::{Sandbox, Shift};
@@ -101,7 +101,7 @@ impl Api {
         loop {
             // Seen before the record is read, so that what comes after it is not missed.
             news.mark_unchanged();
-            let sandbox = find(self, owner, id).await?;
+            let sandbox = find_to_change(self, owner, id).await?;
             let told = |error| told(id, error);
             match sandbox.status {
                 Status::Running | Status::Snapshotting => {

@@ -324,8 +324,19 @@ test('js_templates_are_there_or_not_and_cannot_be_built_here', async () => {
   await isAbsent('Template.build (class)', Template.build(template, 'mine'))
   await isAbsent('Template.buildInBackground (class)', Template.buildInBackground(template, 'mine'))
   await isAbsent('Template.getBuildStatus (class)', Template.getBuildStatus({ templateId: 'mine', buildId: '1' }))
-  await isAbsent('Template.assignTags (class)', Template.assignTags('base:default', ['v1']))
-  await isAbsent('Template.removeTags (class)', Template.removeTags('base', ['v1']))
+})
+
+test('js_templates_have_tags', async () => {
+  const { Template } = e2b
+  const given = await Template.assignTags('base:default', ['js-v1'])
+  assert.deepEqual(given.tags, ['js-v1'])
+  const tags = (await Template.getTags('base')).filter((one) => one.buildId === given.buildId).map((one) => one.tag)
+  assert.deepEqual(tags.sort(), ['default', 'js-v1'])
+  const sandbox = await Sandbox.create('base:js-v1', { timeoutMs: 600_000 })
+  assert.ok(await sandbox.isRunning())
+  await sandbox.kill()
+  await Template.removeTags('base', 'js-v1')
+  assert.ok(!(await Template.exists('base:js-v1')))
 })
 
 test('js_volumes_and_secrets_are_not_offered', async () => {

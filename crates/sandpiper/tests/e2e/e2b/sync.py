@@ -551,10 +551,38 @@ def templates_are_there_or_not_and_cannot_be_built_here():
     template = Template().from_image("debian:12").run_cmd("true")
     is_absent("Template.build", lambda: Template.build(template, "mine"))
     is_absent("Template.build_in_background", lambda: Template.build_in_background(template, "mine"))
-    is_absent("Template.assign_tags", lambda: Template.assign_tags("base:default", ["v1"]))
-    is_absent("Template.remove_tags", lambda: Template.remove_tags("base", ["v1"]))
     build = e2b.BuildInfo(alias="mine", name="mine", tags=[], template_id="mine", build_id="1")
     is_absent("Template.get_build_status", lambda: Template.get_build_status(build))
+
+
+@test
+def templates_and_snapshots_have_tags():
+    tags = lambda name: {one.tag: one.build_id for one in Template.get_tags(name)}
+    given = Template.assign_tags("base:default", ["v1", "Stable"])
+    assert given.tags == ["v1", "stable"]
+    assert tags("base") == dict.fromkeys(["default", "v1", "stable"], given.build_id)
+    assert Template.exists("base:v1") and not Template.exists("base:v2")
+    Template.remove_tags("base", ["v1", "stable"])
+    assert tags("base") == {"default": given.build_id}
+    raises(SandboxException, lambda: Template.remove_tags("base", "default"))
+    raises(SandboxException, lambda: Template.assign_tags("no-such-template", "v1"))
+
+    with Sandbox.create(timeout=600) as sandbox:
+        sandbox.files.write("state", "first")
+        first = sandbox.create_snapshot(name="tagged")
+        sandbox.files.write("state", "second")
+        second = sandbox.create_snapshot(name="tagged:v2")
+    assert (second.snapshot_id, second.names) == ("sandpiper/tagged:v2", ["sandpiper/tagged"])
+    builds = tags("tagged")
+    assert builds["default"] != builds["v2"] and len(builds) == 2
+    for name, state in (("tagged", "first"), ("tagged:v2", "second")):
+        with Sandbox.create(name, timeout=600) as copy:
+            assert copy.files.read("state") == state
+    assert Template.assign_tags("tagged:v2", "newest").build_id == builds["v2"]
+    listed = [one.snapshot_id for one in Sandbox.list_snapshots(name="tagged").next_items()]
+    assert listed == [second.snapshot_id, first.snapshot_id]
+    assert Sandbox.delete_snapshot("tagged") is True, "with all its tags"
+    assert Sandbox.list_snapshots(name="tagged").next_items() == []
 
 
 @test
