@@ -2,11 +2,14 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::marker::PhantomData;
 
-use model::{EgressProxy, InvalidProxy, Password, ProxyHost, ProxyWords};
+use model::{EgressProxy, InvalidProxy, Password, ProxyHost, ProxyTls, ProxyWords};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::error::ApiError;
 
@@ -18,6 +21,51 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
     }
+}
+
+/// A proxy in the words of our own surface.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    address: String,
+    username: Option<String>,
+    password: Option<Secret>,
+    #[serde(default, deserialize_with = "object")]
+    tls: Option<ProxyTls>,
+}
+
+impl Request {
+    /// What it asks for.
+    pub fn words(self) -> Result<ProxyWords, ApiError> {
+        let Self { address, username, password, tls } = self;
+        words(ProxyWords { address, username, password, tls })
+    }
+}
+
+/// An object, or nothing. What is derived would take a list of its members for one, too.
+pub fn object<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_unit<E>(self) -> Result<Option<T>, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Option<T>, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(members)).map(Some)
+        }
+    }
+    deserializer.deserialize_any(Object(PhantomData))
 }
 
 /// What was asked for, once it is sure that it can be used.

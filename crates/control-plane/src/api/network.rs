@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use model::{DomainPattern, EgressProxy, NetworkPolicy, PolicyWords, ProxyWords, Range, Status};
+use model::{DomainPattern, EgressProxy, NetworkPolicy, PolicyWords, Range, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
@@ -29,7 +29,8 @@ pub struct PolicyRequest {
     allow_out: Option<Vec<String>>,
     deny_out: Option<Vec<String>>,
     dns_servers: Option<Vec<String>>,
-    egress_proxy: Option<ProxyWords<egress_proxy::Secret>>,
+    #[serde(default, deserialize_with = "egress_proxy::object")]
+    egress_proxy: Option<egress_proxy::Request>,
 }
 
 impl PartialSchema for PolicyRequest {
@@ -136,7 +137,7 @@ impl PolicyRequest {
             allow_out: self.allow_out.unwrap_or_default(),
             deny_out: self.deny_out.unwrap_or_default(),
             dns_servers: self.dns_servers,
-            egress_proxy: self.egress_proxy.map(egress_proxy::words).transpose()?,
+            egress_proxy: self.egress_proxy.map(egress_proxy::Request::words).transpose()?,
         };
         NetworkPolicy::new(words).map_err(|error| ApiError::invalid_request(format!("network is not valid: {error}")))
     }
