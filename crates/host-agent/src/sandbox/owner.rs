@@ -1,12 +1,14 @@
 //! The owner task: the only code that changes a sandbox's state. It makes the sandbox, then takes commands one at a
 //! time, watches the virtual machine and the clock, and ends when nothing of the sandbox is left.
 
+mod changes;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
-use model::{Event, Extent, Generation, Lifetime, NetworkPolicy, OnExpiry, Status, transition};
+use model::{Event, Lifetime, OnExpiry, Status, transition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,7 +19,6 @@ use super::attend::attend;
 use super::capture::Capture;
 use super::metrics::{Metrics, Subject};
 use super::parts::Parts;
-use super::pause::ResumeFailure;
 use super::record::Record;
 use super::{
     CaptureError, Captured, Command, CreateError, DestroyError, Handle, NetworkError, OnClose, QUEUE, SandboxSpec,
@@ -25,7 +26,6 @@ use super::{
 };
 use crate::blocking;
 use crate::host::Host;
-use crate::snapshot::Reservation;
 
 /// Until a deletion that left something is tried again by itself.
 pub(super) const RETRY_DELETE: Duration = Duration::from_secs(5);
@@ -287,69 +287,6 @@ impl Owner {
         }
     }
 
-    async fn pause(&mut self) -> Result<(), TransitionError> {
-        transition(self.status(), Event::PauseRequested)?;
-        let shallow = self.parts.stay_shallow(&self.host).await;
-        shallow.map_err(|source| TransitionError::Failed { step: "pause", source })?;
-        self.publish_legal(Event::PauseRequested)?;
-        match self.parts.pause(&self.host, &self.spec).await {
-            Ok(()) => {
-                self.show_guest();
-                self.publish(Event::Paused);
-                Ok(())
-            }
-            Err(source) => {
-                // Where the monitor is gone that is noticed on its own.
-                self.publish(Event::RolledBack);
-                Err(TransitionError::Failed { step: "pause", source })
-            }
-        }
-    }
-
-    /// Keeps the disk alone.
-    async fn stop(&mut self) -> Result<(), TransitionError> {
-        let before = self.status();
-        self.publish_legal(Event::StopRequested)?;
-        let (stopped, undone) = match before {
-            Status::Paused => (self.parts.forget_memory(&self.host).await, Event::Paused),
-            _ => (self.parts.halt(&self.host, &self.spec).await, Event::RolledBack),
-        };
-        match stopped {
-            Ok(()) => {
-                self.show_guest();
-                self.publish(Event::Halted);
-                Ok(())
-            }
-            Err(source) => {
-                // Where the monitor is gone that is noticed on its own.
-                self.publish(undone);
-                Err(TransitionError::Failed { step: "stop", source })
-            }
-        }
-    }
-
-    /// From now on the sandbox reaches what this policy lets it. After an error the one before holds.
-    async fn set_network(&mut self, policy: NetworkPolicy) -> Result<(), NetworkError> {
-        self.parts.set_network(&self.host, policy.clone()).await?;
-        tracing::info!(sandbox = %self.spec.id, "another network policy holds");
-        self.spec.network = policy;
-        Ok(())
-    }
-
-    /// Captures the sandbox, which is then again what it was. What is left to do needs nothing of it.
-    async fn capture(&mut self, reservation: Reservation, extent: Extent) -> Result<Capture, CaptureError> {
-        if self.status() == Status::Paused {
-            return self.parts.capture_paused(&self.host, reservation, extent).await.map_err(CaptureError::Failed);
-        }
-        transition(self.status(), Event::SnapshotRequested)?;
-        self.parts.stay_shallow(&self.host).await.map_err(CaptureError::Failed)?;
-        self.publish(Event::SnapshotRequested);
-        let captured = self.parts.capture_running(&self.host, &self.spec, reservation, extent).await;
-        self.activity.touch();
-        self.publish(if captured.is_ok() { Event::Captured } else { Event::RolledBack });
-        captured.map_err(CaptureError::Failed)
-    }
-
     /// The host agent ends.
     async fn close(&mut self, on_close: OnClose, reply: DestroyReply) -> Ending {
         if self.status() == Status::Running
@@ -371,65 +308,6 @@ impl Owner {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(sandbox = %self.spec.id, error, "it has expired and runs on");
             self.activity.renew();
-        }
-    }
-
-    /// As [`Self::resume`], unless it was decided too long ago.
-    async fn resume_of(
-        &mut self,
-        generation: Generation,
-        from: Extent,
-    ) -> Result<Result<(), TransitionError>, TransitionError> {
-        match (self.parts.hear_of(generation), self.status(), from) {
-            (Err(error), ..) => Ok(Err(error)),
-            (Ok(()), Status::Stopped, _) => Ok(self.start(Event::StartRequested).await),
-            (Ok(()), _, Extent::Disk) => Ok(self.start(Event::ResumeRequested).await),
-            (Ok(()), _, Extent::Full) => self.resume().await,
-        }
-    }
-
-    /// The outer error is for a sandbox that is lost: what it was on disk must not be used any more, and what it became
-    /// cannot be kept.
-    async fn resume(&mut self) -> Result<Result<(), TransitionError>, TransitionError> {
-        if let Err(error) = self.publish_legal(Event::ResumeRequested) {
-            return Ok(Err(error));
-        }
-        let failed = |source| TransitionError::Failed { step: "resume", source };
-        let source = match self.parts.resume(&self.host, &self.spec).await {
-            Ok(()) => {
-                self.become_running();
-                return Ok(Ok(()));
-            }
-            Err(ResumeFailure::Paused(source)) => source,
-            Err(ResumeFailure::Unanswered(source)) => match self.parts.pause_again(&self.host).await {
-                Ok(()) => source,
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(sandbox = %self.spec.id, error, "a resumed guest could not be paused again");
-                    return Err(failed(source));
-                }
-            },
-        };
-        tracing::warn!(sandbox = %self.spec.id, error = &source as &dyn std::error::Error, "a resume failed");
-        self.publish(Event::RolledBack);
-        Ok(Err(failed(source)))
-    }
-
-    /// Boots a stopped sandbox, or a paused one, from its disk.
-    async fn start(&mut self, requested: Event) -> Result<(), TransitionError> {
-        self.publish_legal(requested)?;
-        match self.parts.start(&self.host, &self.spec).await {
-            Ok(()) => {
-                self.become_running();
-                Ok(())
-            }
-            Err(source) => {
-                let error = &source as &dyn std::error::Error;
-                tracing::warn!(sandbox = %self.spec.id, error, "a start failed");
-                let has_become_stopped = self.status() == Status::Resuming && !self.parts.keeps_memory();
-                self.publish(if has_become_stopped { Event::Halted } else { Event::RolledBack });
-                Err(TransitionError::Failed { step: "start", source })
-            }
         }
     }
 

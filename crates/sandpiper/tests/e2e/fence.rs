@@ -21,137 +21,14 @@ const PRIVATE: [&str; 6] = ["10.66.0.1", "100.64.0.9", "169.254.169.254", "172.1
 
 /// Notes who connects to ports 80 and 443 of any address, who sends a datagram to port 80, and who asks for which name. It
 /// answers requests, and questions for some names.
-const LISTENER: &str = r#"
-import selectors, socket, struct, sys
-log = open(sys.argv[1], "a", buffering=1)
-names = {"good.test": "203.0.113.2", "other.test": "203.0.113.3", "rebind.good.test": "10.66.0.1",
-         "proxy.test": "203.0.113.2", "inside.test": "10.66.0.1"}
-def datagrams(address, port):
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.bind((address, port))
-    udp.setsockopt(socket.IPPROTO_IP, 8, 1)
-    return udp
-def answer(question):
-    at, labels = 12, []
-    while question[at]:
-        labels.append(question[at + 1:at + 1 + question[at]].decode())
-        at += 1 + question[at]
-    name, end = ".".join(labels), at + 5
-    log.write("name %s\n" % name)
-    found = names.get(name)
-    header = question[:2] + struct.pack("!HHHHH", 0x8180 if found else 0x8183, 1, 1 if found else 0, 0, 0)
-    record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(found) if found else b""
-    return header + question[12:end] + record
-tcp = {socket.create_server(("0.0.0.0", port)): word for port, word in [(80, "tcp"), (443, "tls")]}
-probes = datagrams("0.0.0.0", 80)
-questions = {datagrams("10.66.0.1", 53): "host", datagrams("203.0.113.2", 53): "own"}
-selector = selectors.DefaultSelector()
-for one in [*tcp, probes, *questions]:
-    selector.register(one, selectors.EVENT_READ)
-log.write("listening\n")
-while True:
-    for key, _ in selector.select():
-        one = key.fileobj
-        if one in tcp:
-            connection, _ = one.accept()
-            log.write("%s %s\n" % (tcp[one], connection.getsockname()[0]))
-            selector.register(connection, selectors.EVENT_READ)
-        elif one is probes:
-            _, control, _, _ = one.recvmsg(100, 100)
-            log.write("udp %s\n" % socket.inet_ntoa(control[0][2][8:12]))
-        elif one in questions:
-            question, whence = one.recvfrom(1500)
-            log.write("asked %s\n" % questions[one])
-            one.sendto(answer(question), whence)
-        else:
-            try:
-                data = one.recv(4096)
-            except OSError:
-                data = b""
-            if data.startswith(b"GET"):
-                one.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello")
-            if not data or data.startswith(b"GET"):
-                selector.unregister(one)
-                one.close()
-"#;
+const LISTENER: &str = include_str!("fence/listener.py");
 
 /// A SOCKS5 proxy, at port 1080 of every address and at port 1443 with TLS, that lets in whoever knows the password. It notes
 /// where it is to connect, and is what is there.
-const SOCKS: &str = r#"
-import socket, ssl, sys, threading
-log = open(sys.argv[1], "a", buffering=1)
-def serve(connection):
-    def take(count):
-        data = b""
-        while len(data) < count:
-            data += connection.recv(count - len(data)) or sys.exit()
-        return data
-    assert 2 in take(take(2)[1])
-    connection.sendall(b"\5\2")
-    user, password = take(take(2)[1]), take(take(1)[0])
-    if password != b"correct horse":
-        return connection.sendall(b"\1\1")
-    connection.sendall(b"\1\0")
-    kind = take(4)[3]
-    host = take(take(1)[0]).decode() if kind == 3 else socket.inet_ntoa(take(4))
-    log.write("socks %s %s:%d\n" % (user.decode(), host, int.from_bytes(take(2), "big")))
-    connection.sendall(b"\5\0\0\1" + bytes(6))
-    connection.recv(4096)
-    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nby proxy")
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(sys.argv[2])
-def start(connection, wrap):
-    try:
-        with wrap(connection) as connection:
-            serve(connection)
-    except (OSError, AssertionError):
-        pass
-def accept(port, wrap):
-    listener = socket.create_server(("0.0.0.0", port))
-    log.write("proxy at %d\n" % port)
-    while True:
-        threading.Thread(target=start, args=(listener.accept()[0], wrap)).start()
-threading.Thread(target=accept, args=(1443, lambda plain: context.wrap_socket(plain, server_side=True))).start()
-accept(1080, lambda plain: plain)
-"#;
+const SOCKS: &str = include_str!("fence/socks.py");
 
 /// What a guest tries that may reach only `good.test` and what is below it. Each line is an attempt and what came of it.
-const ATTEMPTS: &str = r#"
-import socket, ssl, urllib.request
-def tell(what, attempt):
-    try:
-        print(what, attempt())
-    except Exception as error:
-        print(what, "no")
-def request(address, host):
-    with socket.create_connection((address, 80), 5) as stream:
-        stream.sendall(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % host.encode())
-        return stream.recv(4096).split(b"\r\n\r\n")[1].decode()
-def hello(address, name):
-    context = ssl.create_default_context()
-    with socket.create_connection((address, 443), 5) as stream:
-        context.wrap_socket(stream, server_hostname=name)
-def ask(address, name):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stream:
-        stream.settimeout(2)
-        question = b"\0\7\1\0\0\1\0\0\0\0\0\0" + b"".join(bytes([len(l)]) + l.encode() for l in name.split("."))
-        stream.sendto(question + b"\0\0\1\0\1", (address, 53))
-        return stream.recv(1500)[3] & 15
-tell("before it was asked for", lambda: request("203.0.113.2", "good.test"))
-tell("by name", lambda: urllib.request.urlopen("http://good.test/", timeout=5).read().decode())
-tell("address", lambda: socket.gethostbyname("good.test"))
-tell("another name", lambda: socket.gethostbyname("other.test"))
-tell("another name, asked directly", lambda: ask("169.254.0.22", "secret.other.test"))
-tell("another resolver", lambda: ask("203.0.113.2", "direct.good.test"))
-tell("the host's resolver", lambda: ask("10.66.0.1", "direct.good.test"))
-tell("a name that leads inwards", lambda: socket.gethostbyname("rebind.good.test"))
-tell("another host at the same address", lambda: request("203.0.113.2", "other.test"))
-tell("the right host at another address", lambda: request("203.0.113.3", "good.test"))
-tell("an address alone", lambda: request("203.0.113.3", "203.0.113.3"))
-tell("a hello to the right server", lambda: hello("203.0.113.2", "good.test"))
-tell("a hello to another", lambda: hello("203.0.113.2", "dns.google"))
-tell("another port", lambda: socket.create_connection(("203.0.113.2", 8080), 3).close())
-"#;
+const ATTEMPTS: &str = include_str!("fence/attempts.py");
 
 /// Runs the test of this name again in a namespace of its own, and is true there.
 pub(super) fn is_inside(name: &str) -> bool {
@@ -383,23 +260,7 @@ async fn a_guest_that_may_reach_names_reaches_exactly_those() {
 }
 
 /// Asks the sandbox's own way, then the server itself, and fetches what is there.
-const OWN_SERVERS: &str = r#"
-import socket, struct, sys, urllib.request
-def tell(attempt):
-    try:
-        return str(attempt())
-    except OSError:
-        return "no"
-def ask(name):
-    question = b"\0\1\1\0\0\1\0\0\0\0\0\0" + b"".join(bytes([len(l)]) + l.encode() for l in name.split(".")) + b"\0\0\1\0\1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(3)
-        udp.sendto(question, ("203.0.113.2", 53))
-        return udp.recv(1500)[3] & 15
-found = tell(lambda: socket.gethostbyname("good.test"))
-fetched = tell(lambda: urllib.request.urlopen("http://good.test/", timeout=5).read().decode())
-print(found, tell(lambda: ask("good.test")), tell(lambda: ask("other.test")), fetched)
-"#;
+const OWN_SERVERS: &str = include_str!("fence/own_servers.py");
 
 #[tokio::test]
 async fn names_are_asked_of_the_servers_that_a_policy_names() {
