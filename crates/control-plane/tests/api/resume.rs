@@ -35,6 +35,7 @@ async fn a_request_may_say_what_expiry_does() {
         ("sandboxes", json!(null), "destroy"),
         ("sandboxes", json!("pause"), "pause"),
         ("sandboxes", json!("destroy"), "destroy"),
+        ("sandboxes", json!("stop"), "stop"),
         ("capsules", json!(null), "pause"),
         ("capsules", json!("destroy"), "destroy"),
         ("capsules", json!(""), "pause"),
@@ -44,7 +45,7 @@ async fn a_request_may_say_what_expiry_does() {
         assert_eq!(made["on_timeout"], expected, "{surface} {asked}");
         assert_eq!(server.host.state().on_expiry[made["id"].as_str().unwrap()], expected);
     }
-    for wrong in [json!("stop"), json!(1)] {
+    for wrong in [json!("halt"), json!(1)] {
         let (status, body) = server.post("/v1/sandboxes", json!({"on_timeout": wrong})).await;
         assert_eq!((status.as_u16(), code(&body)), (400, "invalid_request"), "{wrong}");
     }

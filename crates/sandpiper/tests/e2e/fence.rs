@@ -49,6 +49,14 @@ pub(super) fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Gives the machine a name server that is private, as long as this is kept.
+fn mount_resolv_conf() -> tempfile::NamedTempFile {
+    let resolv = tempfile::NamedTempFile::new().unwrap();
+    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
+    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    resolv
+}
+
 /// A machine in the world: a namespace with a listener at every address that a guest might try.
 struct World {
     listener: Child,
@@ -217,9 +225,7 @@ async fn a_guest_that_may_reach_names_reaches_exactly_those() {
     if !is_inside("fence::a_guest_that_may_reach_names_reaches_exactly_those") {
         return;
     }
-    let resolv = tempfile::NamedTempFile::new().unwrap();
-    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
-    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let _resolv = mount_resolv_conf();
     let world = World::start().await;
     let server = server(&["--templates", "python311"]).await;
     let network = json!({ "allow_internet_access": false, "allow_out": ["good.test", "*.good.test"] });
@@ -267,9 +273,7 @@ async fn names_are_asked_of_the_servers_that_a_policy_names() {
     if !is_inside("fence::names_are_asked_of_the_servers_that_a_policy_names") {
         return;
     }
-    let resolv = tempfile::NamedTempFile::new().unwrap();
-    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
-    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let _resolv = mount_resolv_conf();
     let world = World::start().await;
     let server = server(&["--templates", "python311"]).await;
     let network = json!({ "dns_servers": ["203.0.113.2"] });
@@ -311,9 +315,7 @@ async fn what_a_guest_may_reach_it_reaches_through_its_owner_s_proxy_alone() {
     if !is_inside("fence::what_a_guest_may_reach_it_reaches_through_its_owner_s_proxy_alone") {
         return;
     }
-    let resolv = tempfile::NamedTempFile::new().unwrap();
-    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
-    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let _resolv = mount_resolv_conf();
     let world = World::start().await;
     let certified = rcgen::generate_simple_self_signed(vec!["proxy.test".to_owned()]).unwrap();
     let authority = certified.cert.pem();
@@ -407,9 +409,7 @@ async fn a_resolver_outlives_its_server_and_is_started_again_where_it_ends() {
     if !is_inside("fence::a_resolver_outlives_its_server_and_is_started_again_where_it_ends") {
         return;
     }
-    let resolv = tempfile::NamedTempFile::new().unwrap();
-    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
-    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
+    let _resolv = mount_resolv_conf();
     let world = World::start().await;
     let mut server = server(&[]).await;
     let policy = json!({ "allow_internet_access": false, "allow_out": ["good.test"] });
