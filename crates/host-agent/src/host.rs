@@ -16,6 +16,7 @@ use vmm::qemu::{BundleError, Qemu};
 use vmm::{AcceleratorMode, DiskLimits, ForcedKvmUnusable};
 
 use crate::cgroup::Cgroups;
+use crate::egress::{Authority, AuthorityError};
 use crate::files::write_durably;
 use crate::jail::{self, LackingLayer, Landlock, Layer};
 use crate::machine::{self, Machine, Surroundings, ThisMachine};
@@ -75,6 +76,8 @@ pub struct Host {
     pub cgroups: Cgroups,
     /// Layers of the jail that monitors lack here.
     pub lacking_layers: Vec<LackingLayer>,
+    /// Whom guests believe whose requests get headers.
+    pub authority: Authority,
     /// What sandboxes boot from.
     pub templates: TemplateStore,
     /// What sandboxes are restored from instead of booting.
@@ -133,6 +136,9 @@ pub enum HostError {
     /// Networks.
     #[error("prepare the host's network")]
     Network(#[from] net::OpenError),
+    /// What vouches for hosts.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// Templates.
     #[error("open the templates")]
     Templates(#[from] TemplateError),
@@ -198,6 +204,7 @@ impl Host {
             surroundings: machine.surroundings,
             cgroups: machine.cgroups,
             lacking_layers: machine.lacking_layers,
+            authority: Authority::open(data_dir)?,
             templates,
             boot_timeout: config.boot_timeout,
             disk_reserve_mb: config.disk_reserve_mb,

@@ -24,8 +24,9 @@ pub use id::{HostId, InstanceId, InvalidId, OwnerId, SandboxId, SnapshotId, is_d
 pub use lifetime::{AutoResume, Extent, Lifetime, OnExpiry, UnknownOnExpiry};
 pub use metadata::{InvalidMetadata, Metadata};
 pub use network::{
-    Destination, DomainPattern, EgressProxy, InternetAccess, InvalidDestination, InvalidPolicy, InvalidProxy, Login,
-    NetworkPolicy, Password, PolicyWords, ProxyAddress, ProxyHost, ProxyTls, ProxyWords, Range,
+    Destination, DomainPattern, EgressProxy, HeaderWords, InternetAccess, InvalidDestination, InvalidHeaders,
+    InvalidPolicy, InvalidProxy, Login, NetworkPolicy, PolicyWords, ProxyAddress, ProxyHost, ProxyTls, ProxyWords,
+    Range, RequestHeaders, Secret, Untold,
 };
 pub use plan::{Desired, Observed, OnHost, Patience, Step, Work, is_expiry, plan};
 pub use retention::{Kept, Retention, Surplus};

@@ -1,10 +1,9 @@
 //! The proxy of a sandbox's owner, as a request has it, whichever surface it comes by.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::marker::PhantomData;
 
-use model::{EgressProxy, InvalidProxy, Password, ProxyHost, ProxyTls, ProxyWords};
+use model::{EgressProxy, InvalidProxy, ProxyHost, ProxyTls, ProxyWords, Secret, Untold};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -12,16 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::error::ApiError;
-
-/// A password as it was sent, which shows in no log.
-#[derive(serde::Deserialize)]
-pub struct Secret(String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
-}
+use super::request::Given;
 
 /// A proxy in the words of our own surface.
 #[derive(Debug, serde::Deserialize)]
@@ -29,7 +19,7 @@ impl fmt::Debug for Secret {
 pub struct Request {
     address: String,
     username: Option<String>,
-    password: Option<Secret>,
+    password: Option<Given>,
     #[serde(default, deserialize_with = "object")]
     tls: Option<ProxyTls>,
 }
@@ -69,10 +59,10 @@ where
 }
 
 /// What was asked for, once it is sure that it can be used.
-pub fn words(wanted: ProxyWords<Secret>) -> Result<ProxyWords, ApiError> {
+pub fn words(wanted: ProxyWords<Given>) -> Result<ProxyWords, ApiError> {
     let ProxyWords { address, username, password, tls } = wanted;
     let invalid = |error: InvalidProxy| ApiError::invalid_request(format!("the egress proxy is not valid: {error}"));
-    let password = password.map(|secret| Password::new(secret.0)).transpose().map_err(invalid)?;
+    let password = password.map(|given| Secret::password(given.0)).transpose().map_err(invalid)?;
     if tls.as_ref().and_then(|tls| tls.ca_cert.as_ref()).is_some_and(|pem| !are_authorities(pem)) {
         return Err(invalid(InvalidProxy::CaCert));
     }
@@ -88,7 +78,7 @@ pub fn words(wanted: ProxyWords<Secret>) -> Result<ProxyWords, ApiError> {
 }
 
 /// What is told of one: never its password, nor whom it is believed by.
-pub fn shown(proxy: &EgressProxy<Infallible>) -> Shown {
+pub fn shown(proxy: &EgressProxy<Untold>) -> Shown {
     Shown {
         address: proxy.address().to_string(),
         username: proxy.login().map(|login| login.username.clone()),

@@ -31,6 +31,7 @@ mod process_output;
 mod processes;
 mod reconciler;
 mod request;
+mod request_headers;
 mod sandbox_metrics;
 mod sandboxes;
 mod snapshots;

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use http::StatusCode;
-use model::{DomainPattern, EgressProxy, NetworkPolicy, PolicyWords, Range, Status};
+use model::{DomainPattern, EgressProxy, NetworkPolicy, PolicyWords, Range, RequestHeaders, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::openapi::{RefOr, Schema};
@@ -19,6 +19,7 @@ use super::egress_proxy;
 use super::error::ApiError;
 use super::openapi::{HostErrors, JsonErrors, SandboxIdParam, schema};
 use super::request::{Caller, InPath, json as json_answer, read_json};
+use super::request_headers;
 use crate::host::HostNetwork;
 use crate::lifecycle::LifecycleError;
 
@@ -31,6 +32,7 @@ pub struct PolicyRequest {
     dns_servers: Option<Vec<String>>,
     #[serde(default, deserialize_with = "egress_proxy::object")]
     egress_proxy: Option<egress_proxy::Request>,
+    request_headers: Option<request_headers::Request>,
 }
 
 impl PartialSchema for PolicyRequest {
@@ -105,6 +107,22 @@ fn policies() -> [Value; 3] {
             },
         },
     });
+    let headers = json!({
+        "type": "object",
+        "maxProperties": RequestHeaders::MOST_HEADERS,
+        "propertyNames": {"type": "string", "pattern": RequestHeaders::NAME_PATTERN},
+        "additionalProperties": {"type": "string", "maxLength": RequestHeaders::LONGEST_VALUE},
+    });
+    let request_headers = json!({
+        "type": ["object", "null"],
+        "description": "Headers that its requests by HTTP and HTTPS, to ports 80 and 443, get on their way out, by the domain of \
+                        their host (`example.com`, `*.example.com`) and by their names; in the place of the request's own of those \
+                        names. What it reaches is another matter. Values are never told again",
+        "maxProperties": RequestHeaders::MOST_DOMAINS,
+        "propertyNames": {"type": "string", "pattern": DomainPattern::PATTERN, "maxLength": RequestHeaders::LONGEST_DOMAIN},
+        "additionalProperties": headers,
+        "example": {"api.example.com": {"Authorization": "Bearer ..."}},
+    });
     let internet = "Whether it reaches what no list names";
     let switch = json!({"type": ["boolean", "null"], "description": internet, "default": true});
     let policy = |required: &[&str], allow_internet_access: &Value, allow_out: Value, deny_out: &Value| {
@@ -117,6 +135,7 @@ fn policies() -> [Value; 3] {
                 "deny_out": deny_out,
                 "dns_servers": dns_servers,
                 "egress_proxy": egress_proxy,
+                "request_headers": request_headers,
             },
         })
     };
@@ -138,6 +157,7 @@ impl PolicyRequest {
             deny_out: self.deny_out.unwrap_or_default(),
             dns_servers: self.dns_servers,
             egress_proxy: self.egress_proxy.map(egress_proxy::Request::words).transpose()?,
+            request_headers: request_headers::words(self.request_headers.unwrap_or_default())?,
         };
         NetworkPolicy::new(words).map_err(|error| ApiError::invalid_request(format!("network is not valid: {error}")))
     }
@@ -158,6 +178,9 @@ struct View {
     /// The proxy that its connections go out through; absent where they go out by themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_proxy: Option<egress_proxy::Shown>,
+    /// The names of the headers that its requests get on their way, by the domain of their host.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    request_headers: BTreeMap<String, Vec<String>>,
     /// How often this was replaced.
     policy_changes: u64,
     /// Packets that went nowhere since its network was made: `fenced` (to private ranges, the host, other sandboxes),
@@ -168,12 +191,14 @@ struct View {
 
 fn view(network: HostNetwork) -> Response {
     let words = network.policy.words();
+    let headers = words.request_headers.into_iter();
     let view = View {
         allow_internet_access: words.allow_internet_access,
         allow_out: words.allow_out,
         deny_out: words.deny_out,
         dns_servers: words.dns_servers,
         egress_proxy: network.policy.proxy().map(egress_proxy::shown),
+        request_headers: headers.map(|(domain, headers)| (domain, headers.into_keys().collect())).collect(),
         policy_changes: network.policy_changes,
         denials: network.denials.into_iter().collect(),
     };

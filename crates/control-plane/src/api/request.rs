@@ -1,6 +1,7 @@
 //! What all requests have in common: an id, a caller, a sandbox's id in the path, a JSON body.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,17 @@ const REQUEST_ID: &str = "x-request-id";
 
 /// A client that takes longer to send a JSON body is not sending one.
 const BODY: Duration = Duration::from_secs(30);
+
+/// A secret as it was sent, which shows in no log.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub struct Given(pub String);
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Given")
+    }
+}
 
 /// Gives the request an id (the client's own, where it has a usable one), writes the bodies of errors, and logs one
 /// line. Everything that is logged while the request is worked on carries its id too.

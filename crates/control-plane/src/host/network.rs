@@ -1,18 +1,16 @@
 //! What sandboxes may reach, as their host has it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use connectrpc::ErrorCode;
-use model::{NetworkPolicy, PolicyWords, ProxyTls, ProxyWords, SandboxId};
+use model::{HeaderWords, NetworkPolicy, PolicyWords, ProxyTls, ProxyWords, SandboxId, Secret, Untold};
 use proto::hostagent::v1 as pb;
 
 use super::calls::{repeatable, within};
 use super::{HostAgent, HostError};
 
 const NETWORK: Duration = Duration::from_secs(30);
-
-/// In the place of a password that a host does not tell.
-pub type Untold = std::convert::Infallible;
 
 /// What a sandbox may reach and what it tried beside that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +33,19 @@ pub(super) fn wire(policy: &NetworkPolicy) -> pb::NetworkPolicy {
         deny_out: words.deny_out,
         name_servers: words.dns_servers.map(name_servers).into(),
         egress_proxy: words.egress_proxy.map(wire_proxy).into(),
+        request_headers: words.request_headers.into_iter().map(wire_headers).collect(),
         ..Default::default()
     }
+}
+
+fn wire_headers((domain, headers): (String, BTreeMap<String, Secret>)) -> pb::HostHeaders {
+    let headers = headers.into_iter().map(|(name, value)| (name, value.reveal().to_owned())).collect();
+    pb::HostHeaders { domain, headers, ..Default::default() }
+}
+
+fn header_words(headers: Vec<pb::HostHeaders>) -> HeaderWords<Untold> {
+    let untold = |host: pb::HostHeaders| (host.domain, host.headers.into_keys().map(|name| (name, Untold)).collect());
+    headers.into_iter().map(untold).collect()
 }
 
 fn wire_proxy(proxy: ProxyWords) -> pb::EgressProxy {
@@ -74,6 +83,7 @@ impl HostAgent {
             deny_out: policy.deny_out,
             dns_servers: policy.name_servers.into_option().map(|servers| servers.addresses),
             egress_proxy: policy.egress_proxy.into_option().map(proxy_words),
+            request_headers: header_words(policy.request_headers),
         };
         let policy = NetworkPolicy::new(words).map_err(|error| {
             HostError::answered(ErrorCode::Internal, &format!("the host's network policy makes no sense: {error}"))

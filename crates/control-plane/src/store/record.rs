@@ -13,7 +13,7 @@ use model::{
 use sqlx::any::AnyRow;
 use sqlx::{FromRow, Row};
 
-use super::{GuestAccess, Hands, KeptToken, SealedPassword, TrafficTokenHash};
+use super::{GuestAccess, Hands, KeptToken, SealedSecret, TrafficTokenHash};
 use crate::https_ports::HttpsPorts;
 use crate::request_host::RequestHost;
 
@@ -90,7 +90,7 @@ pub struct Sandbox {
     /// What its owner says of it.
     pub metadata: Metadata,
     /// What it may reach.
-    pub network: NetworkPolicy<SealedPassword>,
+    pub network: NetworkPolicy<SealedSecret>,
     /// The Host that servers in it see, where it is not the one that was called.
     pub request_host: Option<RequestHost>,
     /// The ports whose servers speak TLS.
@@ -225,7 +225,7 @@ fn env(row: &AnyRow) -> Result<BTreeMap<String, String>, sqlx::Error> {
     serde_json::from_str(&text).map_err(|error| undecodable("env", error))
 }
 
-fn network(row: &AnyRow) -> Result<NetworkPolicy<SealedPassword>, sqlx::Error> {
+fn network(row: &AnyRow) -> Result<NetworkPolicy<SealedSecret>, sqlx::Error> {
     let text: String = row.try_get("network")?;
     serde_json::from_str(&text).map_err(|error| undecodable("network", error))
 }

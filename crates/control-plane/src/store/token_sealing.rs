@@ -5,7 +5,7 @@ use sqlx::Row;
 
 use super::guest_access::OPEN;
 use super::kept_token::{KeptToken, SEALED, UnsealError};
-use super::{AccessToken, GuestAccess, Sandbox, SealedPassword, Store, StoreError, failed};
+use super::{AccessToken, GuestAccess, Sandbox, SealedSecret, Store, StoreError, failed};
 use crate::token_key::TokenKey;
 
 /// Why the records cannot be used with a key.
@@ -55,7 +55,7 @@ impl Store {
             let needed: String = row.try_get("id")?;
             let count = "select count(*) as sandboxes from sandboxes where (guest_access like $1 or network like $2) \
                          and (status not in ('stopped', 'error') or keeps_disk = 1)";
-            let count = sqlx::query(count).bind(format!("{SEALED}{needed}:%")).bind(SealedPassword::pattern(&needed));
+            let count = sqlx::query(count).bind(format!("{SEALED}{needed}:%")).bind(SealedSecret::pattern(&needed));
             let count = count.fetch_one(&mut *transaction).await?;
             let sandboxes: i64 = count.try_get("sandboxes")?;
             let is_agreed = if needed == key.id() {

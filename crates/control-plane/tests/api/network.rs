@@ -1,5 +1,7 @@
 //! What sandboxes may reach: asked for at their creation, looked at, replaced, and passed on to children.
 
+use std::collections::BTreeMap;
+
 use connectrpc::ErrorCode;
 use http::Method;
 use serde_json::{Value, json};
@@ -78,6 +80,10 @@ async fn what_is_no_policy_is_refused_and_changes_nothing() {
         (json!({"egress_proxy": {"address": "a.b:1080", "username": "u", "password": "x".repeat(256)}}), "password"),
         (json!({"egress_proxy": {"address": "a.b:1080", "tls": {"ca_cert": "-----BEGIN CERTIFICATE-----"}}}), "PEM"),
         (json!({"egress_proxy": {"address": "a.b:1080", "tls": {"server_name": "a b"}}}), "server_name"),
+        (json!({"request_headers": {"10.0.0.1": {"X": "y"}}}), "no domain"),
+        (json!({"request_headers": {"a.b": {"Host": "c.d"}}}), "no name"),
+        (json!({"request_headers": {"a.b": {"X": "y\r\nZ: z"}}}), "printable ASCII"),
+        (json!({"request_headers": {"a.b": {"X": "y", "x": "y"}}}), "twice"),
         (json!({"dns_servers": ["1.1.1.1/32"]}), "dns_servers"),
         (json!({"dns_servers": vec!["1.1.1.1"; 11]}), "10"),
     ] {
@@ -134,4 +140,30 @@ async fn the_password_of_a_proxy_goes_to_the_host_and_is_told_to_nobody() {
     assert_eq!(password(&id).as_deref(), Some(""));
     let (_, cleared) = put(&server, &id, json!({})).await;
     assert_eq!((cleared.get("egress_proxy"), password(&id)), (None, None));
+}
+
+#[tokio::test]
+async fn the_headers_of_requests_go_to_the_host_and_their_values_are_told_to_nobody() {
+    let server = Fixture::start().await;
+    let headers = json!({"API.example.com": {"Authorization": "Bearer open sesame", "X-Empty": ""}, "a.b": {}});
+    let id = create(&server, json!({"request_headers": headers})).await;
+    let sent = |id: &str| {
+        let headers = server.host.state().networks[id].0.request_headers.clone();
+        headers.into_iter().map(|host| (host.domain, host.headers.into_iter().collect::<BTreeMap<_, _>>())).collect()
+    };
+    let expected = BTreeMap::from(
+        [("authorization", "Bearer open sesame"), ("x-empty", "")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned())),
+    );
+    let expected = vec![("api.example.com".to_owned(), expected)];
+    let all: Vec<_> = sent(&id);
+    assert_eq!(all, expected);
+    let shown = network(&server, &id).await;
+    assert_eq!(shown["request_headers"], json!({"api.example.com": ["authorization", "x-empty"]}));
+    let (_, children) = server.post(&format!("/v1/sandboxes/{id}/fork"), json!({})).await;
+    let all: Vec<_> = sent(children[0]["id"].as_str().unwrap());
+    assert_eq!(all, expected, "a child's requests get them too");
+    let (_, cleared) = put(&server, &id, json!({})).await;
+    let all: Vec<_> = sent(&id);
+    assert!(all.is_empty() && cleared.get("request_headers").is_none(), "{cleared}");
 }

@@ -14,6 +14,7 @@ mod mounts;
 pub mod network;
 pub mod persona;
 pub mod power;
+pub mod trust;
 
 use std::io;
 

@@ -29,6 +29,13 @@ pub struct PersonaError {
     pub source: io::Error,
 }
 
+impl PersonaError {
+    /// Of what was done.
+    pub fn failed(step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self { step, source }
+    }
+}
+
 /// Who the system was made into last.
 #[derive(Debug, Default)]
 pub struct Assumed(Mutex<Option<Persona>>);
@@ -57,7 +64,7 @@ impl Assumed {
 }
 
 fn write(persona: &Persona) -> Result<(), PersonaError> {
-    let failed = |step| move |source| PersonaError { step, source };
+    let failed = PersonaError::failed;
     identity::assume(&persona.identity).map_err(failed("take on the name"))?;
     persona.sandbox_id.as_deref().map_or(Ok(()), machine_id::assume).map_err(failed("take on the machine id"))?;
     marks::assume(&persona.envs).map_err(failed("say which sandbox it is"))

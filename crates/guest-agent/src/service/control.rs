@@ -14,9 +14,9 @@ use serde::Deserialize;
 
 use super::Agent;
 use super::error::HttpError;
-use crate::init::clock;
 use crate::init::identity::Identity;
-use crate::init::persona::Persona;
+use crate::init::persona::{Persona, PersonaError};
+use crate::init::{clock, trust};
 use crate::process::reaper::Exit;
 use crate::process::{Chunk, Command, End, Event, Kind, Request, Streams};
 use crate::settings::{Applied, Settings, Update};
@@ -37,6 +37,7 @@ struct InitRequest {
     hostname: Option<String>,
     nameservers: Option<Vec<IpAddr>>,
     sandbox_id: Option<String>,
+    ca_bundle: Option<String>,
 }
 
 /// `POST /init`: applies what the host says, unless it has said something newer.
@@ -47,10 +48,15 @@ pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Status
     let (hostname, nameservers) = (request.hostname, request.nameservers.unwrap_or_default());
     let identity = Identity::new(hostname, nameservers).map_err(|error| HttpError::bad_request(error.to_string()))?;
     let timestamp = request.timestamp.clone();
+    let authority = request.ca_bundle.filter(|pem| !pem.is_empty());
+    let envs = match &authority {
+        Some(_) => request.env_vars.map(trust::environment),
+        None => request.env_vars,
+    };
     let applied = agent.settings.apply(Update {
         timestamp: request.timestamp,
         token: request.access_token,
-        envs: request.env_vars,
+        envs,
         default_user: request.default_user,
         default_workdir: request.default_workdir,
     });
@@ -60,7 +66,11 @@ pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Status
             clock::follow(&time).map_err(|error| HttpError::internal(&error))?;
         }
         let persona = Persona { identity, sandbox_id: request.sandbox_id, envs: agent.settings.current().envs.clone() };
-        let write = tokio::task::spawn_blocking(move || agent.assumed.assume(persona)).await;
+        let write = move || {
+            agent.assumed.assume(persona)?;
+            authority.as_deref().map_or(Ok(()), trust::believe).map_err(PersonaError::failed("believe an authority"))
+        };
+        let write = tokio::task::spawn_blocking(write).await;
         write.map_err(|error| HttpError::internal(&error))?.map_err(|error| HttpError::internal(&error))?;
     }
     Ok(StatusCode::NO_CONTENT)

@@ -12,7 +12,7 @@ use super::Agent;
 use crate::Role;
 use crate::init::identity::Identity;
 use crate::init::persona::{Persona, PersonaError};
-use crate::init::{boot_id, entropy, freeze};
+use crate::init::{boot_id, entropy, freeze, trust};
 use crate::settings::Update;
 
 const SECOND: u64 = 1_000_000_000;
@@ -71,9 +71,12 @@ pub fn restore(agent: &Agent, restoration: Restoration) -> Result<(), RestoreErr
         return Err(RestoreError::Garbled("the boot id must be a UUID".to_owned()));
     }
     let envs: BTreeMap<_, _> = restoration.env_vars.into_iter().collect();
+    let authority = Some(restoration.ca_bundle).filter(|pem| !pem.is_empty());
+    let envs = if authority.is_some() { trust::environment(envs) } else { envs };
     if agent.role == Role::Init {
         entropy::reseed(&random).map_err(failed("mix in randomness"))?;
         agent.assumed.assume(Persona { identity, sandbox_id: Some(restoration.sandbox_id), envs: envs.clone() })?;
+        authority.as_deref().map_or(Ok(()), trust::believe).map_err(failed("believe an authority"))?;
         own_boot_id.map_or(Ok(()), |id| boot_id::assume(&id)).map_err(failed("take on the boot id"))?;
     }
     agent.settings.apply(Update {

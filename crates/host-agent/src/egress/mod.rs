@@ -9,6 +9,9 @@
 //!                                  └──────────────────────────────────▶ the server
 //! ```
 //!
+//! Where requests to some hosts get headers, connections to ports 80 and 443 are taken by it also where their addresses are
+//! allowed, and those that ask for such a host are read, the TLS of others is not.
+//!
 //! Where the policy has a proxy of its owner's, all connections that it allows go out through that: those by name as above,
 //! and those to addresses without a look at what they say.
 //!
@@ -17,32 +20,37 @@
 //! process, and the connections of the old end with it.
 
 mod admitted;
+mod authority;
 mod dns;
 mod head;
 mod process;
 mod proxy;
+mod requests;
 mod resolver;
 mod socks;
 mod upstream;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use model::{DomainPattern, NetworkPolicy};
+use model::NetworkPolicy;
 use serde::{Deserialize, Serialize};
 
+use tokio::sync::Semaphore;
+
+pub use authority::{Authority, AuthorityError};
 pub(crate) use process::recorded;
 pub use process::{Egress, EgressError};
-use tokio::sync::Semaphore;
 
 use crate::net::is_fenced;
 use admitted::Admitted;
-use upstream::{Upstream, UpstreamTask};
+use requests::Requests;
+use upstream::Upstream;
 
 /// The ports of servers with names.
 const PORTS: [u16; 2] = [80, 443];
@@ -52,29 +60,41 @@ const AT_ONCE: usize = 200;
 
 /// Whether a policy needs such a process.
 pub(crate) fn is_needed(policy: &NetworkPolicy) -> bool {
-    policy.domains().next().is_some() || policy.proxy().is_some()
+    policy.domains().next().is_some() || policy.proxy().is_some() || !policy.headers().is_empty()
 }
 
-/// What the process is told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Task {
-    domains: Vec<String>,
+/// What the process does.
+#[derive(Serialize, Deserialize)]
+struct Task {
+    policy: NetworkPolicy,
+    /// What names are asked of.
     resolvers: Vec<Ipv4Addr>,
-    upstream: Option<UpstreamTask>,
+    /// The host's own, whichever the sandbox has.
+    host_resolvers: Vec<Ipv4Addr>,
 }
 
 impl Task {
     /// The ports that it connects to.
-    pub fn ports(&self) -> Vec<u16> {
-        match &self.upstream {
-            Some(upstream) => vec![upstream.proxy.address().port()],
+    fn ports(&self) -> Vec<u16> {
+        match self.policy.proxy() {
+            Some(proxy) => vec![proxy.address().port()],
             None => PORTS.to_vec(),
         }
     }
 }
 
+/// What it is told.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    task: Task,
+    /// By what it vouches for hosts whose requests get headers, where any do.
+    identity: Option<authority::Identity>,
+}
+
 /// What it is given, in this order: opened where it is not.
 pub(crate) struct Descriptors {
+    /// What it is told, in memory.
+    pub task: OwnedFd,
     /// Questions by UDP.
     pub questions: OwnedFd,
     /// Questions by TCP.
@@ -91,10 +111,12 @@ pub(crate) struct Descriptors {
 
 /// What resolver and proxy share.
 struct Gate {
-    domains: Vec<DomainPattern>,
+    policy: NetworkPolicy,
     resolvers: Vec<Ipv4Addr>,
     /// None where connections go out directly.
     upstream: Option<Upstream>,
+    /// None where no requests get headers.
+    requests: Option<Requests>,
     room: Arc<Semaphore>,
     admitted: Admitted,
     refused: Refused,
@@ -116,7 +138,7 @@ impl Refused {
 
 impl Gate {
     fn allows(&self, name: &str) -> bool {
-        self.domains.iter().any(|domain| domain.matches(name))
+        self.policy.domains().any(|domain| domain.matches(name))
     }
 
     /// Whether an address may be told to a guest: a name that leads to something private leads nowhere.
@@ -126,27 +148,28 @@ impl Gate {
 }
 
 /// The whole life of the process, once it is jailed. Returns only when it cannot begin.
-pub(crate) fn serve(task: Task, descriptors: Descriptors) -> io::Error {
+pub(crate) fn serve(descriptors: Descriptors) -> io::Error {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return error,
     };
     runtime.block_on(async {
-        match begin(task, descriptors) {
+        match begin(descriptors) {
             Ok(never) => never.await,
             Err(error) => error,
         }
     })
 }
 
-fn begin(task: Task, descriptors: Descriptors) -> io::Result<impl Future<Output = io::Error>> {
-    let domains =
-        task.domains.iter().map(|domain| domain.parse().map_err(io::Error::other)).collect::<Result<_, _>>()?;
+fn begin(descriptors: Descriptors) -> io::Result<impl Future<Output = io::Error>> {
+    let Told { task, identity } = serde_json::from_slice(&read(descriptors.task)?)?;
+    let Task { policy, resolvers, host_resolvers } = task;
+    let trusted = read(descriptors.trusted)?;
+    let upstream = policy.proxy().map(|proxy| Upstream::new(proxy.clone(), host_resolvers, &trusted)).transpose()?;
+    let requests = identity.map(|identity| Requests::new(policy.headers(), &identity, &trusted)).transpose()?;
     let refused = Refused { count: AtomicU64::new(0), file: descriptors.refused.into() };
-    let mut trusted = File::from(descriptors.trusted);
-    let upstream = task.upstream.map(|upstream| Upstream::new(upstream, &mut trusted)).transpose()?;
-    let (resolvers, room, admitted) = (task.resolvers, Arc::new(Semaphore::new(AT_ONCE)), Admitted::default());
-    let gate = Arc::new(Gate { domains, resolvers, upstream, room, admitted, refused });
+    let (room, admitted) = (Arc::new(Semaphore::new(AT_ONCE)), Admitted::default());
+    let gate = Arc::new(Gate { policy, resolvers, upstream, requests, room, admitted, refused });
     let questions = tokio::net::UdpSocket::from_std(descriptors.questions.into())?;
     let question_streams = tokio::net::TcpListener::from_std(descriptors.question_streams.into())?;
     let connections = tokio::net::TcpListener::from_std(descriptors.connections.into())?;
@@ -159,4 +182,11 @@ fn begin(task: Task, descriptors: Descriptors) -> io::Result<impl Future<Output 
             error = proxy::pass_on(&gate, tunnels, Gate::by_address) => error,
         }
     })
+}
+
+/// All of a file.
+fn read(file: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::from(file).read_to_end(&mut content)?;
+    Ok(content)
 }

@@ -1,18 +1,18 @@
 //! Starting and ending the process, from the host agent's side.
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use model::NetworkPolicy;
+use rustix::fs::MemfdFlags;
 use sha2::{Digest, Sha256};
 use tokio::time::{Duration, Instant};
 use vmm::{LaunchError, VmmProcess};
 
-use super::Task;
-use super::upstream::UpstreamTask;
+use super::{AuthorityError, Task, Told};
 use crate::cgroup::{Cgroup, CgroupLimits};
 use crate::host::Host;
 use crate::jail::{self, Jail, ResourceLimits};
@@ -50,6 +50,12 @@ pub enum EgressError {
         #[source]
         source: io::Error,
     },
+    /// What it would vouch for hosts with.
+    #[error("let the resolver and proxy vouch for hosts")]
+    Authority(#[from] AuthorityError),
+    /// What it is told.
+    #[error("write down what the resolver and proxy does")]
+    Tell(#[source] io::Error),
     /// Its process.
     #[error("start the resolver and proxy")]
     Launch(#[from] LaunchError),
@@ -94,10 +100,10 @@ impl Egress {
             limits: ResourceLimits { threads: LIMITS.threads(), file_bytes: 4096 },
             landlock: host.landlock(),
         };
-        let trusted = trusted()?;
-        let descriptors =
-            vec![questions, question_streams, connections, tunnels, trusted.into(), OwnedFd::from(counter)];
-        match jail.launch_egress(task, root, namespace, descriptors).await {
+        let (ports, trusted) = (task.ports(), trusted()?.into());
+        let told = tell(host, task)?;
+        let descriptors = vec![told, questions, question_streams, connections, tunnels, trusted, counter.into()];
+        match jail.launch_egress(ports, root, namespace, descriptors).await {
             Ok(process) => Ok(Self { process, cgroup, refused, since: Instant::now() }),
             Err(error) => {
                 // Nothing runs in it, and nobody else will look for it.
@@ -153,12 +159,25 @@ pub(crate) fn recorded(directory: &Path) -> Option<VmmProcess> {
 
 /// What a process is told that does what `policy` says.
 fn task_of(network: &dyn GuestNetwork, policy: &NetworkPolicy) -> Task {
-    let resolvers = network.resolvers();
-    Task {
-        domains: policy.domains().map(ToString::to_string).collect(),
-        resolvers: name_servers(policy, &resolvers),
-        upstream: policy.proxy().map(|proxy| UpstreamTask { proxy: proxy.clone(), resolvers }),
-    }
+    let host_resolvers = network.resolvers();
+    Task { policy: policy.clone(), resolvers: name_servers(policy, &host_resolvers), host_resolvers }
+}
+
+/// The task and what it takes, which is secret and long, as a file that is only in memory.
+fn tell(host: &Host, task: Task) -> Result<OwnedFd, EgressError> {
+    let headers = task.policy.headers();
+    let identity = match headers.is_empty() {
+        true => None,
+        false => Some(host.authority.delegate(headers.domains().map(|domain| domain.root()))?),
+    };
+    let text = serde_json::to_vec(&Told { task, identity }).expect("what it is told is plain data");
+    let write = || {
+        let mut file = fs::File::from(rustix::fs::memfd_create("egress", MemfdFlags::CLOEXEC)?);
+        file.write_all(&text)?;
+        file.rewind()?;
+        Ok(file.into())
+    };
+    write().map_err(EgressError::Tell)
 }
 
 impl Task {

@@ -1,20 +1,24 @@
 //! The proxy: takes the guest's connections to ports 80 and 443 of anywhere, and makes those whose address was answered for the
-//! name that they ask for. Of those that come to it because their address is allowed it makes each.
+//! name that they ask for. Of those that come to it because their address is allowed it makes each. Requests that get headers
+//! it leaves to [`super::requests`].
 
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::either::Either;
 
-use super::Gate;
 use super::head::{self, Head};
+use super::requests::{Destined, Requests, again};
+use super::resolver::look_up;
 use super::socks::Destination;
 use super::upstream::Tunnel;
+use super::{Gate, PORTS};
+use crate::net::is_fenced;
 
 /// How long a guest may take to say what it wants.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -57,7 +61,8 @@ impl Gate {
     /// A connection that is to ask for a name which is allowed.
     pub(super) async fn by_name(self: Arc<Self>, mut guest: TcpStream) -> io::Result<()> {
         let server = rustix::net::sockopt::ip_original_dst(&guest)?;
-        let named = timeout(HEAD_PATIENCE, read_head(&mut guest, server)).await;
+        let mut seen = Vec::new();
+        let named = timeout(HEAD_PATIENCE, read_head(&mut guest, &mut seen, server)).await;
         let Ok(Ok((name, forward))) = named else {
             self.refused.add();
             return Ok(());
@@ -66,42 +71,120 @@ impl Gate {
             self.refused.add();
             return Ok(());
         }
-        let mut way = match &self.upstream {
-            None => Either::Left(timeout(CONNECT_PATIENCE, TcpStream::connect(server)).await??),
+        let destination = match &self.upstream {
+            None => Destination::Address(server),
             // What the name stands for is found there.
-            Some(_) => self.tunnel(&Destination::Name(name, server.port())).await?,
+            Some(_) => Destination::Name(name.clone(), server.port()),
         };
-        way.write_all(&forward).await?;
-        way.flush().await?;
-        copy_bidirectional(&mut guest, &mut way).await.map(drop)
+        let mut way = self.way(&destination).await?;
+        match self.destined(&name) {
+            Some((requests, host)) => give_headers(requests, host, again(seen, guest), server, way).await,
+            None => {
+                way.write_all(&forward).await?;
+                way.flush().await?;
+                copy_bidirectional(&mut guest, &mut way).await.map(drop)
+            }
+        }
     }
 
     /// A connection to an address that is allowed.
     pub(super) async fn by_address(self: Arc<Self>, mut guest: TcpStream) -> io::Result<()> {
         let server = rustix::net::sockopt::ip_original_dst(&guest)?;
-        let mut way = self.tunnel(&Destination::Address(server)).await?;
+        let mut way = self.way(&Destination::Address(server)).await?;
+        let mut seen = Vec::new();
+        if self.requests.is_some() && PORTS.contains(&server.port()) {
+            let mut first = [0; 4096];
+            let name = tokio::select! {
+                name = sought_name(&mut guest, &mut seen, server) => name?,
+                // Whose server speaks first asks for nothing by name.
+                length = way.read(&mut first) => {
+                    guest.write_all(&first[..length?]).await?;
+                    None
+                }
+            };
+            if let Some((requests, host)) = name.as_deref().and_then(|name| self.destined(name)) {
+                let way = match server.port() {
+                    // A certificate shows who is there.
+                    443 => way,
+                    _ => self.way_to_name(host.name(), server, way).await?,
+                };
+                return give_headers(requests, host, again(seen, guest), server, way).await;
+            }
+        }
+        way.write_all(&seen).await?;
+        way.flush().await?;
         copy_bidirectional(&mut guest, &mut way).await.map(drop)
     }
 
-    async fn tunnel(&self, destination: &Destination) -> io::Result<Tunnel> {
-        let upstream = self.upstream.as_ref().ok_or(io::ErrorKind::Unsupported)?;
-        timeout(UPSTREAM_PATIENCE, upstream.connect(destination)).await?.map_err(io::Error::other)
+    /// The host of this name, if requests to it get headers.
+    fn destined(&self, name: &str) -> Option<(&Requests, Destined)> {
+        let requests = self.requests.as_ref()?;
+        Some((requests, requests.to(name)?))
+    }
+
+    async fn way(&self, destination: &Destination) -> io::Result<Tunnel> {
+        match (&self.upstream, destination) {
+            (Some(upstream), _) => {
+                timeout(UPSTREAM_PATIENCE, upstream.connect(destination)).await?.map_err(io::Error::other)
+            }
+            (None, Destination::Address(server)) => {
+                Ok(Either::Left(timeout(CONNECT_PATIENCE, TcpStream::connect(server)).await??))
+            }
+            (None, Destination::Name(..)) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// A connection to where a name leads, which is `way` if that is where the guest has connected to: anybody might be
+    /// elsewhere, to be told what is for the host of that name alone.
+    async fn way_to_name(&self, name: &str, server: SocketAddrV4, way: Tunnel) -> io::Result<Tunnel> {
+        let found = look_up(&self.resolvers, name).await.map(|found| found.addresses).unwrap_or_default();
+        if found.contains(server.ip()) {
+            return Ok(way);
+        }
+        let reached = found.into_iter().find(|address| !is_fenced(*address) && self.policy.reaches(*address));
+        let Some(address) = reached else {
+            self.refused.add();
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
+        self.way(&Destination::Address(SocketAddrV4::new(address, server.port()))).await
     }
 }
 
-/// The name that a connection asks for, and what of it is to be sent on.
-async fn read_head(guest: &mut TcpStream, server: SocketAddrV4) -> io::Result<(String, Vec<u8>)> {
-    let mut bytes = Vec::new();
+async fn give_headers<G>(
+    requests: &Requests,
+    host: Destined,
+    guest: G,
+    server: SocketAddrV4,
+    way: Tunnel,
+) -> io::Result<()>
+where
+    G: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    match server.port() {
+        443 => requests.pass_on_secured(host, guest, way).await,
+        _ => requests.pass_on_plain(host, guest, way).await,
+    }
+}
+
+/// The name that a connection asks for, if it does once it begins to speak.
+async fn sought_name(guest: &mut TcpStream, seen: &mut Vec<u8>, server: SocketAddrV4) -> io::Result<Option<String>> {
+    guest.readable().await?;
+    let head = timeout(HEAD_PATIENCE, read_head(guest, seen, server)).await;
+    Ok(head.ok().and_then(Result::ok).map(|(name, _)| name))
+}
+
+/// The name that a connection asks for, and what of it is to be sent on. All that was read is added to `seen`.
+async fn read_head(guest: &mut TcpStream, seen: &mut Vec<u8>, server: SocketAddrV4) -> io::Result<(String, Vec<u8>)> {
     let mut part = [0; 4096];
-    while bytes.len() < LONGEST_HEAD {
+    while seen.len() < LONGEST_HEAD {
         let length = guest.read(&mut part).await?;
         if length == 0 {
             break;
         }
-        bytes.extend(&part[..length]);
+        seen.extend(&part[..length]);
         let head = match server.port() {
-            443 => head::of_tls(&bytes),
-            _ => head::of_http(&bytes),
+            443 => head::of_tls(seen),
+            _ => head::of_http(seen),
         };
         match head {
             Head::Names { name, forward } => return Ok((name, forward)),

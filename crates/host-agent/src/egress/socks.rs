@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddrV4;
 
-use model::{Login, Password};
+use model::{Login, Secret};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const VERSION: u8 = 5;
@@ -45,7 +45,7 @@ pub(super) enum SocksError {
 /// Has the proxy at the other end of `stream` connect to a destination. What follows on the stream is the destination's.
 pub(super) async fn connect<S>(
     stream: &mut S,
-    login: Option<&Login<Password>>,
+    login: Option<&Login<Secret>>,
     destination: &Destination,
 ) -> Result<(), SocksError>
 where
@@ -73,7 +73,7 @@ where
     }
 }
 
-async fn log_in<S>(stream: &mut S, login: &Login<Password>) -> Result<(), SocksError>
+async fn log_in<S>(stream: &mut S, login: &Login<Secret>) -> Result<(), SocksError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -130,14 +130,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn login(password: Option<&str>) -> Login<Password> {
-        let password = password.map(|text| Password::new(text.to_owned()).unwrap());
+    fn login(password: Option<&str>) -> Login<Secret> {
+        let password = password.map(|text| Secret::password(text.to_owned()).unwrap());
         Login { username: "user".to_owned(), password }
     }
 
     /// What is said to a proxy that answers so, and what comes of it.
     async fn against(
-        login: Option<&Login<Password>>,
+        login: Option<&Login<Secret>>,
         destination: &Destination,
         answers: &[u8],
     ) -> (Vec<u8>, Result<(), SocksError>, Vec<u8>) {

@@ -1,16 +1,14 @@
 //! The proxy of a sandbox's owner: connections that are made through it, over TLS where that is asked for. There is no other
 //! way where it cannot be reached.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use model::{EgressProxy, Login, Password, ProxyHost, ProxyTls};
+use model::{EgressProxy, Login, ProxyHost, ProxyTls, Secret};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -20,17 +18,11 @@ use super::resolver::look_up;
 use super::socks::{self, Destination, SocksError};
 use crate::net::is_fenced;
 
-/// What is to be known of the proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct UpstreamTask {
-    pub proxy: EgressProxy,
-    /// What its name is asked of: the host's name servers, whichever the sandbox has.
-    pub resolvers: Vec<Ipv4Addr>,
-}
-
 /// A way through the proxy.
 pub(super) struct Upstream {
-    task: UpstreamTask,
+    proxy: EgressProxy,
+    /// What its name is asked of: the host's name servers, whichever the sandbox has.
+    resolvers: Vec<Ipv4Addr>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -52,13 +44,16 @@ pub(super) enum UpstreamError {
 }
 
 impl Upstream {
-    /// One that believes the authorities of its policy, or those in `trusted`.
-    pub fn new(task: UpstreamTask, trusted: &mut File) -> io::Result<Self> {
-        let tls = match task.proxy.tls() {
+    /// One that believes the authorities of its policy, or those `trusted`, which are in PEM.
+    pub fn new(proxy: EgressProxy, resolvers: Vec<Ipv4Addr>, trusted: &[u8]) -> io::Result<Self> {
+        let tls = match proxy.tls() {
             None => None,
-            Some(tls) => Some((connector(tls, trusted)?, server_name(tls, task.proxy.address().host())?)),
+            Some(tls) => {
+                let believed = tls.ca_cert.as_ref().map_or(trusted, |text| text.as_bytes());
+                Some((Arc::new(believing(believed)?).into(), server_name(tls, proxy.address().host())?))
+            }
         };
-        Ok(Self { task, tls })
+        Ok(Self { proxy, resolvers, tls })
     }
 
     /// Has the proxy connect to a destination.
@@ -75,17 +70,17 @@ impl Upstream {
         Ok(tunnel)
     }
 
-    fn login(&self) -> Option<&Login<Password>> {
-        self.task.proxy.login()
+    fn login(&self) -> Option<&Login<Secret>> {
+        self.proxy.login()
     }
 
     /// A connection to where the proxy is now.
     async fn dial(&self) -> Result<TcpStream, UpstreamError> {
-        let address = self.task.proxy.address();
+        let address = self.proxy.address();
         let mut hosts = match address.host() {
             ProxyHost::Address(address) => vec![*address],
             ProxyHost::Name(name) => {
-                look_up(&self.task.resolvers, name).await.map(|found| found.addresses).unwrap_or_default()
+                look_up(&self.resolvers, name).await.map(|found| found.addresses).unwrap_or_default()
             }
         };
         // The fence would drop it; so it is known at once.
@@ -106,17 +101,12 @@ fn server_name(tls: &ProxyTls, host: &ProxyHost) -> io::Result<ServerName<'stati
     ServerName::try_from(name).map_err(io::Error::other)
 }
 
-fn connector(tls: &ProxyTls, trusted: &mut File) -> io::Result<TlsConnector> {
-    let mut pem = Vec::new();
-    match &tls.ca_cert {
-        Some(text) => pem.extend(text.bytes()),
-        None => drop(trusted.read_to_end(&mut pem)?),
-    }
+/// How servers are spoken with that show certificates of these authorities.
+pub(super) fn believing(pem: &[u8]) -> io::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     // Whoever is not understood is not believed.
-    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(io::Error::other)?.with_root_certificates(roots).with_no_client_auth();
-    Ok(Arc::new(config).into())
+    Ok(config.map_err(io::Error::other)?.with_root_certificates(roots).with_no_client_auth())
 }

@@ -108,6 +108,7 @@ impl Guest {
             default_user: identity.default_user,
             default_workdir: identity.default_workdir.unwrap_or_default(),
             boot_id: identity.boot_id.unwrap_or_default(),
+            ca_bundle: identity.ca_bundle.unwrap_or_default(),
             ..Default::default()
         }
     }

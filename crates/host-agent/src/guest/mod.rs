@@ -104,6 +104,9 @@ pub struct Identity {
     pub nameservers: Vec<String>,
     /// The host's wall clock, RFC 3339.
     pub timestamp: String,
+    /// Whom its programs are to believe beside those whom they do, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_bundle: Option<String>,
     /// What it is to take for the id of its kernel's boot from now on: for a guest whose twin may have read that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,

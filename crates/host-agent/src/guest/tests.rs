@@ -296,6 +296,7 @@ async fn a_guest_that_lies_about_its_restoration_is_given_up_in_time() {
         default_user: "root".to_owned(),
         default_workdir: None,
         nameservers: Vec::new(),
+        ca_bundle: None,
         timestamp: String::new(),
         boot_id: None,
     };

@@ -196,7 +196,7 @@ fn become_program(channel: impl AsFd, order: Order, descriptors: Vec<OwnedFd>) -
             Ok((stderr, _inherited)) => exec(path, arguments, stderr),
             Err(failure) => failure,
         },
-        (Ok(()), Work::Egress(task)) => stay(task.clone(), descriptors),
+        (Ok(()), Work::Egress { .. }) => stay(descriptors),
     }
 }
 
@@ -238,7 +238,7 @@ fn restrict_files(order: &Order) -> Result<(), Failure> {
     let devices = std::iter::once("/dev/null").chain(order.devices.iter().map(|Device::Kvm| "/dev/kvm"));
     let ports = match &order.work {
         Work::Program { .. } => Vec::new(),
-        Work::Egress(task) => task.ports(),
+        Work::Egress { ports } => ports.clone(),
     };
     let freedom = Freedom { writable: writable.chain(devices.map(PathBuf::from)).collect(), ports };
     landlock::restrict(&freedom).map_err(failed("restrict the jail by Landlock"))
@@ -282,18 +282,18 @@ fn pass_on(descriptors: Vec<OwnedFd>) -> Result<(OwnedFd, Vec<OwnedFd>), Failure
 }
 
 /// Lets go of the channel, which tells the host agent that all went well, and does the work. Returns when that failed.
-fn stay(task: egress::Task, descriptors: Vec<OwnedFd>) -> Failure {
+fn stay(descriptors: Vec<OwnedFd>) -> Failure {
     let step = "begin to resolve names";
-    let Ok([null, questions, question_streams, connections, tunnels, trusted, refused]) =
-        <[OwnedFd; 7]>::try_from(descriptors)
+    let Ok([null, task, questions, question_streams, connections, tunnels, trusted, refused]) =
+        <[OwnedFd; 8]>::try_from(descriptors)
     else {
         return failed(step)(io::Error::from_raw_os_error(libc::EBADF));
     };
     match rustix::stdio::dup2_stdin(&null) {
         Ok(()) => {
             let descriptors =
-                egress::Descriptors { questions, question_streams, connections, tunnels, trusted, refused };
-            failed(step)(egress::serve(task, descriptors))
+                egress::Descriptors { task, questions, question_streams, connections, tunnels, trusted, refused };
+            failed(step)(egress::serve(descriptors))
         }
         Err(error) => failed(step)(error),
     }

@@ -44,7 +44,6 @@ pub use layer::{LackingLayer, Layer, UnknownLayer, lacking};
 pub use order::ResourceLimits;
 
 use crate::cgroup::Cgroup;
-use crate::egress;
 use crate::machine;
 use order::{Order, Report};
 
@@ -90,18 +89,18 @@ impl Launcher for Jail {
 }
 
 impl Jail {
-    /// Starts a sandbox's resolver and proxy in the sandbox's network namespace, with the descriptors that it is to have. It
-    /// outlives us.
+    /// Starts a sandbox's resolver and proxy, which connects to these ports, in the sandbox's network namespace, with the
+    /// descriptors that it is to have. It outlives us.
     pub(crate) async fn launch_egress(
         &self,
-        task: egress::Task,
+        ports: Vec<u16>,
         root: PathBuf,
         namespace: OwnedFd,
         descriptors: Vec<OwnedFd>,
     ) -> Result<VmmProcess, LaunchError> {
         let null = std::fs::File::open("/dev/null").map_err(failed("open /dev/null"))?;
         let descriptors = [OwnedFd::from(null), namespace].into_iter().chain(descriptors).collect();
-        Ok(self.start(Order::egress(self, task, root), descriptors).await?.process)
+        Ok(self.start(Order::egress(self, ports, root), descriptors).await?.process)
     }
 
     async fn start(&self, order: Order, descriptors: Vec<OwnedFd>) -> Result<Launched, LaunchError> {

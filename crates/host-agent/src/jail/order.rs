@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use vmm::{Bind, Device, Program};
 
 use super::{Jail, Landlock};
-use crate::egress;
 
 /// The most descriptors that one message carries.
 pub(super) const MOST_DESCRIPTORS: usize = 32;
@@ -31,8 +30,8 @@ pub(super) struct Order {
 pub(super) enum Work {
     /// It becomes a program.
     Program { path: PathBuf, arguments: Vec<OsString> },
-    /// It stays what it is, and is a sandbox's resolver and proxy.
-    Egress(egress::Task),
+    /// It stays what it is, and is a sandbox's resolver and proxy, which connects to these ports.
+    Egress { ports: Vec<u16> },
 }
 
 /// Where the jailed process's sockets are.
@@ -80,8 +79,8 @@ impl Order {
     }
 
     /// A sandbox's resolver and proxy, in the sandbox's own namespace.
-    pub fn egress(jail: &Jail, task: egress::Task, root: PathBuf) -> Self {
-        Self::new(jail, root, Work::Egress(task), NetworkNamespace::Given)
+    pub fn egress(jail: &Jail, ports: Vec<u16>, root: PathBuf) -> Self {
+        Self::new(jail, root, Work::Egress { ports }, NetworkNamespace::Given)
     }
 
     fn new(jail: &Jail, root: PathBuf, work: Work, network: NetworkNamespace) -> Self {

@@ -122,9 +122,9 @@ impl Parts {
     }
 
     /// Lets an adopted guest go on that may stand still, and tells it who it is.
-    pub(super) async fn make_right(&self) -> Result<(), CreateError> {
+    pub(super) async fn make_right(&self, host: &Host) -> Result<(), CreateError> {
         let vm = self.vm.clone().expect("an adopted sandbox that runs has a virtual machine");
         let guest = self.guest.clone().expect("an adopted sandbox that runs has a guest");
-        self.go_on(&self.record().spec, &*vm, &guest).await
+        self.go_on(host, &self.record().spec, &*vm, &guest).await
     }
 }

@@ -77,7 +77,7 @@ impl Parts {
         let warm_up = async {
             guest.warm_up().await;
             // The claim will say the same.
-            guest.restore(identity(spec, template), RESTORE_DEADLINE).await.map_err(CreateError::Introduce)
+            guest.restore(identity(host, spec, template), RESTORE_DEADLINE).await.map_err(CreateError::Introduce)
         };
         tokio::select! {
             warm = warm_up => warm.map(|()| true),

@@ -120,7 +120,7 @@ impl Parts {
         unsettle(self.directory()).map_err(file_error("mark", self.directory()))?;
         let written = self.write_stopped(&capture, source, &*vm, &guest).await;
         let stopped = begun.elapsed();
-        let went_on = self.go_on(spec, &*vm, &guest).await;
+        let went_on = self.go_on(host, spec, &*vm, &guest).await;
         tracing::debug!(sandbox = %spec.id, ?stopped, went_on = ?begun.elapsed(), "captured");
         written.and(went_on).map(|()| capture)
     }

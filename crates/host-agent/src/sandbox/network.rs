@@ -5,10 +5,11 @@ use std::io;
 use model::{NetworkPolicy, SandboxId, Status};
 use tokio::sync::oneshot;
 
-use super::parts::Parts;
+use super::parts::{Parts, identity};
 use super::record::Record;
 use super::{Command, Sandboxes};
 use crate::egress::{self, Egress, EgressError};
+use crate::guest::GuestError;
 use crate::host::Host;
 use crate::net::{Denials, FirewallError};
 
@@ -42,6 +43,9 @@ pub enum NetworkError {
     /// The resolver and proxy.
     #[error("let the sandbox find names")]
     Egress(#[from] EgressError),
+    /// The guest does not hear whom it is to believe, so that its requests to some hosts could get no headers.
+    #[error("tell the guest who vouches for the hosts whose requests get headers")]
+    Guest(#[source] GuestError),
     /// What the resolver and proxy before left.
     #[error("end the resolver and proxy that the sandbox had")]
     End(#[source] io::Error),
@@ -101,6 +105,12 @@ impl Parts {
     }
 
     async fn enforce_and_record(&mut self, host: &Host, after: Record) -> Result<(), NetworkError> {
+        if let Some(guest) = &self.guest
+            && !after.spec.network.headers().is_empty()
+        {
+            let identity = identity(host, &after.spec, self.template());
+            guest.introduce(&identity).await.map_err(NetworkError::Guest)?;
+        }
         self.enforce(host, &after.spec.network).await?;
         let (written, directory) = (after.clone(), self.directory().to_owned());
         let done = crate::blocking::run(move || written.write(&directory)).await;
@@ -117,7 +127,7 @@ impl Parts {
         Ok(self.begin_egress(host, policy).await?)
     }
 
-    /// Starts the resolver and proxy of a policy that names domains, or has a proxy of its owner's.
+    /// Starts the resolver and proxy of a policy that needs one.
     pub(super) async fn begin_egress(&mut self, host: &Host, policy: &NetworkPolicy) -> Result<(), EgressError> {
         if let Some(network) = &self.network
             && egress::is_needed(policy)

@@ -157,7 +157,7 @@ impl Owner {
 
     /// What an earlier host agent had begun with a sandbox that goes on is undone.
     async fn make_right(&mut self) {
-        if let Err(error) = self.parts.make_right().await {
+        if let Err(error) = self.parts.make_right(&self.host).await {
             // Where the monitor is gone that is noticed on its own.
             let error = &error as &dyn std::error::Error;
             tracing::warn!(sandbox = %self.spec.id, error, "what the last host agent had begun was not undone");

@@ -223,7 +223,7 @@ impl Parts {
         drop(promised);
         (self.memory, self.start) = (MemoryOwner::Sandbox, Start::Boot);
         let guest = self.boot(host, spec, template, cancel).await?;
-        guest.introduce(&identity(spec, template)).await.map_err(CreateError::Introduce)?;
+        guest.introduce(&identity(host, spec, template)).await.map_err(CreateError::Introduce)?;
         if let Some(start) = &template.manifest.start {
             tokio::select! {
                 started = guest.start(&start.command, &start.ready) => started?,
@@ -542,7 +542,7 @@ pub(super) fn file_error(step: &'static str, path: &Path) -> impl FnOnce(std::io
     move |source| CreateError::File { step, path, source }
 }
 
-pub(super) fn identity(spec: &SandboxSpec, template: &Template) -> Identity {
+pub(super) fn identity(host: &Host, spec: &SandboxSpec, template: &Template) -> Identity {
     Identity {
         sandbox_id: spec.id.to_string(),
         template_id: spec.template.to_string(),
@@ -553,6 +553,7 @@ pub(super) fn identity(spec: &SandboxSpec, template: &Template) -> Identity {
         // Whoever answers on the host, the guest always asks its side of the tap.
         nameservers: vec![net::TAP_IP.to_string()],
         timestamp: jiff::Timestamp::now().to_string(),
+        ca_bundle: (!spec.network.headers().is_empty()).then(|| host.authority.certificate().to_owned()),
         boot_id: None,
     }
 }

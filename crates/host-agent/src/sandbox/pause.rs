@@ -78,7 +78,7 @@ impl Parts {
         let frozen = match captured.await {
             Ok(frozen) => frozen,
             Err(error) => {
-                if let Err(error) = self.go_on(spec, &*vm, &guest).await {
+                if let Err(error) = self.go_on(host, spec, &*vm, &guest).await {
                     tracing::warn!(sandbox = %spec.id, error = &error as &dyn std::error::Error, "a pause was not undone");
                 }
                 return Err(error);
@@ -151,10 +151,16 @@ impl Parts {
     }
 
     /// Lets a virtual machine go on that was stopped, or was to be. Each step is harmless where there is nothing to do.
-    pub(super) async fn go_on(&self, spec: &SandboxSpec, vm: &dyn Vm, guest: &Guest) -> Result<(), CreateError> {
+    pub(super) async fn go_on(
+        &self,
+        host: &Host,
+        spec: &SandboxSpec,
+        vm: &dyn Vm,
+        guest: &Guest,
+    ) -> Result<(), CreateError> {
         // Fails where the monitor is gone, which its owner notices.
         vm.resume().await.map_err(CreateError::Go)?;
-        let restored = guest.restore(identity(spec, self.template()), RESUME_DEADLINE).await;
+        let restored = guest.restore(identity(host, spec, self.template()), RESUME_DEADLINE).await;
         restored.map_err(CreateError::Introduce)?;
         settle(self.directory());
         Ok(())
@@ -171,7 +177,7 @@ impl Parts {
         let loaded = begun.elapsed();
         vm.resume().await.map_err(|error| ResumeFailure::Unanswered(CreateError::Go(error)))?;
         let answered = tokio::select! {
-            restored = guest.restore(identity(spec, self.template()), RESUME_DEADLINE) => {
+            restored = guest.restore(identity(host, spec, self.template()), RESUME_DEADLINE) => {
                 restored.map_err(CreateError::Introduce)
             }
             () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),

@@ -90,7 +90,7 @@ impl Parts {
         self.network_ready(host, spec).await?;
         vm.resume().await.map_err(CreateError::Go)?;
         let guest = self.guest_client();
-        let identity = Identity { boot_id, ..identity(spec, self.template()) };
+        let identity = Identity { boot_id, ..identity(host, spec, self.template()) };
         tokio::select! {
             restored = guest.restore(identity, RESTORE_DEADLINE) => restored.map_err(CreateError::Introduce)?,
             () = vm.process().ended() => return Err(CreateError::Ended { last_words: vm.last_words() }),

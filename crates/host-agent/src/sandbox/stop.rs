@@ -32,7 +32,7 @@ impl Parts {
         let guest = self.guest.clone().expect("a running sandbox has a guest");
         unsettle(self.directory()).map_err(file_error("mark", self.directory()))?;
         if let Err(error) = self.keep_disk(host, &*vm, &guest).await {
-            if let Err(error) = self.go_on(spec, &*vm, &guest).await {
+            if let Err(error) = self.go_on(host, spec, &*vm, &guest).await {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(sandbox = %spec.id, error, "a stop was not undone");
             }

@@ -4,21 +4,22 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use futures::StreamExt;
-use model::{Extent, Generation, InvalidId, NetworkPolicy, ProxyWords, SnapshotId};
+use model::{Extent, Generation, InvalidId, SnapshotId};
 use proto::hostagent::v1::{
     BenchmarkSpawnRequest, BenchmarkSpawnResponse, CreateSnapshotRequest, CreateSnapshotResponse,
-    DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, EgressProxy, GetDiskUsageRequest,
-    GetDiskUsageResponse, GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse,
-    GetSandboxNetworkRequest, GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer,
-    ListSnapshotsRequest, ListSnapshotsResponse, NameServers, NetworkDenials, NetworkPolicy as WirePolicy, ProxyTls,
-    PruneRequest, PruneResponse, SetSandboxNetworkRequest, SetSandboxNetworkResponse, SnapshotInfo, StopSandboxRequest,
-    StopSandboxResponse, TemplateBuild, WatchSandboxesRequest, WatchSandboxesResponse,
+    DeleteSnapshotRequest, DeleteSnapshotResponse, DiskUse as WireUse, GetDiskUsageRequest, GetDiskUsageResponse,
+    GetFootprintRequest, GetFootprintResponse, GetHostRequest, GetHostResponse, GetSandboxNetworkRequest,
+    GetSandboxNetworkResponse, HostService as Service, LackingLayer as WireLayer, ListSnapshotsRequest,
+    ListSnapshotsResponse, NetworkDenials, PruneRequest, PruneResponse, SetSandboxNetworkRequest,
+    SetSandboxNetworkResponse, SnapshotInfo, StopSandboxRequest, StopSandboxResponse, TemplateBuild,
+    WatchSandboxesRequest, WatchSandboxesResponse,
 };
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::IntoConnect;
-use super::sandboxes::{parse_id, policy_of};
+use super::policy::{policy_of, wire_policy};
+use super::sandboxes::parse_id;
 use crate::HostAgent;
 use crate::disk::{self, DiskUse, PruneError};
 use crate::jail::LackingLayer;
@@ -89,34 +90,6 @@ fn wire_build(build: &Manifest) -> TemplateBuild {
         template: build.name.to_string(),
         build: build.build.to_string(),
         created_unix_ms: i64::try_from(build.created_ms).unwrap_or(i64::MAX),
-        ..Default::default()
-    }
-}
-
-fn wire_policy(policy: &NetworkPolicy) -> WirePolicy {
-    let words = policy.words();
-    let name_servers = |addresses| NameServers { addresses, ..Default::default() };
-    WirePolicy {
-        deny_internet_access: !words.allow_internet_access,
-        allow_out: words.allow_out,
-        deny_out: words.deny_out,
-        name_servers: words.dns_servers.map(name_servers).into(),
-        egress_proxy: words.egress_proxy.map(wire_proxy).into(),
-        ..Default::default()
-    }
-}
-
-/// Without the password, which nobody is told who does not have it.
-fn wire_proxy(proxy: ProxyWords) -> EgressProxy {
-    let tls = proxy.tls.map(|tls| ProxyTls {
-        server_name: tls.server_name.unwrap_or_default(),
-        ca_cert: tls.ca_cert.unwrap_or_default(),
-        ..Default::default()
-    });
-    EgressProxy {
-        address: proxy.address,
-        username: proxy.username.unwrap_or_default(),
-        tls: tls.into(),
         ..Default::default()
     }
 }

@@ -6,6 +6,7 @@ mod drain;
 mod error;
 mod guard;
 mod host;
+mod policy;
 mod ports;
 mod sandboxes;
 mod streams;

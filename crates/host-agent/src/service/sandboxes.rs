@@ -7,19 +7,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
 use model::{
-    Extent, Generation, InvalidPolicy, Lifetime, NetworkPolicy, OnExpiry, Password, PolicyWords, ProxyTls, ProxyWords,
-    SandboxId, Shape, ShapeRequest, SnapshotId, StartMode, TemplateName,
+    Extent, Generation, Lifetime, OnExpiry, SandboxId, Shape, ShapeRequest, SnapshotId, StartMode, TemplateName,
 };
 use proto::hostagent::v1::{
-    CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse,
-    EgressProxy as WireProxy, ExecRequest, ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse,
-    GetSandboxMetricsRequest, GetSandboxMetricsResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse,
-    MetricPoint, NetworkPolicy as WirePolicy, OnExpiry as WireOnExpiry, PauseSandboxRequest, PauseSandboxResponse,
-    ReadFileRequest, ReadFileResponse, ResumeSandboxRequest, ResumeSandboxResponse, SandboxInfo as WireInfo,
-    WriteFileRequest, WriteFileResponse,
+    CreateSandboxRequest, CreateSandboxResponse, DestroySandboxRequest, DestroySandboxResponse, ExecRequest,
+    ExecResponse, FlushSandboxMetricsRequest, FlushSandboxMetricsResponse, GetSandboxMetricsRequest,
+    GetSandboxMetricsResponse, HostAgentService, ListSandboxesRequest, ListSandboxesResponse, MetricPoint,
+    OnExpiry as WireOnExpiry, PauseSandboxRequest, PauseSandboxResponse, ReadFileRequest, ReadFileResponse,
+    ResumeSandboxRequest, ResumeSandboxResponse, SandboxInfo as WireInfo, WriteFileRequest, WriteFileResponse,
 };
 
 use super::error::IntoConnect;
+use super::policy::policy_of;
 use crate::HostAgent;
 use crate::guest::{self, ExecError};
 use crate::sandbox::metrics::{InvalidRange, Point};
@@ -130,32 +129,6 @@ fn env_of(wire: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMap<S
         Some((name, _)) => Err(ConnectError::invalid_argument(format!("env {name:?} is not valid"))),
         None => Ok(env),
     }
-}
-
-/// What is asked to be reached.
-pub(super) fn policy_of(wire: WirePolicy) -> Result<NetworkPolicy, ConnectError> {
-    let words = PolicyWords {
-        allow_internet_access: !wire.deny_internet_access,
-        allow_out: wire.allow_out,
-        deny_out: wire.deny_out,
-        dns_servers: wire.name_servers.into_option().map(|servers| servers.addresses),
-        egress_proxy: wire.egress_proxy.into_option().map(proxy_of).transpose()?,
-    };
-    NetworkPolicy::new(words).map_err(IntoConnect::into_connect)
-}
-
-fn proxy_of(wire: WireProxy) -> Result<ProxyWords, ConnectError> {
-    let given = |text: String| (!text.is_empty()).then_some(text);
-    let password = given(wire.password).map(Password::new).transpose();
-    Ok(ProxyWords {
-        address: wire.address,
-        username: given(wire.username),
-        password: password.map_err(|error| IntoConnect::into_connect(InvalidPolicy::from(error)))?,
-        tls: wire
-            .tls
-            .into_option()
-            .map(|tls| ProxyTls { server_name: given(tls.server_name), ca_cert: given(tls.ca_cert) }),
-    })
 }
 
 fn template_of(request: &CreateSandboxRequest) -> Result<TemplateName, ConnectError> {

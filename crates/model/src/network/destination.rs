@@ -111,6 +111,18 @@ impl DomainPattern {
     }
 }
 
+impl DomainPattern {
+    /// Of two that match a name, the greater one says more of it.
+    pub(super) fn closeness(&self) -> (bool, usize) {
+        (self.covers == Covers::Name, self.name.len())
+    }
+
+    /// The name that all it matches is, or is below.
+    pub fn root(&self) -> &str {
+        &self.name
+    }
+}
+
 impl fmt::Display for DomainPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let star = if self.covers == Covers::Below { "*." } else { "" };

@@ -4,14 +4,18 @@
 //! Private ranges, the host and other guests are no matter of policy: no sandbox ever reaches them.
 
 mod destination;
+mod headers;
 mod proxy;
+mod secret;
 
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 pub use destination::{Destination, DomainPattern, InvalidDestination, Range};
-pub use proxy::{EgressProxy, InvalidProxy, Login, Password, ProxyAddress, ProxyHost, ProxyTls, ProxyWords};
+pub use headers::{HeaderWords, InvalidHeaders, RequestHeaders};
+pub use proxy::{EgressProxy, InvalidProxy, Login, ProxyAddress, ProxyHost, ProxyTls, ProxyWords};
+pub use secret::{Secret, Untold};
 
 /// Whether a sandbox reaches what no rule names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,23 +27,24 @@ pub enum InternetAccess {
     Off,
 }
 
-/// What a sandbox may reach, and which way. `P` is the password of its proxy, in whatever form.
+/// What a sandbox may reach, which way, and with which headers. `P` is what of it is secret, in whatever form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "PolicyWords<P>", into = "PolicyWords<P>")]
 #[serde(bound(serialize = "P: Clone + Serialize", deserialize = "P: Deserialize<'de>"))]
-pub struct NetworkPolicy<P = Password> {
+pub struct NetworkPolicy<P = Secret> {
     internet: InternetAccess,
     allow: Vec<Destination>,
     deny: Vec<Range>,
     name_servers: Option<Vec<Ipv4Addr>>,
     proxy: Option<EgressProxy<P>>,
+    headers: RequestHeaders<P>,
 }
 
 /// A policy as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[serde(bound(serialize = "P: Clone + Serialize", deserialize = "P: Deserialize<'de>"))]
-pub struct PolicyWords<P = Password> {
+pub struct PolicyWords<P = Secret> {
     /// Whether what no list names is reached.
     pub allow_internet_access: bool,
     /// Addresses, ranges and domains.
@@ -52,6 +57,9 @@ pub struct PolicyWords<P = Password> {
     /// What its connections go through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_proxy: Option<ProxyWords<P>>,
+    /// Headers that its requests get on their way.
+    #[serde(default = "HeaderWords::new", skip_serializing_if = "HeaderWords::is_empty")]
+    pub request_headers: HeaderWords<P>,
 }
 
 impl<P> Default for PolicyWords<P> {
@@ -62,6 +70,7 @@ impl<P> Default for PolicyWords<P> {
             deny_out: Vec::new(),
             dns_servers: None,
             egress_proxy: None,
+            request_headers: HeaderWords::new(),
         }
     }
 }
@@ -74,6 +83,7 @@ impl<P> Default for NetworkPolicy<P> {
             deny: Vec::new(),
             name_servers: None,
             proxy: None,
+            headers: RequestHeaders::default(),
         }
     }
 }
@@ -103,6 +113,9 @@ pub enum InvalidPolicy {
     /// The proxy is none.
     #[error("egress_proxy: {0}")]
     Proxy(#[from] InvalidProxy),
+    /// The headers of requests.
+    #[error("request_headers: {0}")]
+    Headers(#[from] InvalidHeaders),
     /// A name restricts nothing where all addresses are reached anyway.
     #[error("allow_out names domains, so deny_out must hold 0.0.0.0/0 or allow_internet_access be false")]
     DomainsWithoutDenial,
@@ -125,6 +138,7 @@ impl<P> NetworkPolicy<P> {
             deny: entries("deny_out", &words.deny_out)?,
             name_servers: words.dns_servers.as_deref().map(name_servers).transpose()?,
             proxy: words.egress_proxy.map(EgressProxy::try_from).transpose()?,
+            headers: words.request_headers.try_into()?,
         };
         let names_domains = policy.domains().next().is_some();
         if names_domains && !policy.denies_by_default() { Err(InvalidPolicy::DomainsWithoutDenial) } else { Ok(policy) }
@@ -166,11 +180,31 @@ impl<P> NetworkPolicy<P> {
         self.proxy.as_ref()
     }
 
-    /// The same with the password of its proxy in another form, or without it, if there is one.
-    pub fn with_password<Q, E>(self, change: impl FnOnce(P) -> Result<Option<Q>, E>) -> Result<NetworkPolicy<Q>, E> {
-        let Self { internet, allow, deny, name_servers, proxy } = self;
-        let proxy = proxy.map(|proxy| proxy.with_password(change)).transpose()?;
-        Ok(NetworkPolicy { internet, allow, deny, name_servers, proxy })
+    /// The headers that its requests get on their way.
+    pub fn headers(&self) -> &RequestHeaders<P> {
+        &self.headers
+    }
+
+    /// Whether connections to this address are allowed, as long as nothing is said of names.
+    pub fn reaches(&self, address: Ipv4Addr) -> bool {
+        let is_denied = self.denies_by_default() || self.deny.iter().any(|range| range.contains(address));
+        !is_denied || self.allowed_ranges().any(|range| range.contains(address))
+    }
+
+    /// The same with what of it is secret in another form.
+    pub fn with_secrets<Q, E>(self, mut change: impl FnMut(P) -> Result<Q, E>) -> Result<NetworkPolicy<Q>, E> {
+        let Self { internet, allow, deny, name_servers, proxy, headers } = self;
+        let proxy = proxy.map(|proxy| proxy.with_secret(&mut change)).transpose()?;
+        let headers = headers.with_secrets(change)?;
+        Ok(NetworkPolicy { internet, allow, deny, name_servers, proxy, headers })
+    }
+
+    /// What anybody may be told of it.
+    pub fn untold(self) -> NetworkPolicy<Untold> {
+        match self.with_secrets(|_| Ok::<_, std::convert::Infallible>(Untold)) {
+            Ok(policy) => policy,
+            Err(never) => match never {},
+        }
     }
 
     /// The policy in words.
@@ -184,6 +218,7 @@ impl<P> NetworkPolicy<P> {
             deny_out: self.deny.iter().map(ToString::to_string).collect(),
             dns_servers: self.name_servers.as_ref().map(|servers| servers.iter().map(ToString::to_string).collect()),
             egress_proxy: self.proxy.clone().map(Into::into),
+            request_headers: self.headers.words(),
         }
     }
 
@@ -328,5 +363,39 @@ mod tests {
         check("5.6.0.0/16", "5.6.7.8", true);
         check("5.6.0.0/16", "5.6.8.8", false);
         check("0.0.0.0/0", "1.1.1.1", true);
+    }
+
+    #[test]
+    fn an_address_is_reached_as_the_rules_of_packets_would_have_it() {
+        let check = |internet, allow: &[&str], deny: &[&str], address: &str, expect: bool| {
+            let reaches = policy(internet, allow, deny).unwrap().reaches(address.parse().unwrap());
+            assert_eq!(reaches, expect, "{internet:?} {allow:?} {deny:?} {address}");
+        };
+        check(InternetAccess::On, &[], &[], "1.1.1.1", true);
+        check(InternetAccess::On, &[], &["1.1.1.0/24"], "1.1.1.1", false);
+        check(InternetAccess::On, &["1.1.1.1"], &["1.1.1.0/24"], "1.1.1.1", true);
+        check(InternetAccess::Off, &["1.1.1.1", "a.b"], &[], "1.1.1.1", true);
+        check(InternetAccess::Off, &["1.1.1.1", "a.b"], &[], "1.1.1.2", false);
+        check(InternetAccess::On, &[], &["0.0.0.0/0"], "1.1.1.2", false);
+    }
+
+    #[test]
+    fn secrets_change_their_form_and_nothing_else_does() {
+        let text = r#"{"allow_internet_access":true,"allow_out":[],"deny_out":[],"egress_proxy":{"address":"a.b:1","username":"u","password":"p"},"request_headers":{"a.b":{"x-key":"k"}}}"#;
+        let policy: NetworkPolicy = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&policy).unwrap(), text);
+        let mut seen = Vec::new();
+        let changed: NetworkPolicy<String> = policy
+            .clone()
+            .with_secrets(|secret| {
+                seen.push(secret.reveal().to_owned());
+                Ok::<_, ()>("sealed".to_owned())
+            })
+            .unwrap();
+        assert_eq!(seen, ["p", "k"]);
+        let sealed = text.replace(r#""p""#, r#""sealed""#).replace(r#""k""#, r#""sealed""#);
+        assert_eq!(serde_json::to_string(&changed).unwrap(), sealed);
+        let untold = policy.untold();
+        assert_eq!(untold.headers().of("a.b").unwrap()["x-key"], Untold);
     }
 }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::destination::DomainPattern;
+use super::secret::Secret;
 
 /// What a certificate in PEM begins with.
 const PEM: &str = "-----BEGIN CERTIFICATE-----";
@@ -17,7 +18,7 @@ const PEM: &str = "-----BEGIN CERTIFICATE-----";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "ProxyWords<P>", into = "ProxyWords<P>")]
 #[serde(bound(serialize = "P: Clone + Serialize", deserialize = "P: Deserialize<'de>"))]
-pub struct EgressProxy<P = Password> {
+pub struct EgressProxy<P = Secret> {
     address: ProxyAddress,
     login: Option<Login<P>>,
     tls: Option<ProxyTls>,
@@ -41,17 +42,12 @@ pub enum ProxyHost {
 
 /// Who a proxy is told that we are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login<P = Password> {
+pub struct Login<P = Secret> {
     /// A name.
     pub username: String,
     /// What proves it, if anything.
     pub password: Option<P>,
 }
-
-/// A password, which shows in no log.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Password(String);
 
 /// TLS to a proxy. What it shows is always checked.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -68,7 +64,7 @@ pub struct ProxyTls {
 /// A proxy as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ProxyWords<P = Password> {
+pub struct ProxyWords<P = Secret> {
     /// `host:port`.
     pub address: String,
     /// Its user.
@@ -112,22 +108,11 @@ pub enum InvalidProxy {
     CaCert,
 }
 
-impl Password {
-    /// One that somebody has given.
-    pub fn new(text: String) -> Result<Self, InvalidProxy> {
+impl Secret {
+    /// A password that somebody has given.
+    pub fn password(text: String) -> Result<Self, InvalidProxy> {
         let fits = (1..=EgressProxy::LONGEST_LOGIN).contains(&text.len());
         if fits { Ok(Self(text)) } else { Err(InvalidProxy::Password) }
-    }
-
-    /// What it is.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password")
     }
 }
 
@@ -212,12 +197,12 @@ impl<P> EgressProxy<P> {
     }
 
     /// The same with its password in another form, if it has one.
-    pub fn with_password<Q, E>(self, change: impl FnOnce(P) -> Result<Option<Q>, E>) -> Result<EgressProxy<Q>, E> {
+    pub fn with_secret<Q, E>(self, change: impl FnOnce(P) -> Result<Q, E>) -> Result<EgressProxy<Q>, E> {
         let Self { address, login, tls } = self;
         let login = match login {
             None => None,
             Some(Login { username, password }) => {
-                let password = password.map(change).transpose()?.flatten();
+                let password = password.map(change).transpose()?;
                 Some(Login { username, password })
             }
         };
@@ -259,8 +244,8 @@ mod tests {
         ProxyWords { address: address.to_owned(), username: None, password: None, tls: None }
     }
 
-    fn password(text: &str) -> Option<Password> {
-        Some(Password::new(text.to_owned()).unwrap())
+    fn password(text: &str) -> Option<Secret> {
+        Some(Secret::password(text.to_owned()).unwrap())
     }
 
     #[test]
@@ -291,18 +276,15 @@ mod tests {
         let proxy: EgressProxy = all.clone().try_into().unwrap();
         assert!(!format!("{proxy:?}").contains("sesame"));
         assert_eq!(ProxyWords::from(proxy.clone()), all);
-        let sealed: EgressProxy<String> =
-            proxy.clone().with_password(|_| Ok::<_, ()>(Some("sealed".to_owned()))).unwrap();
+        let sealed: EgressProxy<String> = proxy.with_secret(|_| Ok::<_, ()>("sealed".to_owned())).unwrap();
         let text = serde_json::to_string(&sealed).unwrap();
         assert_eq!(text, r#"{"address":"a.b:1","username":"user","password":"sealed"}"#);
         assert_eq!(serde_json::from_str::<EgressProxy<String>>(&text).unwrap(), sealed);
-        let without = proxy.with_password(|_| Ok::<Option<String>, ()>(None)).unwrap();
-        assert_eq!(without.login().unwrap(), &Login { username: "user".to_owned(), password: None });
 
         let nobody_s = ProxyWords { password: password("x"), ..words("a.b:1") };
         assert_eq!(EgressProxy::try_from(nobody_s), Err(InvalidProxy::PasswordWithoutUsername));
         for wrong in [String::new(), "x".repeat(256)] {
-            assert_eq!(Password::new(wrong.clone()), Err(InvalidProxy::Password));
+            assert_eq!(Secret::password(wrong.clone()), Err(InvalidProxy::Password));
             let words = ProxyWords { username: Some(wrong), ..words("a.b:1") };
             assert_eq!(EgressProxy::try_from(words), Err(InvalidProxy::Username));
         }

@@ -10,6 +10,8 @@ use testkit::{Server, wait_for};
 
 use super::server;
 
+mod headers;
+
 /// Set for the test that runs inside.
 const INSIDE: &str = "SANDPIPER_TEST_INSIDE";
 
@@ -19,7 +21,7 @@ const WORLD: &str = "203.0.113.2";
 /// One of each kind of address that no guest reaches.
 const PRIVATE: [&str; 6] = ["10.66.0.1", "100.64.0.9", "169.254.169.254", "172.16.9.9", "192.168.7.7", "198.18.0.1"];
 
-/// Notes who connects to ports 80 and 443 of any address, who sends a datagram to port 80, and who asks for which name. It
+/// Notes who connects to ports 80 and 443 of any address, unless it has one argument more, who sends a datagram to port 80, and who asks for which name. It
 /// answers requests, and questions for some names.
 const LISTENER: &str = include_str!("fence/listener.py");
 
@@ -51,10 +53,15 @@ pub(super) fn run(program: &str, arguments: &[&str]) {
 
 /// Gives the machine a name server that is private, as long as this is kept.
 fn mount_resolv_conf() -> tempfile::NamedTempFile {
-    let resolv = tempfile::NamedTempFile::new().unwrap();
-    fs::write(resolv.path(), "nameserver 10.66.0.1\n").unwrap();
-    run("mount", &["--bind", resolv.path().to_str().unwrap(), "/etc/resolv.conf"]);
-    resolv
+    mount_file("nameserver 10.66.0.1\n", "/etc/resolv.conf")
+}
+
+/// Lets a file say something else, as long as this is kept.
+fn mount_file(text: &str, place: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    run("mount", &["--bind", file.path().to_str().unwrap(), place]);
+    file
 }
 
 /// A machine in the world: a namespace with a listener at every address that a guest might try.
@@ -66,11 +73,16 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With these arguments for its listener.
+    async fn start_with(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("hits");
         let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", "read -r _ && exec python3 -c \"$0\" \"$1\"", LISTENER]);
-        let mut listener = command.arg(&log).stdin(Stdio::piped()).spawn().unwrap();
+        command.args(["--net", "sh", "-c", "read -r _ && exec python3 -c \"$0\" \"$@\"", LISTENER]);
+        let mut listener = command.arg(&log).args(arguments).stdin(Stdio::piped()).spawn().unwrap();
         let pid = listener.id().to_string();
         let own = fs::read_link("/proc/self/ns/net").unwrap();
         let theirs = PathBuf::from(format!("/proc/{pid}/ns/net"));
@@ -93,18 +105,23 @@ impl World {
     }
 
     /// Starts a proxy there that shows this certificate, with its key, where TLS is spoken.
-    async fn start_proxy(&self, certificate: &str) -> Proxy {
+    async fn start_proxy(&self, certificate: &str) -> Program {
         let shown = self.log.with_extension("pem");
         fs::write(&shown, certificate).unwrap();
+        self.start_program(SOCKS, &[shown], &["proxy at 1080", "proxy at 1443"]).await
+    }
+
+    /// Starts a program there and waits until it has noted these.
+    async fn start_program(&self, program: &str, arguments: &[PathBuf], notes: &[&str]) -> Program {
         let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &self.listener.id().to_string(), "python3", "-c", SOCKS]);
-        let proxy = Proxy(command.arg(&self.log).arg(shown).spawn().unwrap());
-        wait_for("the proxy to listen", async || {
+        command.args(["--net", "--target", &self.listener.id().to_string(), "python3", "-c", program]);
+        let started = Program(command.arg(&self.log).args(arguments).spawn().unwrap());
+        wait_for("a program of the world", async || {
             let hits = self.hits();
-            (hits.contains("proxy at 1080") && hits.contains("proxy at 1443")).then_some(())
+            notes.iter().all(|note| hits.contains(note)).then_some(())
         })
         .await;
-        proxy
+        started
     }
 
     fn hits(&self) -> String {
@@ -120,9 +137,9 @@ impl Drop for World {
 }
 
 /// It ends with the test.
-struct Proxy(Child);
+struct Program(Child);
 
-impl Drop for Proxy {
+impl Drop for Program {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

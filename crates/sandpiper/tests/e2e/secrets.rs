@@ -65,9 +65,11 @@ async fn keys_and_tokens_are_in_no_log_error_process_list_file_or_record() {
     let call = |method: Method, path: &str, key: &str| {
         http.request(method, format!("{}{path}", server.url())).header("x-api-key", key)
     };
-    let password = "canary-of-a-proxy-40d7aa";
+    let (password, value) = ("canary-of-a-proxy-40d7aa", "canary-of-a-header-77c01e");
     let proxy = json!({ "address": "203.0.113.9:1080", "username": "somebody", "password": password });
-    let create = json!({ "allow_public_traffic": false, "network": { "egress_proxy": proxy } });
+    let headers = json!({ "api.example.com": { "Authorization": value } });
+    let policy = json!({ "egress_proxy": proxy, "request_headers": headers });
+    let create = json!({ "allow_public_traffic": false, "network": policy });
     let made = call(Method::POST, "/v1/sandboxes", &right).header("idempotency-key", "once").json(&create);
     let (status, text) = said(made).await;
     assert_eq!(status, 201, "{text}");
@@ -121,7 +123,10 @@ async fn keys_and_tokens_are_in_no_log_error_process_list_file_or_record() {
     answers.push(
         said(call(Method::PUT, &network, &right).json(&json!({ "egress_proxy": { "password": password } }))).await,
     );
-    answers.push(said(call(Method::PUT, &network, &right).json(&json!({ "egress_proxy": proxy }))).await);
+    let broken = json!({ "request_headers": { "api.example.com": { "Authorization": format!("{value}\n") } } });
+    for policy in [policy, broken] {
+        answers.push(said(call(Method::PUT, &network, &right).json(&policy)).await);
+    }
     for body in [json!({ "cmd": "true" }), json!({ "cmd": 5 }), json!({ "cmd": "true", "api_key": right })] {
         answers.push(said(call(Method::POST, &format!("/v1/sandboxes/{id}/exec"), &right).json(&body)).await);
     }
@@ -146,12 +151,14 @@ async fn keys_and_tokens_are_in_no_log_error_process_list_file_or_record() {
     );
     // Its host needs it again, where only root reads.
     let is_record = |place: &str| place.ends_with(&format!("{id}/record.json"));
-    assert!(places.iter().any(|(place, content)| is_record(place) && holds(content, password)), "of the sandbox");
-    for (place, content) in places.iter().filter(|(place, _)| !is_record(place)) {
-        assert!(!holds(content, password), "{place} holds the password of a proxy");
-    }
-    for (status, text) in &answers {
-        assert!(!text.contains(password), "an answer {status} tells the password of a proxy: {text}");
+    for secret in [password, value] {
+        assert!(places.iter().any(|(place, content)| is_record(place) && holds(content, secret)), "of the sandbox");
+        for (place, content) in places.iter().filter(|(place, _)| !is_record(place)) {
+            assert!(!holds(content, secret), "{place} holds {secret}");
+        }
+        for (status, text) in &answers {
+            assert!(!text.contains(secret), "an answer {status} tells {secret}: {text}");
+        }
     }
     for secret in [&right, &revoked, &wrong, &odd, &token, &access, &traffic, &wrong_token.to_owned()] {
         let bare = secret.trim_start_matches("e2b_");

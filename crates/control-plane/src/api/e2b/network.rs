@@ -7,14 +7,13 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use http::StatusCode;
-use model::{InvalidPolicy, NetworkPolicy, PolicyWords, ProxyTls, ProxyWords};
+use model::{HeaderWords, InvalidPolicy, NetworkPolicy, PolicyWords, ProxyTls, ProxyWords};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::super::Api;
-use super::super::egress_proxy;
 use super::super::error::ApiError;
-use super::super::request::Caller;
+use super::super::request::{Caller, Given};
+use super::super::{egress_proxy, request_headers};
 use super::error::{absent, told};
 use super::sandboxes::{Named, find_to_change, optional_body};
 use crate::https_ports::HttpsPorts;
@@ -25,13 +24,16 @@ use crate::request_host::{InvalidRequestHost, RequestHost};
 const NAMES_WITHOUT_DENIAL: &str = "When specifying allowed domains in allow out, you must include 'ALL_TRAFFIC' in deny \
                                     out to block all other traffic.";
 
+/// What stands for something that is kept elsewhere begins with this.
+const PLACEHOLDER: &str = "${e2b.";
+
 /// The network of a sandbox, as a create has it. An update has the first members only.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkRequest {
     allow_out: Option<Vec<String>>,
     deny_out: Option<Vec<String>>,
-    rules: Option<BTreeMap<String, Value>>,
+    rules: Option<BTreeMap<String, Vec<Rule>>>,
     egress_proxy: Option<ProxyRequest>,
     dns_servers: Option<Vec<String>>,
     allow_public_traffic: Option<bool>,
@@ -44,7 +46,7 @@ pub struct NetworkRequest {
 struct ProxyRequest {
     address: String,
     username: Option<String>,
-    password: Option<egress_proxy::Secret>,
+    password: Option<Given>,
     tls: Option<TlsRequest>,
 }
 
@@ -54,6 +56,33 @@ struct TlsRequest {
     enabled: bool,
     server_name: Option<String>,
     ca_cert: Option<String>,
+}
+
+/// What is done to requests to a host.
+#[derive(Debug, Deserialize)]
+struct Rule {
+    transform: Option<Transform>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Transform {
+    headers: Option<BTreeMap<String, Given>>,
+}
+
+/// The headers that rules give to requests.
+fn headers(rules: BTreeMap<String, Vec<Rule>>) -> Result<HeaderWords, ApiError> {
+    let of_host = |(domain, rules): (String, Vec<Rule>)| {
+        let mut transforms = rules.into_iter().filter_map(|rule| rule.transform);
+        let headers = transforms.next().and_then(|transform| transform.headers).unwrap_or_default();
+        if transforms.next().is_some() {
+            return Err(ApiError::invalid_request(format!("rules: {domain} may have one transform")));
+        }
+        match headers.values().any(|value| value.0.contains(PLACEHOLDER)) {
+            true => Err(absent("secrets and identity tokens in the headers of rules")),
+            false => Ok((domain, headers)),
+        }
+    };
+    request_headers::words(rules.into_iter().map(of_host).collect::<Result<_, _>>()?)
 }
 
 impl ProxyRequest {
@@ -94,15 +123,13 @@ impl NetworkRequest {
 
     /// What the sandbox may reach.
     pub fn policy(self, allow_internet_access: Option<bool>) -> Result<NetworkPolicy, ApiError> {
-        if self.rules.is_some_and(|rules| !rules.is_empty()) {
-            return Err(absent("rules that change requests on their way"));
-        }
         let words = PolicyWords {
             allow_internet_access: allow_internet_access != Some(false),
             allow_out: self.allow_out.unwrap_or_default(),
             deny_out: self.deny_out.unwrap_or_default(),
             dns_servers: self.dns_servers,
             egress_proxy: self.egress_proxy.map(ProxyRequest::words).transpose()?,
+            request_headers: headers(self.rules.unwrap_or_default())?,
         };
         NetworkPolicy::new(words).map_err(|error| match error {
             InvalidPolicy::DomainsWithoutDenial => ApiError::invalid_request(NAMES_WITHOUT_DENIAL),

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use model::{AutoResume, InternetAccess, OnExpiry, Status};
+use model::{AutoResume, InternetAccess, OnExpiry, Status, Untold};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::{Api, egress_proxy};
 use super::CONTRACT;
 use crate::domain::Domain;
-use crate::store::{AccessToken, Sandbox, StoreError, TrafficToken, without_password};
+use crate::store::{AccessToken, Sandbox, StoreError, TrafficToken};
 
 /// Deprecated in the contract, and still asked for.
 const CLIENT: &str = "sandpiper";
+
+/// In the place of a value that is not told.
+const UNTOLD: &str = "***";
 
 /// What a client needs to speak with a sandbox.
 #[derive(Serialize)]
@@ -139,7 +142,7 @@ impl<'a> Detail<'a> {
 }
 
 fn network(sandbox: &Sandbox) -> Value {
-    let policy = without_password(sandbox.network.clone());
+    let policy = sandbox.network.clone().untold();
     let (words, allow_public_traffic) = (policy.words(), sandbox.traffic_token.is_none());
     let mut network =
         json!({"allowOut": words.allow_out, "denyOut": words.deny_out, "allowPublicTraffic": allow_public_traffic});
@@ -155,6 +158,10 @@ fn network(sandbox: &Sandbox) -> Value {
             }
         }
     }
+    if !words.request_headers.is_empty() {
+        let rules = words.request_headers.into_iter();
+        network["rules"] = rules.map(|(domain, headers)| (domain, rule(headers))).collect();
+    }
     if let Some(servers) = words.dns_servers {
         network["dnsServers"] = json!(servers);
     }
@@ -166,6 +173,12 @@ fn network(sandbox: &Sandbox) -> Value {
         network["maskRequestHost"] = json!(host.as_str());
     }
     network
+}
+
+/// What requests to a host get, without the values.
+fn rule(headers: BTreeMap<String, Untold>) -> Value {
+    let headers: BTreeMap<_, _> = headers.into_keys().map(|name| (name, UNTOLD)).collect();
+    json!([{"transform": {"headers": headers}}])
 }
 
 /// What runs, or soon will, is running; whatever can be woken is paused.

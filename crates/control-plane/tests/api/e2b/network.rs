@@ -84,6 +84,46 @@ async fn a_network_is_told_as_it_was_asked_for_without_its_secrets() {
     assert_eq!(put(json!({"egressProxy": null, "dnsServers": []})).await.0, 204);
     let network = told().await;
     assert_eq!((network.get("egressProxy"), &network["dnsServers"]), (None, &json!([])));
-    let (status, refused) = put(json!({"rules": {"a.b": [{"transform": {"headers": {"X": "y"}}}]}})).await;
-    assert!(status == 501 && refused["message"].as_str().unwrap().contains("does not offer"), "{refused}");
+}
+
+#[tokio::test]
+async fn rules_give_headers_to_requests_and_are_told_without_the_values() {
+    let server = Fixture::start().await;
+    let rule = |headers: Value| json!([{"transform": {"headers": headers}}]);
+    let rules =
+        json!({"api.example.com": rule(json!({"Authorization": "Bearer open sesame"})), "a.b": [], "c.d": [{}]});
+    let made = sandbox(&server, json!({"network": {"rules": rules}})).await;
+    let told = async || detail(&server, id(&made)).await["network"].clone();
+    let shown = json!({"api.example.com": rule(json!({"authorization": "***"}))});
+    assert_eq!(told().await["rules"], shown);
+    let sent = |name: &str| {
+        let networks = &server.host.state().networks;
+        networks[id(&made)].0.request_headers.iter().find_map(|host| host.headers.get(name).cloned())
+    };
+    assert_eq!(sent("authorization").as_deref(), Some("Bearer open sesame"));
+    let put =
+        async |body: Value| server.send(Method::PUT, &format!("/sandboxes/{}/network", id(&made)), Some(body)).await;
+    let two = json!([{"transform": {"headers": {"X": "y"}}}, {"transform": {"headers": {"Z": "y"}}}]);
+    let many: serde_json::Map<_, _> = (0..11).map(|index| (format!("x{index}.com"), rule(json!({"X": "y"})))).collect();
+    let names: serde_json::Map<_, _> = (0..21).map(|index| (format!("x{index}"), json!("y"))).collect();
+    for (wrong, word) in [
+        (json!({"a.b": two}), "one transform"),
+        (many.into(), "10 domains"),
+        (json!({"a.b": rule(names.into())}), "20 headers"),
+        (json!({"a.b": rule(json!({"x".repeat(65): "y"}))}), "64"),
+        (json!({"a.b": rule(json!({"X": "y".repeat(2049)}))}), "2048"),
+        (json!({format!("{}com", "a.".repeat(63)): rule(json!({"X": "y"}))}), "128"),
+        (json!({"10.0.0.0/8": rule(json!({"X": "y"}))}), "no domain"),
+    ] {
+        let (status, refused) = put(json!({"rules": wrong})).await;
+        assert_eq!(status, 400, "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains(word), "{word}: {refused}");
+    }
+    for kept_elsewhere in ["${e2b.secrets.key}", "Bearer ${e2b.identity.tokens.aws}"] {
+        let (status, refused) = put(json!({"rules": {"a.b": rule(json!({"X": kept_elsewhere}))}})).await;
+        assert!(status == 501 && refused["message"].as_str().unwrap().contains("does not offer"), "{refused}");
+    }
+    assert_eq!(told().await["rules"], shown, "what is refused changes nothing");
+    assert_eq!(put(json!({})).await.0, 204);
+    assert_eq!((told().await.get("rules"), sent("authorization")), (None, None));
 }

@@ -35,7 +35,8 @@ const NAMES: &str = "meta l4proto { tcp, udp } th dport 53";
 /// Where a sandbox's own proxy listens in its namespace.
 pub(in crate::net) const PROXY_PORT: u16 = 4080;
 
-/// Where it listens for connections that go through the proxy of the sandbox's owner because their address is allowed.
+/// Where it listens for connections whose address is allowed, and which go through the proxy of the sandbox's owner or may be
+/// requests that get headers.
 pub(in crate::net) const TUNNEL_PORT: u16 = 4081;
 
 /// The first address that means more than one machine, or none.
@@ -185,6 +186,41 @@ fn list(addresses: &[Ipv4Addr]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.into_iter().collect::<Vec<_>>().join(", "))
 }
 
+/// Which connections to allowed addresses are made by our process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Through {
+    /// All of TCP: they go on through the proxy of the sandbox's owner.
+    Everything,
+    /// Those that may be requests, as some get headers.
+    Requests,
+}
+
+impl Through {
+    fn of(policy: &NetworkPolicy) -> Option<Self> {
+        match (policy.proxy(), policy.headers().is_empty()) {
+            (Some(_), _) => Some(Self::Everything),
+            (None, false) => Some(Self::Requests),
+            (None, true) => None,
+        }
+    }
+
+    /// What their packets are known by.
+    fn which(self) -> &'static str {
+        match self {
+            Self::Everything => "meta l4proto tcp",
+            Self::Requests => "tcp dport { 80, 443 }",
+        }
+    }
+
+    /// The same of packets in both directions, by where the first of them went.
+    fn which_began(self) -> &'static str {
+        match self {
+            Self::Everything => "meta l4proto tcp",
+            Self::Requests => "meta l4proto tcp ct original proto-dst { 80, 443 }",
+        }
+    }
+}
+
 /// How a policy lets a guest find names.
 enum Names {
     /// By name servers, which are asked as they are.
@@ -204,14 +240,15 @@ impl Names {
         }
     }
 
-    /// What is done with where packets go, those of connections that are allowed `through` a proxy among them.
-    fn diversions(&self, through: bool) -> Vec<String> {
-        let tunnel = |which: &str| format!("{which}meta l4proto tcp redirect to :{TUNNEL_PORT}");
+    /// What is done with where packets go, those of connections to allowed addresses that are taken `through` our process
+    /// among them.
+    fn diversions(&self, through: Option<Through>) -> Vec<String> {
+        let tunnel = |which: &str, through: Through| format!("{which}{} redirect to :{TUNNEL_PORT}", through.which());
         let fenced = || "ip daddr @fenced return".to_owned();
-        let allowed = through.then(|| [fenced(), tunnel("ip daddr @allowed ")]).into_iter().flatten();
+        let allowed = through.map(|through| [fenced(), tunnel("ip daddr @allowed ", through)]).into_iter().flatten();
         match self {
             Self::Asked(servers) => {
-                let rest = through.then(|| ["ip daddr @denied return".to_owned(), tunnel("")]);
+                let rest = through.map(|through| ["ip daddr @denied return".to_owned(), tunnel("", through)]);
                 [to_name_servers(servers)].into_iter().chain(allowed).chain(rest.into_iter().flatten()).collect()
             }
             Self::Resolved(servers) => {
@@ -224,12 +261,12 @@ impl Names {
     }
 
     /// What then arrives in the namespace itself.
-    fn arrivals(&self, through: bool) -> Vec<String> {
+    fn arrivals(&self, through: Option<Through>) -> Vec<String> {
         let diverted = |port: u16| format!("ct status dnat tcp dport {port} accept");
         let is_resolved = matches!(self, Self::Resolved(_));
-        let limit = (through || is_resolved).then(|| "ct state new jump beginning".to_owned());
+        let limit = (through.is_some() || is_resolved).then(|| "ct state new jump beginning".to_owned());
         let named = is_resolved.then(|| [format!("ip daddr {TAP_IP} {NAMES} accept"), diverted(PROXY_PORT)]);
-        let tunnels = through.then(|| diverted(TUNNEL_PORT));
+        let tunnels = through.map(|_| diverted(TUNNEL_PORT));
         limit.into_iter().chain(named.into_iter().flatten()).chain(tunnels).collect()
     }
 }
@@ -256,12 +293,15 @@ pub(in crate::net) fn policy_rules(policy: &NetworkPolicy, resolvers: &[Ipv4Addr
             "ct original ip daddr {TAP_IP} accept\n        ct original ip daddr @denied goto refuse\n        accept"
         )
     };
-    let (names, through) = (Names::of(policy, resolvers), policy.proxy().is_some());
+    let (names, through) = (Names::of(policy, resolvers), Through::of(policy));
     let diversions = names.diversions(through).join("\n        ");
     let arrivals = names.arrivals(through).join("\n        ");
-    // What has not come through the proxy, from before there was one, does not go on beside it.
-    let direct =
-        if through { format!("meta l4proto tcp ct original ip daddr != {TAP_IP} goto refuse") } else { String::new() };
+    // What has not come through our process, from before there was one, does not go on beside it.
+    let direct = through.map(|through| {
+        let which = through.which_began();
+        format!("{which} ct original ip daddr != {TAP_IP} goto refuse")
+    });
+    let direct = direct.unwrap_or_default();
     rules
         + &format!(
             r#"table ip sandbox {{
@@ -336,6 +376,11 @@ mod tests {
         lines.filter(|line| !line.is_empty() && !line.starts_with("table") && line != "}").collect()
     }
 
+    fn chain(rules: &[String], name: &str) -> Vec<String> {
+        let after = rules.iter().skip_while(|rule| **rule != format!("chain {name} {{")).skip(1);
+        after.take_while(|rule| !rule.starts_with("chain")).cloned().collect()
+    }
+
     #[test]
     fn what_is_allowed_comes_before_what_is_denied() {
         let rules = rules_of(r#"{"allow_out":["1.2.3.4"],"deny_out":["1.2.3.0/24","5.6.7.8"]}"#);
@@ -405,10 +450,6 @@ mod tests {
     #[test]
     fn what_is_allowed_goes_through_a_proxy_and_nothing_goes_beside_it() {
         let with = |more: &str| rules_of(&format!(r#"{{"egress_proxy":{{"address":"203.0.113.9:1080"}}{more}}}"#));
-        let chain = |rules: &[String], name: &str| -> Vec<String> {
-            let after = rules.iter().skip_while(|rule| **rule != format!("chain {name} {{")).skip(1);
-            after.take_while(|rule| !rule.starts_with("chain")).cloned().collect()
-        };
         let (allowed, rest) =
             ("ip daddr @allowed meta l4proto tcp redirect to :4081", "meta l4proto tcp redirect to :4081");
         let question = "ip daddr 169.254.0.22 meta l4proto { tcp, udp } th dport 53 dnat to 10.0.0.53";
@@ -429,6 +470,31 @@ mod tests {
         ];
         assert_eq!(chain(&named, "names"), expected);
         assert!(chain(&named, "arrivals").contains(&"ct status dnat tcp dport 4080 accept".to_owned()));
+    }
+
+    #[test]
+    fn what_may_be_a_request_that_gets_headers_is_looked_at_wherever_it_may_go() {
+        let with = |more: &str| rules_of(&format!(r#"{{"request_headers":{{"a.b":{{"x":"y"}}}}{more}}}"#));
+        let (allowed, rest) =
+            ("ip daddr @allowed tcp dport { 80, 443 } redirect to :4081", "tcp dport { 80, 443 } redirect to :4081");
+        let question = "ip daddr 169.254.0.22 meta l4proto { tcp, udp } th dport 53 dnat to 10.0.0.53";
+        let open = with("");
+        let expected = [question, "ip daddr @fenced return", allowed, "ip daddr @denied return", rest];
+        assert_eq!(chain(&open, "names"), expected);
+        let direct =
+            "meta l4proto tcp ct original proto-dst { 80, 443 } ct original ip daddr != 169.254.0.22 goto refuse";
+        assert_eq!(chain(&open, "egress")[0], direct);
+        let named = with(r#","allow_internet_access":false,"allow_out":["a.b","1.2.3.4"]"#);
+        let expected = [
+            "ip daddr @fenced return",
+            allowed,
+            "ip daddr @allowed return",
+            "ip daddr @fenced return",
+            "tcp dport { 80, 443 } redirect to :4080",
+        ];
+        assert_eq!(chain(&named, "names"), expected);
+        let both = with(r#","egress_proxy":{"address":"203.0.113.9:1080"}"#);
+        assert!(chain(&both, "names").contains(&"meta l4proto tcp redirect to :4081".to_owned()));
     }
 
     #[test]

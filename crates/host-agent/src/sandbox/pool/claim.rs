@@ -98,7 +98,7 @@ impl Parts {
         let guest = self.guest.as_ref().expect("what is in the pool has a guest").renewed();
         let restored = async {
             tokio::select! {
-                restored = guest.restore(identity(spec, template), DEADLINE) => {
+                restored = guest.restore(identity(host, spec, template), DEADLINE) => {
                     restored.map_err(CreateError::Introduce)
                 }
                 () = vm.process().ended() => Err(CreateError::Ended { last_words: vm.last_words() }),

@@ -191,8 +191,14 @@ test('js_networks_are_replaced', async () => {
   await sandbox.updateNetwork({ egressProxy: { address: '203.0.113.9:1080', username: 'u', password: 'open sesame' } })
   const told = (await sandbox.getInfo()).network.egressProxy
   assert.deepEqual({ ...told }, { address: '203.0.113.9:1080', username: 'u' })
+  const rules = new Map([['api.example.com', [{ transform: { headers: { 'X-Key': 'open sesame' } } }]]])
+  await sandbox.updateNetwork({ allowOut: ({ rules }) => [...rules.keys()], denyOut: [e2b.ALL_TRAFFIC], rules })
+  const ruled = (await sandbox.getInfo()).network
+  assert.deepEqual(ruled.allowOut, ['api.example.com'])
+  assert.deepEqual(ruled.rules['api.example.com'][0].transform.headers, { 'x-key': '***' })
   await Sandbox.updateNetwork(sandbox.sandboxId, {})
-  assert.equal((await sandbox.getInfo()).network.egressProxy, undefined)
+  const cleared = (await sandbox.getInfo()).network
+  assert.deepEqual([cleared.egressProxy, cleared.rules], [undefined, undefined])
   await sandbox.kill()
 })
 

@@ -444,9 +444,19 @@ def what_a_sandbox_may_reach_is_said_at_its_creation_and_later():
     told = sandbox.get_info().network["egress_proxy"]
     assert told == {"address": proxy["address"], "username": "u", "tls": {"server_name": "other.example.com"}}, told
     raises(SandboxException, lambda: sandbox.update_network({"egress_proxy": {"address": "10.0.0.1:1080"}}))
+    rules = {"api.example.com": [{"transform": {"headers": {"Authorization": "Bearer open sesame"}}}]}
+    sandbox.update_network({"allow_out": lambda it: list(it.rules), "deny_out": [ALL_TRAFFIC], "rules": rules})
+    network = sandbox.get_info().network
+    shown = {"api.example.com": [{"transform": {"headers": {"authorization": "***"}}}]}
+    assert (network["allow_out"], network["rules"]) == (["api.example.com"], shown), network
+    names = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+    believed = sandbox.commands.run("cat " + " ".join(f"${name}" for name in names)).stdout
+    assert believed.count("BEGIN CERTIFICATE") > 2, believed
+    secret = {"api.example.com": [{"transform": {"headers": {"Authorization": "${e2b.secrets.key}"}}}]}
+    assert "does not offer" in str(raises(SandboxException, lambda: sandbox.update_network({"rules": secret})))
     Sandbox.update_network(sandbox.sandbox_id, {})
     network = sandbox.get_info().network
-    assert network["allow_out"] == [] and not {"dns_servers", "egress_proxy"} & set(network), network
+    assert network["allow_out"] == [] and not {"dns_servers", "egress_proxy", "rules"} & set(network), network
     error = raises(SandboxException, lambda: Sandbox.create(network={"allow_out": ["example.com"]}))
     assert "ALL_TRAFFIC" in str(error)
     raises(SandboxNotFoundException, lambda: Sandbox.update_network(UNKNOWN, {}))

@@ -18,7 +18,9 @@ def answer(question):
     header = question[:2] + struct.pack("!HHHHH", 0x8180 if found else 0x8183, 1, 1 if found else 0, 0, 0)
     record = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(found) if found else b""
     return header + question[12:end] + record
-tcp = {socket.create_server(("0.0.0.0", port)): word for port, word in [(80, "tcp"), (443, "tls")]}
+tcp = {}
+if len(sys.argv) == 2:
+    tcp = {socket.create_server(("0.0.0.0", port)): word for port, word in [(80, "tcp"), (443, "tls")]}
 probes = datagrams("0.0.0.0", 80)
 questions = {datagrams("10.66.0.1", 53): "host", datagrams("203.0.113.2", 53): "own"}
 selector = selectors.DefaultSelector()

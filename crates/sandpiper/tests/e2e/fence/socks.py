@@ -16,8 +16,9 @@ def serve(connection):
     host = take(take(1)[0]).decode() if kind == 3 else socket.inet_ntoa(take(4))
     log.write("socks %s %s:%d\n" % (user.decode(), host, int.from_bytes(take(2), "big")))
     connection.sendall(b"\5\0\0\1" + bytes(6))
-    connection.recv(4096)
-    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nby proxy")
+    asked = connection.recv(4096).lower().split(b"\r\n")
+    keys = b"".join(b" with" + line.partition(b":")[2] for line in asked if line.startswith(b"x-key:"))
+    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nby proxy" + keys)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(sys.argv[2])
 def start(connection, wrap):
