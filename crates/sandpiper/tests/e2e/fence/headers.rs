@@ -51,9 +51,8 @@ async fn requests_to_a_host_get_its_headers_and_nobody_else_does() {
     let _resolv = mount_resolv_conf();
     let world = World::start_with(&["names alone"]).await;
     let _servers = servers(&world).await;
-    let mut server = server(&["--templates", "python311"]).await;
-    let id =
-        server.create(json!({ "template": "python311", "network": { "request_headers": headers("canary") } })).await;
+    let mut server = server(&["--templates", "base"]).await;
+    let id = server.create(json!({ "template": "base", "network": { "request_headers": headers("canary") } })).await;
 
     let said = ask(&server, &id, ["https good.test", "http good.test", "https other.test!", "http other.test"]).await;
     let expected = [
@@ -63,6 +62,13 @@ async fn requests_to_a_host_get_its_headers_and_nobody_else_does() {
         "http 203.0.113.3 other.test mine",
     ];
     assert_eq!(said, expected);
+    for client in [
+        "curl -sS https://good.test/ 2>&1",
+        "node --no-warnings -e 'fetch(`https://good.test/`).then(a => a.text()).then(console.log)' 2>&1",
+    ] {
+        let (_, said) = server.shell(&id, client).await;
+        assert_eq!(said.trim(), "https 203.0.113.2 good.test canary", "{client}");
+    }
     // Whoever is elsewhere hears nothing, whatever a guest says of him.
     let [plain, secured] = ask(&server, &id, ["http good.test@203.0.113.3", "https good.test@203.0.113.3"]).await;
     assert_eq!(plain, "http 203.0.113.2 good.test canary", "it goes where the name leads");
