@@ -1,9 +1,11 @@
 //! What a sandbox may reach, looked at and replaced while it is there.
 
 use std::io;
+use std::time::Duration;
 
 use model::{NetworkPolicy, SandboxId, Status};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::parts::{Parts, identity};
 use super::record::Record;
@@ -12,6 +14,9 @@ use crate::egress::{self, Egress, EgressError};
 use crate::guest::GuestError;
 use crate::host::Host;
 use crate::net::{Denials, FirewallError};
+
+/// A guest takes milliseconds to hear whom it is to believe. One that does not listen keeps no policy from holding.
+const GUEST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a sandbox may reach and what it tried beside that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +48,6 @@ pub enum NetworkError {
     /// The resolver and proxy.
     #[error("let the sandbox find names")]
     Egress(#[from] EgressError),
-    /// The guest does not hear whom it is to believe, so that its requests to some hosts could get no headers.
-    #[error("tell the guest who vouches for the hosts whose requests get headers")]
-    Guest(#[source] GuestError),
     /// What the resolver and proxy before left.
     #[error("end the resolver and proxy that the sandbox had")]
     End(#[source] io::Error),
@@ -105,18 +107,25 @@ impl Parts {
     }
 
     async fn enforce_and_record(&mut self, host: &Host, after: Record) -> Result<(), NetworkError> {
-        if let Some(guest) = &self.guest
-            && !after.spec.network.headers().is_empty()
-        {
-            let identity = identity(host, &after.spec, self.template());
-            guest.introduce(&identity).await.map_err(NetworkError::Guest)?;
-        }
+        self.tell_whom_to_believe(host, &after).await;
         self.enforce(host, &after.spec.network).await?;
         let (written, directory) = (after.clone(), self.directory().to_owned());
         let done = crate::blocking::run(move || written.write(&directory)).await;
         done.unwrap_or_else(|error| Err(error.into())).map_err(NetworkError::Record)?;
         self.record = Some(after);
         Ok(())
+    }
+
+    /// Tells the guest who vouches for the hosts whose requests get headers, before anybody does. A policy holds whether or not
+    /// its guest listens: one that does not is told when it is resumed, and until then believes nobody of them.
+    async fn tell_whom_to_believe(&self, host: &Host, after: &Record) {
+        let Some(guest) = self.guest.as_ref().filter(|_| !after.spec.network.headers().is_empty()) else { return };
+        let identity = identity(host, &after.spec, self.template());
+        let told = timeout(GUEST_PATIENCE, guest.introduce(&identity)).await.unwrap_or(Err(GuestError::Silent));
+        if let Err(error) = told {
+            let (sandbox, error) = (&after.spec.id, &error as &dyn std::error::Error);
+            tracing::warn!(%sandbox, error, "it was not told who vouches for hosts whose requests get headers");
+        }
     }
 
     /// Makes a policy the one that holds, where there is a network. What goes through the resolver and proxy before ends.

@@ -83,8 +83,7 @@ impl IntoConnect for NetworkError {
             Self::NotFound(_) => ErrorCode::NotFound,
             Self::Closing => ErrorCode::Unavailable,
             Self::NotReady(_) => ErrorCode::FailedPrecondition,
-            Self::Guest(GuestError::Silent) => ErrorCode::DeadlineExceeded,
-            Self::Guest(_) | Self::Rules(_) | Self::Egress(_) | Self::End(_) | Self::Record(_) => ErrorCode::Internal,
+            Self::Rules(_) | Self::Egress(_) | Self::End(_) | Self::Record(_) => ErrorCode::Internal,
         }
     }
 }
