@@ -58,6 +58,9 @@ pub struct Recipe {
     /// Files of its image that no package brings, by path.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
+    /// Directories of its image that all users may write, with those in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writable: Vec<String>,
     /// What runs in every sandbox of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
@@ -176,8 +179,10 @@ impl Recipe {
         ensure(exists, "default user", user, "must be root or one of the recipe's users")?;
         let workdir = &self.defaults.workdir;
         ensure(workdir.starts_with('/') && !workdir.contains('\0'), "workdir", workdir, "must be an absolute path")?;
-        for path in self.files.keys() {
-            ensure(is_file_path(path), "file", path, "must be an absolute path without '.' and '..'")?;
+        for (member, path) in
+            self.files.keys().map(|path| ("file", path)).chain(self.writable.iter().map(|path| ("writable", path)))
+        {
+            ensure(is_path(path), member, path, "must be an absolute path without '.' and '..'")?;
         }
         if let Some(Start { command, ready }) = &self.start {
             for command in [command, ready] {
@@ -258,7 +263,7 @@ fn is_user(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte))
 }
 
-fn is_file_path(text: &str) -> bool {
+fn is_path(text: &str) -> bool {
     let is_name = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
     text.strip_prefix('/').is_some_and(|path| path.split('/').all(is_name))
 }
@@ -356,6 +361,9 @@ mod tests {
             "packages = []\n[files]\n'etc/x' = ''",
             "packages = []\n[files]\n'/etc/../x' = ''",
             "packages = []\n[files]\n'/etc//x' = ''",
+            "packages = []\nwritable = ['code']",
+            "packages = []\nwritable = ['/']",
+            "packages = []\nwritable = ['/usr/../..']",
             "packages = []\n[start]\ncommand = 'x'",
             "packages = []\n[start]\ncommand = \"x\\u0000\"\nready = ''",
             "packages = []\ndisk_mb = -1",

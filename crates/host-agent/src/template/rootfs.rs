@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::bootstrap::{Depth, Plan, bootstrap};
@@ -58,8 +58,13 @@ fn settle(tree: &Path, recipe: &Recipe, sources: &Sources) -> Result<(), FileErr
     }
     for (path, text) in &recipe.files {
         let file = path.trim_start_matches('/');
-        make_parents(tree, Path::new(file))?;
+        make_directories(tree, Path::new(file).parent().unwrap_or(Path::new("")))?;
         replace(tree, file, 0o644, text)?;
+    }
+    for path in &recipe.writable {
+        let directory = Path::new(path.trim_start_matches('/'));
+        make_directories(tree, directory)?;
+        open_to_all(&tree.join(directory))?;
     }
     for user in recipe.users.iter().filter(|user| user.sudo == Privilege::All) {
         fs::create_dir_all(tree.join("etc/sudoers.d")).map_err(FileError::at("making", tree.join("etc/sudoers.d")))?;
@@ -76,10 +81,10 @@ fn settle(tree: &Path, recipe: &Recipe, sources: &Sources) -> Result<(), FileErr
     Ok(())
 }
 
-/// The directories above a file. One that is a link may lead out of the tree, so it is an error.
-fn make_parents(tree: &Path, file: &Path) -> Result<(), FileError> {
+/// A directory and those above it. One that is a link may lead out of the tree, so it is an error.
+fn make_directories(tree: &Path, wanted: &Path) -> Result<(), FileError> {
     let mut directory = tree.to_owned();
-    for part in file.parent().into_iter().flat_map(Path::components) {
+    for part in wanted.components() {
         directory.push(part);
         match fs::symlink_metadata(&directory) {
             Ok(metadata) if metadata.is_dir() => {}
@@ -87,6 +92,19 @@ fn make_parents(tree: &Path, file: &Path) -> Result<(), FileError> {
             Err(_) => {
                 fs::DirBuilder::new().mode(0o755).create(&directory).map_err(FileError::at("making", &directory))?
             }
+        }
+    }
+    Ok(())
+}
+
+/// Lets everybody write a directory and those in it. Links are left alone.
+fn open_to_all(directory: &Path) -> Result<(), FileError> {
+    let permissions = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(directory, permissions).map_err(FileError::at("opening to all", directory))?;
+    for entry in fs::read_dir(directory).map_err(FileError::at("reading", directory))? {
+        let entry = entry.map_err(FileError::at("reading", directory))?;
+        if entry.file_type().map_err(FileError::at("reading", entry.path()))?.is_dir() {
+            open_to_all(&entry.path())?;
         }
     }
     Ok(())
@@ -131,10 +149,30 @@ mod tests {
         let tree = directory.path().join("tree");
         fs::create_dir_all(&tree).unwrap();
         std::os::unix::fs::symlink(directory.path(), tree.join("opt")).unwrap();
-        assert!(make_parents(&tree, Path::new("opt/x/y")).is_err());
+        assert!(make_directories(&tree, Path::new("opt/x")).is_err());
         assert!(!directory.path().join("x").exists());
-        make_parents(&tree, Path::new("srv/x/y")).unwrap();
+        make_directories(&tree, Path::new("srv/x")).unwrap();
         assert!(tree.join("srv/x").is_dir());
+    }
+
+    #[test]
+    fn directories_are_opened_to_all_with_those_in_them_and_nothing_else_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let (outside, tree) = (directory.path().join("outside"), directory.path().join("tree"));
+        for made in [&outside, &tree.join("usr/local/bin"), &tree.join("usr/bin"), &tree.join("etc/apt")] {
+            fs::create_dir_all(made).unwrap();
+        }
+        std::os::unix::fs::symlink(&outside, tree.join("usr/local/link")).unwrap();
+        let text = "description=''\nsuite='bookworm'\npackages=[]\nwritable=['/usr/local', '/code']";
+        let sources = Sources { lines: Vec::new(), settings: "/s".into(), keyring: "/k".into() };
+        settle(&tree, &toml::from_str(text).unwrap(), &sources).unwrap();
+        let is_open = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777 == 0o777;
+        for open in ["usr/local", "usr/local/bin", "code"] {
+            assert!(is_open(&tree.join(open)), "{open}");
+        }
+        for closed in [&tree.join("usr"), &tree.join("usr/bin"), &outside] {
+            assert!(!is_open(closed), "{}", closed.display());
+        }
     }
 
     #[test]

@@ -47,7 +47,8 @@ def a_sandbox_from_its_creation_to_its_end():
         assert run("echo $E2B_SANDBOX $E2B_SANDBOX_ID $E2B_TEMPLATE_ID").stdout == f"true {sandbox.sandbox_id} base\n"
         marks = run("cd /run/e2b; cat .E2B_SANDBOX .E2B_SANDBOX_ID .E2B_TEMPLATE_ID").stdout
         assert marks == f"true{sandbox.sandbox_id}base", marks
-        assert run("python --version && node --version && git --version && curl --version && which ss tput")
+        assert run("python --version && node --version && git --version && curl --version && which ss tput npm gcc make gh")
+        assert run("touch /usr/local/mine /usr/local/bin/mine /code/mine")
         assert sandbox.connection_config.api_url == api_url()
         assert sandbox.envd_api_url == sandbox.envd_direct_url == sandbox_url(sandbox)
         assert sandbox.get_host(80) == f"80-{sandbox.sandbox_id}.{sandbox.sandbox_domain}"
