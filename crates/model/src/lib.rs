@@ -26,7 +26,7 @@ pub use metadata::{InvalidMetadata, Metadata};
 pub use network::{
     Destination, DomainPattern, EgressProxy, HeaderWords, InternetAccess, InvalidDestination, InvalidHeaders,
     InvalidPolicy, InvalidProxy, Login, NetworkPolicy, PolicyWords, ProxyAddress, ProxyHost, ProxyTls, ProxyWords,
-    Range, RequestHeaders, Secret, Untold,
+    Range, RequestHeaders, Secret, Untold, is_token,
 };
 pub use plan::{Desired, Observed, OnHost, Patience, Step, Work, is_expiry, plan};
 pub use retention::{Kept, Retention, Surplus};

@@ -9,7 +9,7 @@ pub mod entropy;
 pub mod freeze;
 pub mod identity;
 mod machine_id;
-mod marks;
+pub mod marks;
 mod mounts;
 pub mod network;
 pub mod persona;

@@ -1,12 +1,12 @@
 //! Who a system is, in all places where its programs look. One that goes on as who it was is left alone: writing all that
 //! again is much work for a processor that is new to it, and would undo what the sandbox's user has changed.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use super::identity::{self, Identity};
-use super::{machine_id, marks};
+use super::machine_id;
+use super::marks::{self, Marks};
 
 /// Who a system is to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Persona {
     /// Whom its machine id comes from; none leaves that as it is.
     pub sandbox_id: Option<String>,
     /// What it says of itself in files.
-    pub envs: BTreeMap<String, String>,
+    pub marks: Marks,
 }
 
 /// Why a system is not who it was to be.
@@ -67,7 +67,7 @@ fn write(persona: &Persona) -> Result<(), PersonaError> {
     let failed = PersonaError::failed;
     identity::assume(&persona.identity).map_err(failed("take on the name"))?;
     persona.sandbox_id.as_deref().map_or(Ok(()), machine_id::assume).map_err(failed("take on the machine id"))?;
-    marks::assume(&persona.envs).map_err(failed("say which sandbox it is"))
+    marks::assume(&persona.marks).map_err(failed("say which sandbox it is"))
 }
 
 #[cfg(test)]
@@ -76,7 +76,7 @@ mod tests {
 
     fn persona(name: &str) -> Persona {
         let identity = Identity::new(Some(name.to_owned()), Vec::new()).unwrap();
-        Persona { identity, sandbox_id: Some(name.to_owned()), envs: BTreeMap::new() }
+        Persona { identity, sandbox_id: Some(name.to_owned()), marks: Marks::default() }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! authority that the host names. What is written stands where Debian's own tools look for it, so that they keep it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -55,10 +55,13 @@ fn believe_below(root: &Path, authority: &str) -> io::Result<()> {
 /// Writes a file that everybody may read, whole or not at all.
 fn put(path: &Path, content: &[u8]) -> io::Result<()> {
     let staged = path.with_extension("new");
-    let mut file: File = OpenOptions::new().write(true).create(true).truncate(true).open(&staged)?;
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.write_all(content)?;
-    fs::rename(&staged, path)
+    let write = || {
+        let mut file = File::create(&staged)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(content)?;
+        fs::rename(&staged, path)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&staged)))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::Agent;
 use super::error::HttpError;
 use crate::init::identity::Identity;
+use crate::init::marks::Marks;
 use crate::init::persona::{Persona, PersonaError};
 use crate::init::{clock, trust};
 use crate::process::reaper::Exit;
@@ -65,7 +66,8 @@ pub async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Result<Status
         if let Some(time) = timestamp {
             clock::follow(&time).map_err(|error| HttpError::internal(&error))?;
         }
-        let persona = Persona { identity, sandbox_id: request.sandbox_id, envs: agent.settings.current().envs.clone() };
+        let marks = Marks::of(&agent.settings.current().envs);
+        let persona = Persona { identity, sandbox_id: request.sandbox_id, marks };
         let write = move || {
             agent.assumed.assume(persona)?;
             authority.as_deref().map_or(Ok(()), trust::believe).map_err(PersonaError::failed("believe an authority"))

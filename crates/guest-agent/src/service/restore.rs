@@ -11,6 +11,7 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 use super::Agent;
 use crate::Role;
 use crate::init::identity::Identity;
+use crate::init::marks::Marks;
 use crate::init::persona::{Persona, PersonaError};
 use crate::init::{boot_id, entropy, freeze, trust};
 use crate::settings::Update;
@@ -75,7 +76,11 @@ pub fn restore(agent: &Agent, restoration: Restoration) -> Result<(), RestoreErr
     let envs = if authority.is_some() { trust::environment(envs) } else { envs };
     if agent.role == Role::Init {
         entropy::reseed(&random).map_err(failed("mix in randomness"))?;
-        agent.assumed.assume(Persona { identity, sandbox_id: Some(restoration.sandbox_id), envs: envs.clone() })?;
+        agent.assumed.assume(Persona {
+            identity,
+            sandbox_id: Some(restoration.sandbox_id),
+            marks: Marks::of(&envs),
+        })?;
         authority.as_deref().map_or(Ok(()), trust::believe).map_err(failed("believe an authority"))?;
         own_boot_id.map_or(Ok(()), |id| boot_id::assume(&id)).map_err(failed("take on the boot id"))?;
     }

@@ -40,20 +40,23 @@ pub enum AuthorityError {
 }
 
 /// A certificate and its key, as PEM.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Identity {
+#[derive(Serialize, Deserialize)]
+pub(super) struct Credential {
     certificate: String,
     key: String,
 }
 
 /// That of this installation.
-pub struct Authority(Identity);
+pub struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
 
 impl Authority {
     /// What is kept in a data directory; made where there is none.
     pub fn open(data_dir: &Path) -> Result<Self, AuthorityError> {
         let path = data_dir.join(FILE);
-        let kept = match std::fs::read(&path) {
+        let kept: Credential = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = root()?;
@@ -62,19 +65,16 @@ impl Authority {
             }
             Err(error) => return Err(error.into()),
         };
-        let authority = Self(kept);
-        // Unusable is better known now.
-        authority.0.issuer()?;
-        Ok(authority)
+        Ok(Self { issuer: kept.issuer()?, certificate: kept.certificate })
     }
 
     /// What guests are to believe, in PEM.
     pub fn certificate(&self) -> &str {
-        &self.0.certificate
+        &self.certificate
     }
 
     /// One below it that can vouch for these names, and what is below them, alone.
-    pub(super) fn delegate<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<Identity, AuthorityError> {
+    pub(super) fn delegate<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<Credential, AuthorityError> {
         let mut params = authority("Sandpiper egress of a sandbox", 0);
         params.use_authority_key_identifier_extension = true;
         let everywhere = [CidrSubnet::V4([0; 4], [0; 4]), CidrSubnet::V6([0; 16], [0; 16])];
@@ -83,15 +83,15 @@ impl Authority {
             excluded_subtrees: everywhere.map(GeneralSubtree::IpAddress).into(),
         });
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.0.issuer()?)?;
-        Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        Ok(Credential { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 }
 
-fn root() -> Result<Identity, rcgen::Error> {
+fn root() -> Result<Credential, rcgen::Error> {
     let key = KeyPair::generate()?;
     let certificate = authority("Sandpiper egress authority", 1).self_signed(&key)?;
-    Ok(Identity { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(Credential { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
 /// With at most so many authorities below it.
@@ -104,7 +104,7 @@ fn authority(name: &str, below: u8) -> CertificateParams {
     params
 }
 
-impl Identity {
+impl Credential {
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, rcgen::Error> {
         Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)
     }
@@ -117,9 +117,9 @@ pub(super) struct Signer {
 }
 
 impl Signer {
-    pub fn new(identity: &Identity) -> io::Result<Self> {
-        let own = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).map_err(io::Error::other)?;
-        Ok(Self { issuer: identity.issuer().map_err(io::Error::other)?, own })
+    pub fn new(credential: &Credential) -> io::Result<Self> {
+        let own = CertificateDer::from_pem_slice(credential.certificate.as_bytes()).map_err(io::Error::other)?;
+        Ok(Self { issuer: credential.issuer().map_err(io::Error::other)?, own })
     }
 
     /// How this host is spoken for, in one of these protocols or in none that has a name.
@@ -162,13 +162,13 @@ mod tests {
 
     use super::*;
 
-    /// Whether whoever believes `authority` believes that a process with this identity vouches for `name`.
-    fn believes(authority: &Authority, identity: &Identity, name: &'static str) -> bool {
+    /// Whether whoever believes `authority` believes that a process with this credential vouches for `name`.
+    fn believes(authority: &Authority, credential: &Credential, name: &'static str) -> bool {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(authority.certificate().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
-        let signer = Signer::new(identity).unwrap();
+        let signer = Signer::new(credential).unwrap();
         let (certificate, _) = signer.sign(name).unwrap();
         let name = ServerName::try_from(name).unwrap();
         verifier.verify_server_cert(&certificate, &[signer.own], &name, &[], UnixTime::now()).is_ok()
@@ -178,15 +178,15 @@ mod tests {
     fn a_process_vouches_for_the_hosts_of_its_policy_and_for_no_others() {
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::open(directory.path()).unwrap();
-        let identity = authority.delegate(["api.example.com", "example.org"].into_iter()).unwrap();
+        let credential = authority.delegate(["api.example.com", "example.org"].into_iter()).unwrap();
         for name in ["api.example.com", "www.example.org", "example.org"] {
-            assert!(believes(&authority, &identity, name), "{name}");
+            assert!(believes(&authority, &credential, name), "{name}");
         }
         for name in ["www.example.com", "example.com", "notexample.org", "example.net"] {
-            assert!(!believes(&authority, &identity, name), "{name}");
+            assert!(!believes(&authority, &credential, name), "{name}");
         }
         let other = Authority::open(tempfile::tempdir().unwrap().path()).unwrap();
-        assert!(!believes(&other, &identity, "example.org"), "another installation's");
+        assert!(!believes(&other, &credential, "example.org"), "another installation's");
     }
 
     #[test]

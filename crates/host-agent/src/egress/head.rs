@@ -1,6 +1,8 @@
 //! By which name a connection's first bytes ask for its server: the SNI of a TLS hello, the `Host` of an HTTP request. Pure;
 //! every byte may be hostile. What can be read in two ways is read in none.
 
+use model::is_token;
+
 /// What the first bytes say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Head {
@@ -77,10 +79,6 @@ fn host(value: &str) -> Option<String> {
     let name = value.strip_suffix(":80").unwrap_or(value);
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
     is_name.then(|| name.to_ascii_lowercase())
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 fn has_control(text: &str) -> bool {

@@ -88,7 +88,7 @@ impl Task {
 struct Told {
     task: Task,
     /// By what it vouches for hosts whose requests get headers, where any do.
-    identity: Option<authority::Identity>,
+    credential: Option<authority::Credential>,
 }
 
 /// What it is given, in this order: opened where it is not.
@@ -162,11 +162,11 @@ pub(crate) fn serve(descriptors: Descriptors) -> io::Error {
 }
 
 fn begin(descriptors: Descriptors) -> io::Result<impl Future<Output = io::Error>> {
-    let Told { task, identity } = serde_json::from_slice(&read(descriptors.task)?)?;
+    let Told { task, credential } = serde_json::from_slice(&read(descriptors.task)?)?;
     let Task { policy, resolvers, host_resolvers } = task;
     let trusted = read(descriptors.trusted)?;
     let upstream = policy.proxy().map(|proxy| Upstream::new(proxy.clone(), host_resolvers, &trusted)).transpose()?;
-    let requests = identity.map(|identity| Requests::new(policy.headers(), &identity, &trusted)).transpose()?;
+    let requests = credential.map(|credential| Requests::new(policy.headers(), &credential, &trusted)).transpose()?;
     let refused = Refused { count: AtomicU64::new(0), file: descriptors.refused.into() };
     let (room, admitted) = (Arc::new(Semaphore::new(AT_ONCE)), Admitted::default());
     let gate = Arc::new(Gate { policy, resolvers, upstream, requests, room, admitted, refused });

@@ -166,11 +166,11 @@ fn task_of(network: &dyn GuestNetwork, policy: &NetworkPolicy) -> Task {
 /// The task and what it takes, which is secret and long, as a file that is only in memory.
 fn tell(host: &Host, task: Task) -> Result<OwnedFd, EgressError> {
     let headers = task.policy.headers();
-    let identity = match headers.is_empty() {
+    let credential = match headers.is_empty() {
         true => None,
         false => Some(host.authority.delegate(headers.domains().map(|domain| domain.root()))?),
     };
-    let text = serde_json::to_vec(&Told { task, identity }).expect("what it is told is plain data");
+    let text = serde_json::to_vec(&Told { task, credential }).expect("what it is told is plain data");
     let write = || {
         let mut file = fs::File::from(rustix::fs::memfd_create("egress", MemfdFlags::CLOEXEC)?);
         file.write_all(&text)?;

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::authority::{Identity, Signer};
+use super::authority::{Credential, Signer};
 use super::upstream::believing;
 
 /// What is understood, by the names that TLS has for it.
@@ -65,8 +65,8 @@ impl Destined {
 
 impl Requests {
     /// For these headers. Servers show certificates of the authorities in `trusted`.
-    pub fn new(headers: &RequestHeaders, identity: &Identity, trusted: &[u8]) -> io::Result<Self> {
-        Ok(Self { headers: headers.clone(), signer: Signer::new(identity)?, client: believing(trusted)? })
+    pub fn new(headers: &RequestHeaders, credential: &Credential, trusted: &[u8]) -> io::Result<Self> {
+        Ok(Self { headers: headers.clone(), signer: Signer::new(credential)?, client: believing(trusted)? })
     }
 
     /// The host of this name, in lower case, if requests to it get anything.

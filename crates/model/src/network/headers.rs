@@ -167,7 +167,8 @@ fn named<P>(headers: BTreeMap<String, P>) -> Result<BTreeMap<String, P>, Invalid
     Ok(all)
 }
 
-fn is_token(byte: u8) -> bool {
+/// Whether a byte may be in the name of a header (RFC 9110, 5.6.2).
+pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

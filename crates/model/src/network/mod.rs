@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 pub use destination::{Destination, DomainPattern, InvalidDestination, Range};
-pub use headers::{HeaderWords, InvalidHeaders, RequestHeaders};
+pub use headers::{HeaderWords, InvalidHeaders, RequestHeaders, is_token};
 pub use proxy::{EgressProxy, InvalidProxy, Login, ProxyAddress, ProxyHost, ProxyTls, ProxyWords};
 pub use secret::{Secret, Untold};
 

@@ -160,6 +160,20 @@ async fn allow(server: &Server, id: &str, policy: Value) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
+/// Pauses and resumes a sandbox, makes a child of it, and kills the server. Returns the child.
+async fn live_through_much(server: &mut Server, id: &str) -> String {
+    for action in ["pause", "resume"] {
+        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{action}"), Value::Null).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let children = server.call("POST", &format!("/v1/sandboxes/{id}/fork"), json!({})).await;
+    assert_eq!(children.status, 201, "{children:?}");
+    server.signal("KILL");
+    server.ended().await;
+    server.start_again().await;
+    children.body[0]["id"].as_str().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn a_guest_reaches_the_world_and_nothing_private() {
     if !is_inside("fence::a_guest_reaches_the_world_and_nothing_private") {
@@ -359,16 +373,7 @@ async fn what_a_guest_may_reach_it_reaches_through_its_owner_s_proxy_alone() {
     let shown = self::network(&server, &id).await["egress_proxy"].clone();
     assert_eq!(shown, json!({ "address": "203.0.113.2:1080", "username": "somebody" }), "and no password");
     inspect_egress(&server, &id);
-    for action in ["pause", "resume"] {
-        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{action}"), Value::Null).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-    }
-    let children = server.call("POST", &format!("/v1/sandboxes/{id}/fork"), json!({})).await;
-    assert_eq!(children.status, 201, "{children:?}");
-    let child = children.body[0]["id"].as_str().unwrap().to_owned();
-    server.signal("KILL");
-    server.ended().await;
-    server.start_again().await;
+    let child = live_through_much(&mut server, &id).await;
     for one in [&id, &child] {
         assert_eq!(fetch(&server, one, "http://203.0.113.3/").await, "by proxy", "after all that");
     }

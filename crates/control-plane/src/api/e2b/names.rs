@@ -7,6 +7,7 @@ use model::{SnapshotName, SnapshotRef, Tag};
 use sha2::{Digest, Sha256};
 
 use super::super::error::ApiError;
+use super::pages::shortened;
 use crate::store::hex;
 
 /// Whose names all of them are.
@@ -61,8 +62,7 @@ pub fn new_tag(text: &str) -> Result<Tag, ApiError> {
 
 /// There is no such template for the caller.
 pub fn no_template(text: &str) -> ApiError {
-    let text: String = text.chars().take(80).collect();
-    ApiError::not_found(format!("template '{text}' not found"))
+    ApiError::not_found(format!("template '{}' not found", shortened(text)))
 }
 
 /// The full name of one thing.

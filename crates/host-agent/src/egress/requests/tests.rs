@@ -33,8 +33,8 @@ impl World {
         server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let text = r#"{"request_headers":{"api.example.com":{"Authorization":"Bearer secret","X-Two":"2"}}}"#;
         let policy: model::NetworkPolicy = serde_json::from_str(text).unwrap();
-        let identity = ours.delegate([NAME].into_iter()).unwrap();
-        let requests = Requests::new(policy.headers(), &identity, theirs.certificate().as_bytes()).unwrap();
+        let credential = ours.delegate([NAME].into_iter()).unwrap();
+        let requests = Requests::new(policy.headers(), &credential, theirs.certificate().as_bytes()).unwrap();
         Self { ours, requests, server: server.into(), _directories: directories }
     }
 

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use testkit::Server;
 
 use super::super::server;
-use super::{Program, World, allow, inspect_egress, is_inside, mount_file, mount_resolv_conf, network};
+use super::{
+    Program, World, allow, inspect_egress, is_inside, live_through_much, mount_file, mount_resolv_conf, network,
+};
 
 /// Says how it was asked, and what for.
 const ECHO: &str = include_str!("echo.py");
@@ -81,16 +83,7 @@ async fn requests_to_a_host_get_its_headers_and_nobody_else_does() {
     assert_eq!(shown["request_headers"], json!({ "good.test": ["x-key"] }), "and no value");
 
     // What is said holds after all that may happen to a sandbox, and for its children.
-    for action in ["pause", "resume"] {
-        let answer = server.call("POST", &format!("/v1/sandboxes/{id}/{action}"), Value::Null).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-    }
-    let children = server.call("POST", &format!("/v1/sandboxes/{id}/fork"), json!({})).await;
-    assert_eq!(children.status, 201, "{children:?}");
-    let child = children.body[0]["id"].as_str().unwrap().to_owned();
-    server.signal("KILL");
-    server.ended().await;
-    server.start_again().await;
+    let child = live_through_much(&mut server, &id).await;
     for one in [&id, &child] {
         assert_eq!(ask(&server, one, ["https good.test"]).await, ["https 203.0.113.2 good.test canary"]);
     }
@@ -127,12 +120,17 @@ async fn a_running_guest_is_told_whom_to_believe_and_what_it_asks_by_allowed_nam
     let id = server.create(json!({ "template": "python311" })).await;
     assert_eq!(ask(&server, &id, ["https good.test", "http good.test"]).await[1], "http 203.0.113.2 good.test mine");
     let named = |value: &str| json!({ "allow_internet_access": false, "allow_out": ["good.test"], "request_headers": headers(value) });
+    let (code, _) = server.shell(&id, "hostname mine && echo \"127.0.0.1 mine\" >> /etc/hosts").await;
+    assert_eq!(code, 0);
     for value in ["first", "second"] {
         allow(&server, &id, named(value)).await;
         let said = ask(&server, &id, ["https good.test", "http good.test", "http other.test@203.0.113.2"]).await;
         let expected = ["https", "http"].map(|scheme| format!("{scheme} 203.0.113.2 good.test {value}"));
         assert_eq!((&said[..2], said[2].as_str()), (&expected[..], "no"));
     }
+
+    let (_, name) = server.shell(&id, "hostname").await;
+    assert_eq!(name.trim(), "mine", "what its user has changed stays");
 
     // Also through the proxy of its owner, which does not see more than it did.
     let certified = rcgen::generate_simple_self_signed(vec!["proxy.test".to_owned()]).unwrap();
